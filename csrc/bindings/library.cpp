@@ -1,0 +1,54 @@
+// Every operator schema. Generic over the cell: a new cell adds no schema.
+//
+// One operator runs one layer in one direction, or in both when the reverse weights are
+// given. Shapes, with D directions, H hidden_size, P output size (proj_size, or H without
+// projection), G gates, K values saved a unit, N rows over all steps:
+//   input         [T, B, I], or [N, I] with batch_sizes [T] (int64, CPU, non-increasing)
+//   h_0           [D, B, P]; None is zeros
+//   c_0           [D, B, H]; None is zeros, and it must be None for a cell without c
+//   weight_ih     [G * H, I]      weight_hh [G * H, P]      weight_hr [P, H] or None
+//   bias_ih       [G * H]         bias_hh   [G * H]         both or neither
+//   output        [T, B, D * P] or [N, D * P]
+//   h_n           as h_0          c_n       as c_0, or [0] for a cell without c
+//   saved         [D, N, K, H] if `save`, else [0]
+// layer_backward returns the gradients of input, h_0, c_0 and the ten weights in that
+// order; those not in output_mask or of absent tensors are [0].
+// layer_double_backward returns the gradients, through layer_backward, of grad_output,
+// grad_h_n, grad_c_n, input, h_0, c_0 and the ten weights; absent ones are [0].
+#include <torch/library.h>
+
+TORCH_LIBRARY(fusedrnn, m) {
+  m.def(
+      "layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
+      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
+      "Tensor? batch_sizes, bool save) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor saved)");
+  m.def(
+      "layer_backward(str cell, Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, "
+      "Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
+      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
+      "Tensor? batch_sizes, Tensor output, Tensor saved, bool[13] output_mask) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor)");
+  m.def(
+      "layer_double_backward(str cell, Tensor?[] grad_grads, Tensor? grad_output, "
+      "Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
+      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, Tensor? batch_sizes) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
+  // What would run, as text: the planner's choice for one layer on this machine.
+  m.def(
+      "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
+      "int hidden_size, int proj_size, int directions, bool training) -> str");
+  m.def("cpu_isa() -> str");        // the ISA that the next call uses; errors as the call would
+  m.def("last_cpu_isa() -> str");   // the ISA that this thread's last call used
+  m.def("built_cpu_isas() -> str[]");
+  m.def("supported_cpu_isas() -> str[]");
+}

@@ -1,0 +1,43 @@
+// The contract of a cell: pointwise mathematics of one time step, and nothing else.
+//
+// A cell is a struct templated on its value type V (float, double, a vector pack,
+// a dual number) with these members:
+//
+//   kGates     gate pre-activations, i.e. rows of weight_hh / hidden_size
+//   kStates    values a step hands to the next one; state 0 is h, state 1 is c
+//   kSaved     values that backward needs besides prev and next
+//   kParams    learnable values per unit besides weights and biases
+//   kSplit     the gradients of the input side and the recurrent side differ
+//   kRowStats  forward needs statistics over the row of units
+//
+//   forward(x, r, params, prev, next, saved)
+//   backward(saved, params, prev, next, dnext, dx, dr, dprev, dparams)
+//
+// x [kGates] is the input side of the pre-activation with its bias, r [kGates] the
+// recurrent side with its bias, in torch's gate order. dnext holds the gradient of
+// each next state; dprev the part of the gradient of each previous state that does
+// not flow through r. Without kSplit, dr equals dx. A cell reads all of its inputs
+// before it writes an output, so outputs may alias inputs of the same index.
+//
+// V needs +, -, *, unary -, construction from float constants as V(1.0f), and the
+// overloads exp, tanh, sigmoid, relu, step (1 where v > 0, else 0; NaN gives NaN
+// for relu, 0 for step) found by argument-dependent lookup or in math/.
+#pragma once
+
+#include "common/macros.h"
+#include "common/types.h"
+#include "math/scalar.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+// N values of type V; N may be zero.
+template <class V, int N>
+struct Values {
+  V v[N > 0 ? N : 1];
+  FUSEDRNN_HD V& operator[](int i) { return v[i]; }
+  FUSEDRNN_HD const V& operator[](int i) const { return v[i]; }
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn

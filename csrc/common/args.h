@@ -1,0 +1,82 @@
+// Arguments of one recurrent layer in one direction over a whole sequence.
+//
+// Rows: the sequence is stored time-major as total_rows rows. Step t holds
+// batch_sizes[t] rows (non-increasing, as in torch's PackedSequence), or
+// batch_size rows each when batch_sizes is null; total_rows is their sum.
+// Row b of a step belongs to sequence b.
+//
+// S is the storage type named by dtype, A its accumulation type (types.h).
+// Sizes and strides are in elements. The last dimension is always contiguous.
+// Nothing aliases. The caller owns every buffer.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+
+namespace fusedrnn {
+
+struct LayerShape {
+  CellKind cell;
+  DType dtype;
+  Direction direction;
+  int64_t seq_len;             // T >= 1
+  int64_t batch_size;          // B >= 0: rows of the first step
+  int64_t total_rows;          // N
+  int64_t input_size;          // I >= 0
+  int64_t hidden_size;         // H >= 1
+  int64_t proj_size;           // P, or 0 without projection (LSTM only)
+  const int64_t* batch_sizes;  // [seq_len], or null
+
+  // Width of h: what a step hands to the next one and to the output.
+  int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
+};
+
+// Weights of one direction, contiguous, type S, torch's gate order and layout.
+struct LayerWeights {
+  const void* weight_ih;  // [kGates * hidden_size, input_size]
+  const void* weight_hh;  // [kGates * hidden_size, output_size]
+  const void* bias_ih;    // [kGates * hidden_size], or null
+  const void* bias_hh;    // [kGates * hidden_size], or null
+  const void* weight_hr;  // [proj_size, hidden_size], or null
+};
+
+struct LayerForwardArgs {
+  LayerShape shape;
+  LayerWeights weights;
+  const void* input;          // S [total_rows, input_size], contiguous
+  const void* h_0;            // S [batch_size, output_size], contiguous, or null: zeros
+  const void* c_0;            // S [batch_size, hidden_size], contiguous, or null: zeros
+  void* output;               // S [total_rows, output_size], row stride output_row_stride
+  int64_t output_row_stride;  // directions * output_size for a bidirectional layer
+  void* h_n;                  // S [batch_size, output_size], contiguous
+  void* c_n;                  // S [batch_size, hidden_size], contiguous; null when kStates == 1
+  void* saved;                // S [total_rows, saved_width(cell), hidden_size], or null: inference
+};
+
+struct LayerBackwardArgs {
+  LayerShape shape;
+  LayerWeights weights;
+  const void* input;               // as in forward
+  const void* h_0;                 // as in forward
+  const void* c_0;                 // as in forward
+  const void* output;              // as forward wrote it
+  int64_t output_row_stride;
+  const void* saved;               // as forward wrote it; never modified
+  const void* grad_output;         // S [total_rows, output_size], row stride below, or null: zeros
+  int64_t grad_output_row_stride;
+  const void* grad_h_n;            // S [batch_size, output_size], contiguous, or null: zeros
+  const void* grad_c_n;            // S [batch_size, hidden_size], contiguous, or null: zeros
+  // Results, contiguous, overwritten; null when not wanted.
+  void* grad_input;                // S [total_rows, input_size]
+  bool accumulate_grad_input;      // add to grad_input: the second direction of a layer
+  void* grad_h_0;                  // S [batch_size, output_size]
+  void* grad_c_0;                  // S [batch_size, hidden_size]
+  void* grad_weight_ih;            // S, shapes as in LayerWeights
+  void* grad_weight_hh;
+  void* grad_bias_ih;
+  void* grad_bias_hh;
+  void* grad_weight_hr;
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,44 @@
+// Enumerations and storage types shared by every layer.
+#pragma once
+
+#include <cstdint>
+
+namespace fusedrnn {
+
+enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// One value per registered cell; cells/registry.h maps them to structs and names.
+enum class CellKind : int8_t { kRnnTanh, kRnnRelu, kLstm, kGru };
+
+enum class Direction : int8_t { kForward, kReverse };
+
+// Instruction sets with a kernel table of their own, weakest first.
+enum class Isa : int8_t { kGeneric, kAvx2, kAvx512 };
+
+// 16-bit storage. Arithmetic happens in float; math/pack.h converts.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
+// The type that sums, states and gate mathematics use for a storage type.
+template <class S>
+struct Accum {
+  using type = float;
+};
+template <>
+struct Accum<double> {
+  using type = double;
+};
+template <class S>
+using accum_t = typename Accum<S>::type;
+
+constexpr int64_t dtype_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+// Bytes of the accumulation type of `dtype`.
+constexpr int64_t accum_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+
+}  // namespace fusedrnn
