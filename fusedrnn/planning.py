@@ -1,0 +1,167 @@
+"""What would run for a module and an input: the planner's choices, printed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from fusedrnn import _library
+
+__all__ = ["Explanation", "explain"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The plans of a module's layers; ``str()`` of it is the text that `explain` printed.
+
+    Attributes:
+        title: one line with the module and the input it was asked about.
+        layers: one text a layer, from the first to the last.
+    """
+
+    title: str
+    layers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        parts = [self.title]
+        for idx, text in enumerate(self.layers):
+            body = "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+            parts.append(f"  layer {idx}\n{body}")
+        return "\n".join(parts)
+
+    def __repr__(self) -> str:
+        return f"<Explanation of {len(self.layers)} layer(s): {self.title}>"
+
+
+def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -> Explanation:
+    """Print which schedule would run each layer of `module` on `input`, and why not the others.
+
+    Nothing is computed. The plan is the one for the grad mode and autocast state of the
+    caller: schedules are chosen for training when a gradient could be asked for.
+
+    Args:
+        module: a recurrent layer or cell of `fusedrnn` (or of `fusedrnn.compat`).
+        input: what the module would be called with; only its shape, dtype, device and
+            ``requires_grad`` are read. For a packed sequence the plan is that of all its
+            rows at full length.
+        hx: the initial state the module would be called with, if any.
+
+    Returns:
+        The same text as an `Explanation`, a part a layer.
+
+    Raises:
+        TypeError: `module` is not a recurrent module of fusedrnn, or `input` is not a tensor
+            or a packed sequence.
+        RuntimeError: `input` does not fit the module, or an environment variable forces what
+            is impossible.
+
+    Example:
+        >>> import torch, fusedrnn
+        >>> plan = fusedrnn.explain(fusedrnn.GRU(8, 16), torch.randn(5, 3, 8))  # doctest: +ELLIPSIS
+        GRU(8, 16): seq_len 5, batch_size 3, float32, training...
+    """
+    _check_module(module)
+    data, seq_len, batch_size = _measure(module, input)
+    dtype = data.dtype
+    if torch.is_autocast_enabled(data.device.type):
+        dtype = torch.get_autocast_dtype(data.device.type)
+    training = _wants_gradient(module, data, hx)
+    title = (
+        f"{type(module).__name__}({module.extra_repr()}): seq_len {seq_len}, batch_size "
+        f"{batch_size}, {str(dtype).removeprefix('torch.')}, "
+        f"{'training' if training else 'inference'}"
+    )
+    layers = []
+    for input_size in _layer_input_sizes(module):
+        if not _library.available:
+            text = f"PyTorch fallback: {_library.reason}"
+        elif data.device.type != "cpu":
+            text = f"no kernel: fusedrnn has none for device {data.device.type!r}; move to 'cpu'"
+        else:
+            text = torch.ops.fusedrnn.explain_layer(
+                _cell_name(module),
+                dtype,
+                seq_len,
+                batch_size,
+                input_size,
+                module.hidden_size,
+                getattr(module, "proj_size", 0),
+                2 if getattr(module, "bidirectional", False) else 1,
+                training,
+            )
+        layers.append(text)
+    explanation = Explanation(title, tuple(layers))
+    print(explanation)
+    return explanation
+
+
+def _check_module(module: nn.Module) -> None:
+    recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+    ours = any(base.__module__.split(".")[0] == "fusedrnn" for base in type(module).__mro__)
+    if recurrent and ours:
+        return
+    remedy = (
+        "convert it with fusedrnn.replace(model)"
+        if recurrent
+        else "pass one of the model's recurrent layers"
+    )
+    raise TypeError(
+        "module: expected a recurrent layer or cell of fusedrnn, got "
+        f"{type(module).__module__}.{type(module).__qualname__}; {remedy}"
+    )
+
+
+def _measure(module: nn.Module, input: Tensor | PackedSequence) -> tuple[Tensor, int, int]:
+    """The tensor that holds the input's values, its time steps and its batch size."""
+    if isinstance(input, PackedSequence):
+        if isinstance(module, nn.RNNCellBase):
+            raise TypeError("input: expected a tensor for a cell, got PackedSequence; pass one step")
+        module.check_input(input.data, input.batch_sizes)
+        return input.data, len(input.batch_sizes), int(input.batch_sizes[0])
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"input: expected a Tensor or PackedSequence, got {type(input).__name__}; "
+            "pass what the module would be called with"
+        )
+    ranks = (1, 2) if isinstance(module, nn.RNNCellBase) else (2, 3)
+    if input.dim() not in ranks or input.size(-1) != module.input_size:
+        raise RuntimeError(
+            f"input: expected {ranks[0]} or {ranks[1]} dimensions, the last of size input_size = "
+            f"{module.input_size}, got shape {tuple(input.shape)}; pass what the module would be "
+            "called with"
+        )
+    if isinstance(module, nn.RNNCellBase):
+        return input, 1, input.size(0) if input.dim() == 2 else 1
+    if input.dim() == 2:
+        return input, input.size(0), 1
+    time_dim, batch_dim = (1, 0) if module.batch_first else (0, 1)
+    return input, input.size(time_dim), input.size(batch_dim)
+
+
+def _wants_gradient(module: nn.Module, data: Tensor, hx: Any) -> bool:
+    states = (hx,) if isinstance(hx, Tensor) else tuple(hx or ())
+    tensors = (data, *states, *module.parameters())
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _layer_input_sizes(module: nn.Module) -> Iterator[int]:
+    yield module.input_size
+    if isinstance(module, nn.RNNBase):
+        directions = 2 if module.bidirectional else 1
+        output_size = directions * (module.proj_size or module.hidden_size)
+        for _ in range(module.num_layers - 1):
+            yield output_size
+
+
+def _cell_name(module: nn.Module) -> str:
+    """The operators' name of the module's cell."""
+    if isinstance(module, nn.RNNBase):
+        kind = module.mode.lower()
+    else:
+        kind = {1: "rnn", 3: "gru", 4: "lstm"}[module.weight_hh.size(0) // module.hidden_size]
+    return f"rnn_{module.nonlinearity}" if kind == "rnn" else kind
