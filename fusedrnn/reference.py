@@ -1,0 +1,136 @@
+"""The naive oracle: one recurrent layer as plain differentiable torch operators.
+
+Any dtype, any device, a Python loop over time. The tests compare every kernel with it in
+float64, double backward differentiates it, and it runs when the compiled part is missing.
+Shapes, with D directions, H hidden_size, P the width of h, G gates and N rows over all
+steps, are those of `fusedrnn.ops.layer_forward`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["CELLS", "Cell", "LayerWeights", "layer_forward"]
+
+
+class LayerWeights(NamedTuple):
+    """Weights of one layer in one direction, in torch's layout and gate order.
+
+    Biases come both or neither; `weight_hr` is the projection of an LSTM.
+    """
+
+    weight_ih: Tensor  # [G * H, input_size]
+    weight_hh: Tensor  # [G * H, P]
+    bias_ih: Tensor | None = None  # [G * H]
+    bias_hh: Tensor | None = None  # [G * H]
+    weight_hr: Tensor | None = None  # [P, H]
+
+
+# One time step: (x [B, G * H], r [B, G * H], h [B, H], c [B, H]) -> next h and c. x is the input
+# side of the pre-activation with its bias, r the recurrent side with its bias.
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def rnn_tanh_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """h' = tanh(x + r)."""
+    return torch.tanh(x + r), c
+
+
+def rnn_relu_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """h' = max(x + r, 0)."""
+    return torch.relu(x + r), c
+
+
+def lstm_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """i, f, o = sigmoid(x + r), g = tanh(x + r), c' = f * c + i * g, h' = o * tanh(c')."""
+    i, f, g, o = (x + r).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+def gru_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """r, z = sigmoid(x + r), n = tanh(x_n + r * r_n), h' = n + z * (h - n)."""
+    x_r, x_z, x_n = x.chunk(3, -1)
+    r_r, r_z, r_n = r.chunk(3, -1)
+    n = torch.tanh(x_n + torch.sigmoid(x_r + r_r) * r_n)
+    return n + torch.sigmoid(x_z + r_z) * (h - n), c
+
+
+class Cell(NamedTuple):
+    """Constants of a cell, as in csrc/cells/registry.h, and its step."""
+
+    gates: int  # rows of weight_hh / hidden_size
+    states: int  # 1: h; 2: h and c
+    saved_width: int  # values a unit keeps per row for backward
+    step: Step
+
+
+CELLS: dict[str, Cell] = {
+    "rnn_tanh": Cell(1, 1, 0, rnn_tanh_step),
+    "rnn_relu": Cell(1, 1, 0, rnn_relu_step),
+    "lstm": Cell(4, 2, 5, lstm_step),
+    "gru": Cell(3, 1, 4, gru_step),
+}
+
+
+def layer_forward(
+    cell: str,
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: LayerWeights,
+    weights_reverse: LayerWeights | None = None,
+    batch_sizes: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs one layer over a whole sequence, as `fusedrnn.ops.layer_forward` does."""
+    if batch_sizes is None:
+        steps, batch_size = list(input.unbind(0)), input.size(1)
+    else:
+        sizes = batch_sizes.tolist()
+        steps, batch_size = list(input.split(sizes)), sizes[0] if sizes else 0
+    if not steps:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+
+    outputs, last_h, last_c = [], [], []
+    for direction, w in enumerate((weights, weights_reverse)):
+        if w is None:
+            continue
+        hidden_size = w.weight_hh.size(0) // CELLS[cell].gates
+        h = input.new_zeros(batch_size, w.weight_hh.size(1)) if h_0 is None else h_0[direction]
+        c = input.new_zeros(batch_size, hidden_size) if c_0 is None else c_0[direction]
+        output, h, c = _run_direction(CELLS[cell].step, steps, h, c, w, reverse=direction == 1)
+        outputs.append(torch.stack(output) if batch_sizes is None else torch.cat(output))
+        last_h.append(h)
+        last_c.append(c)
+    c_n = torch.stack(last_c) if CELLS[cell].states == 2 else input.new_empty(0)
+    return torch.cat(outputs, -1), torch.stack(last_h), c_n
+
+
+def _run_direction(
+    step: Step, steps: list[Tensor], h: Tensor, c: Tensor, w: LayerWeights, reverse: bool
+) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Returns the output of every step, in the order of `steps`, and the last h and c.
+
+    A packed sequence has fewer rows at later steps. Rows beyond a step's own keep their
+    state: forward they have ended, in reverse they have not begun.
+    """
+    output = []
+    for x in reversed(steps) if reverse else steps:
+        rows = x.size(0)
+        h_next, c_next = step(
+            F.linear(x, w.weight_ih, w.bias_ih),
+            F.linear(h[:rows], w.weight_hh, w.bias_hh),
+            h[:rows],
+            c[:rows],
+        )
+        if w.weight_hr is not None:
+            h_next = F.linear(h_next, w.weight_hr)
+        output.append(h_next)
+        h = torch.cat([h_next, h[rows:]])
+        c = torch.cat([c_next, c[rows:]])
+    return output[::-1] if reverse else output, h, c
