@@ -1,0 +1,116 @@
+"""What is installed, built and found: ``python -m fusedrnn.info``, for bug reports."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fusedrnn
+from fusedrnn import _library
+
+__all__ = ["collect"]
+
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def collect() -> dict[str, Any]:
+    """Describe this installation as a flat dictionary of JSON values.
+
+    Returns:
+        Versions (``fusedrnn, torch, python, os``); the compiled ``extension``'s path, or why
+        there is none; the instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
+        ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``
+        and ``cuda_found``; ``threads``, the ``openmp_runtimes`` of this process (more than one
+        means two thread pools), and the ``environment`` variables in force.
+    """
+    facts: dict[str, Any] = {
+        "fusedrnn": fusedrnn.__version__,
+        "package": str(Path(fusedrnn.__file__).parent),
+        "torch": torch.__version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "os": platform.platform(),
+        "extension": f"missing, the PyTorch fallback runs: {_library.reason}",
+        "cpu_isas_built": [],
+        "cpu_isas_supported": [],
+        "cpu_isa": None,
+    }
+    if _library.available:
+        facts |= _extension_facts()
+    return facts | {
+        "cuda_built": _cuda_built(),
+        "cuda_found": _cuda_found(),
+        "threads": torch.get_num_threads(),
+        "openmp_runtimes": _openmp_runtimes(),
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith("FUSEDRNN_") or name in _THREAD_VARIABLES
+        },
+    }
+
+
+def _extension_facts() -> dict[str, Any]:
+    try:
+        isa = torch.ops.fusedrnn.cpu_isa()
+    except RuntimeError as error:
+        isa = f"error: {str(error).splitlines()[0]}"
+    return {
+        "extension": sys.modules["fusedrnn._C"].__file__,
+        "cpu_isas_built": list(torch.ops.fusedrnn.built_cpu_isas()),
+        "cpu_isas_supported": list(torch.ops.fusedrnn.supported_cpu_isas()),
+        "cpu_isa": isa,
+    }
+
+
+def _cuda_built() -> bool:
+    return _library.available and torch._C._dispatch_has_kernel_for_dispatch_key(
+        "fusedrnn::layer_forward", "CUDA"
+    )
+
+
+def _cuda_found() -> str:
+    devices = [torch.cuda.get_device_name(idx) for idx in range(torch.cuda.device_count())]
+    toolkit = os.environ.get("CUDA_HOME") or shutil.which("nvcc")
+    return (
+        f"torch {torch.version.cuda or 'without CUDA'}, toolkit {toolkit or 'none'}, "
+        f"devices {', '.join(devices) or 'none'}"
+    )
+
+
+def _openmp_runtimes() -> list[str]:
+    """OpenMP libraries loaded into this process; empty where /proc does not tell."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[-1] for line in maps.splitlines() if "/" in line}
+    prefixes = ("libgomp", "libiomp", "libomp")
+    return sorted(path for path in paths if Path(path).name.startswith(prefixes))
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={item}" for name, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
+
+
+def main() -> None:
+    """Print `collect` as an aligned table."""
+    facts = collect()
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {_format(value)}")
+
+
+if __name__ == "__main__":
+    main()
