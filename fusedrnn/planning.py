@@ -120,7 +120,9 @@ def _measure(module: nn.Module, input: Tensor | PackedSequence) -> tuple[Tensor,
     """The tensor that holds the input's values, its time steps and its batch size."""
     if isinstance(input, PackedSequence):
         if isinstance(module, nn.RNNCellBase):
-            raise TypeError("input: expected a tensor for a cell, got PackedSequence; pass one step")
+            raise TypeError(
+                "input: expected a tensor for a cell, got PackedSequence; pass one step"
+            )
         module.check_input(input.data, input.batch_sizes)
         return input.data, len(input.batch_sizes), int(input.batch_sizes[0])
     if not isinstance(input, Tensor):
