@@ -1,0 +1,59 @@
+# make demo   everything from nothing: environment, build, training, picture, generated text
+# make test   the same set-up where it is missing, then every test
+# make help   the rest
+#
+# PYTHON is the interpreter that makes the environment, VENV where it lies.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BUILT := $(VENV)/.built
+
+CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' | sort)
+CSRC := $(filter csrc/%,$(CPP))
+
+.DEFAULT_GOAL := help
+.PHONY: demo test native-test lint format bench clean help
+
+demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
+	$(BIN)/python examples/language_model
+	$(BIN)/python examples/language_model/drop_in.py
+
+test: $(BUILT)  ## the native tests, then every Python test
+	$(MAKE) -C tests/native run
+	$(BIN)/python -m pytest
+
+native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
+	$(MAKE) -C tests/native run
+	$(MAKE) -C tests/native run SANITIZE=address,undefined
+
+lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
+
+format: $(INSTALLED)  ## ruff and clang-format, in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
+
+bench: $(BUILT)  ## the benchmark table; `python -m bench --help` has its options
+	$(BIN)/python -m bench run
+
+clean:  ## remove what was built; the environment stays
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache examples/*/out $(BUILT)
+	rm -f fusedrnn/*.so
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-12s %s\n", $$1, $$2}' Makefile
+
+$(INSTALLED): requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)
+	$(BIN)/python -m pip install --no-build-isolation --editable .
+	touch $@
