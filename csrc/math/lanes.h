@@ -1,0 +1,126 @@
+// Lanes<T, N>: N scalars side by side with elementwise operators, plus select, convert and
+// splat. The compiler's vector type where it has one (GCC, Clang), else a plain array.
+// Comparisons give lanes of a signed integer of T's size: all bits set where true.
+// For math/pack.h only; everything else uses packs.
+#pragma once
+
+#include <cstdint>
+
+#include "common/macros.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+// FUSEDRNN_ARRAY_LANES selects the array where the compiler has vectors too.
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(FUSEDRNN_ARRAY_LANES)
+
+template <class T, int N>
+struct LanesOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+};
+template <class T, int N>
+using Lanes = typename LanesOf<T, N>::type;
+
+template <class Mask, class V>
+FUSEDRNN_HD V select_lanes(const Mask& mask, const V& a, const V& b) {
+  return mask ? a : b;
+}
+
+template <class To, class From>
+FUSEDRNN_HD To convert_lanes(const From& from) {
+  return __builtin_convertvector(from, To);
+}
+
+#else
+
+template <int kBytes>
+struct MaskOf {
+  using type = int16_t;
+};
+template <>
+struct MaskOf<4> {
+  using type = int32_t;
+};
+template <>
+struct MaskOf<8> {
+  using type = int64_t;
+};
+
+template <class T, int N>
+struct Lanes {
+  using Mask = Lanes<typename MaskOf<sizeof(T)>::type, N>;
+
+  T lane[N];
+
+  Lanes() = default;
+  FUSEDRNN_HD Lanes(T value) {  // NOLINT: implicit, as for the compiler's vectors
+    for (T& l : lane) l = value;
+  }
+  FUSEDRNN_HD T& operator[](int i) { return lane[i]; }
+  FUSEDRNN_HD T operator[](int i) const { return lane[i]; }
+
+  template <class Result, class Op>
+  FUSEDRNN_HD static Result zip(const Lanes& a, const Lanes& b, Op op) {
+    Result result;
+    for (int i = 0; i < N; ++i) result[i] = op(a[i], b[i]);
+    return result;
+  }
+
+  friend Lanes operator-(const Lanes& a) {
+    return zip<Lanes>(a, a, [](T x, T) { return T(-x); });
+  }
+  friend Lanes operator+(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x + y); });
+  }
+  friend Lanes operator-(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x - y); });
+  }
+  friend Lanes operator*(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x * y); });
+  }
+  friend Lanes operator/(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x / y); });
+  }
+  friend Lanes operator&(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x & y); });
+  }
+  friend Lanes operator|(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x | y); });
+  }
+  friend Lanes operator^(const Lanes& a, const Lanes& b) {
+    return zip<Lanes>(a, b, [](T x, T y) { return T(x ^ y); });
+  }
+  friend Lanes operator<<(const Lanes& a, int bits) {
+    return zip<Lanes>(a, Lanes(T(bits)), [](T x, T y) { return T(x << y); });
+  }
+  friend Lanes operator>>(const Lanes& a, int bits) {
+    return zip<Lanes>(a, Lanes(T(bits)), [](T x, T y) { return T(x >> y); });
+  }
+  friend Mask operator<(const Lanes& a, const Lanes& b) {
+    return zip<Mask>(a, b, [](T x, T y) { return x < y ? -1 : 0; });
+  }
+  friend Mask operator>(const Lanes& a, const Lanes& b) { return b < a; }
+  friend Mask operator<=(const Lanes& a, const Lanes& b) {
+    return zip<Mask>(a, b, [](T x, T y) { return x <= y ? -1 : 0; });
+  }
+};
+
+template <class M, class T, int N>
+FUSEDRNN_HD Lanes<T, N> select_lanes(const Lanes<M, N>& mask, const Lanes<T, N>& a,
+                                     const Lanes<T, N>& b) {
+  Lanes<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = mask[i] ? a[i] : b[i];
+  return result;
+}
+
+template <class To, class T, int N>
+FUSEDRNN_HD To convert_lanes(const Lanes<T, N>& from) {
+  To to;
+  for (int i = 0; i < N; ++i) to[i] = from[i];
+  return to;
+}
+
+#endif
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn
