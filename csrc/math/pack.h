@@ -137,8 +137,7 @@ FUSEDRNN_HD typename Pack<T>::Mask operator<=(const Pack<T>& a, const Pack<T>& b
   return a.v <= b.v;
 }
 template <class T>
-FUSEDRNN_HD Pack<T> select(const typename Pack<T>::Mask& mask, const Pack<T>& a,
-                           const Pack<T>& b) {
+FUSEDRNN_HD Pack<T> select(const typename Pack<T>::Mask& mask, const Pack<T>& a, const Pack<T>& b) {
   return Pack<T>(select_lanes(mask, a.v, b.v));
 }
 
