@@ -1,6 +1,6 @@
 """Trains one character model twice, with torch.nn and with fusedrnn, and compares the two.
 
-    python examples/language_model --cell gru --steps 200 --prompt "ROMEO:"
+python examples/language_model --cell gru --steps 200 --prompt "ROMEO:"
 """
 
 from __future__ import annotations

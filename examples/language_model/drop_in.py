@@ -1,6 +1,6 @@
 """Runs classifiers.py twice, as it is and with its one import changed, and compares.
 
-    python examples/language_model/drop_in.py
+python examples/language_model/drop_in.py
 """
 
 from __future__ import annotations

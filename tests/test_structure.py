@@ -1,0 +1,198 @@
+"""The layout's rules: who may include what, headers that compile alone, documented variables."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+CODE_FOLDERS = ("csrc", "fusedrnn", "tests", "bench", "examples")
+# Each layer may include itself and the layers to its left; the two devices ignore each other.
+LAYERS = (("common",), ("math",), ("cells",), ("plan",), ("cpu", "cuda"), ("bindings",))
+TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/|Python\.h$")
+INTRINSICS_HEADER = re.compile(r"(\w*mmintrin|x86intrin|arm_neon|arm_sve|arm_acle)\.h$")
+LONGEST_FILE = 600
+
+pytestmark = pytest.mark.skipif(
+    not CSRC.is_dir(), reason="csrc is not here: an installed package is being tested"
+)
+
+
+def cpp_files(*suffixes: str) -> list[Path]:
+    return sorted(path for path in CSRC.rglob("*") if path.suffix in suffixes)
+
+
+def includes(source: str) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*[<"]([^">]+)[">]', source, flags=re.MULTILINE)
+
+
+def level(layer: str) -> int:
+    return next(idx for idx, group in enumerate(LAYERS) if layer in group)
+
+
+def forbidden_includes(path: str, source: str) -> Iterator[str]:
+    """The includes that a file at `path`, relative to csrc, must not have."""
+    layer = path.split("/")[0]
+    known = [name for group in LAYERS for name in group]
+    for header in includes(source):
+        other = header.split("/")[0]
+        if other in known and "/" in header:
+            sibling = other != layer and level(other) == level(layer)
+            if level(other) > level(layer) or sibling:
+                yield f"{path}: {layer} must not include {header}"
+        if TORCH_HEADER.match(header) and layer != "bindings":
+            yield f"{path}: only bindings includes {header}"
+        if INTRINSICS_HEADER.match(header) and not path.startswith("cpu/isa/"):
+            yield f"{path}: only cpu/isa includes {header}"
+
+
+def test_each_layer_includes_only_layers_to_its_left() -> None:
+    files = cpp_files(".h", ".cpp", ".cu", ".cuh")
+    assert files
+    layers = {path.relative_to(CSRC).parts[0] for path in files}
+    assert layers <= {name for group in LAYERS for name in group}
+    found = [
+        line
+        for path in files
+        for line in forbidden_includes(
+            path.relative_to(CSRC).as_posix(), path.read_text(encoding="utf-8")
+        )
+    ]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "allowed"),
+    [
+        ("math/pack.h", '#include "common/types.h"', True),
+        ("math/pack.h", '#include "cells/lstm.h"', False),
+        ("plan/plan.cpp", '#include "cpu/kernels.h"', False),
+        ("cpu/layer.cpp", '#include "cuda/launch.h"', False),
+        ("cpu/layer.cpp", "#include <torch/library.h>", False),
+        ("cpu/layer.cpp", "  #  include <ATen/ATen.h>", False),
+        ("bindings/cpu.cpp", "#include <ATen/ATen.h>", True),
+        ("cpu/dispatch.cpp", "#include <immintrin.h>", False),
+        ("cpu/isa/table.cpp", "#include <immintrin.h>", True),
+        ("cpu/dispatch.cpp", "#include <math.h>", True),
+    ],
+)
+def test_the_layering_rule_itself(path: str, line: str, allowed: bool) -> None:
+    assert (not list(forbidden_includes(path, f"#pragma once\n{line}\n"))) == allowed
+
+
+def test_every_header_compiles_alone() -> None:
+    compiler = os.environ.get("CXX") or next(
+        filter(None, map(shutil.which, ("g++", "clang++"))), ""
+    )
+    if not compiler:
+        pytest.skip("no C++ compiler: neither CXX nor g++ nor clang++")
+    headers = cpp_files(".h")
+    assert headers
+
+    def errors(header: Path) -> str:
+        paths = [CSRC]
+        if header.is_relative_to(CSRC / "bindings"):
+            paths += torch_include_paths()
+        command = [*compiler.split(), "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra", "-Werror"]
+        command += [f"-I{CSRC}", *(f"-isystem{path}" for path in paths[1:])]
+        # Read through -include: a header as the main file warns of its #pragma once.
+        command += ["-include", str(header), "-x", "c++", os.devnull]
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        return "" if result.returncode == 0 else f"{header.relative_to(ROOT)}:\n{result.stderr}"
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = [error for error in pool.map(errors, headers) if error]
+    assert not found, "\n".join(found)
+
+
+def torch_include_paths() -> list[str]:
+    from torch.utils.cpp_extension import include_paths
+
+    return [*include_paths(), sysconfig.get_path("include")]
+
+
+def test_every_header_is_guarded() -> None:
+    unguarded = [
+        path
+        for path in cpp_files(".h", ".cuh")
+        if "#pragma once" not in path.read_text(encoding="utf-8")
+    ]
+    assert not unguarded
+
+
+def code_files() -> list[Path]:
+    """Every source file of the project, native and Python."""
+    found = [ROOT / "setup.py"]
+    for folder in CODE_FOLDERS:
+        for suffix in ("py", "h", "cpp", "cu", "cuh"):
+            found += (ROOT / folder).rglob(f"*.{suffix}")
+    return sorted(found)
+
+
+def environment_variables(sources: list[str]) -> set[str]:
+    """Names in quotes that are no preprocessor macro: what getenv and os.environ are given."""
+    quoted, macros = set(), set()
+    for source in sources:
+        quoted.update(re.findall(r"""["'](FUSEDRNN_[A-Z0-9_]+)["']""", source))
+        macros.update(
+            name
+            for line in re.findall(
+                r"^\s*#\s*(?:if|ifdef|ifndef|elif|define)\b.*", source, re.MULTILINE
+            )
+            for name in re.findall(r"FUSEDRNN_[A-Z0-9_]+", line)
+        )
+    return quoted - macros
+
+
+def test_environment_variables_are_told_from_macros() -> None:
+    sources = ['#ifdef FUSEDRNN_MACRO\ngetenv("FUSEDRNN_A")', 'f("FUSEDRNN_MACRO", "FUSEDRNN_B")']
+    assert environment_variables(sources) == {"FUSEDRNN_A", "FUSEDRNN_B"}
+
+
+def test_the_readme_lists_exactly_the_environment_variables_in_use() -> None:
+    this_file = Path(__file__).resolve()
+    used = environment_variables(
+        [p.read_text(encoding="utf-8") for p in code_files() if p != this_file]
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(FUSEDRNN_[A-Z0-9_]+)` \|", readme, flags=re.MULTILINE))
+    assert listed == used
+
+
+def unfounded_figures(readme: str) -> Iterator[str]:
+    """Lines that state a speed in a section that names no file under bench/results."""
+    for section in re.split(r"^## ", readme, flags=re.MULTILINE):
+        files = re.findall(r"bench/results/[\w./-]*\w", section)
+        yield from (f"no such file: {name}" for name in files if not (ROOT / name).is_file())
+        if not files:
+            yield from re.findall(
+                r"^.*\d\s*(?:×|ms\b|µs\b|GFLOP|times (?:as fast|faster)).*$", section, re.MULTILINE
+            )
+
+
+def test_every_figure_of_the_readme_has_its_measurement() -> None:
+    assert not list(unfounded_figures((ROOT / "README.md").read_text(encoding="utf-8")))
+
+
+def test_a_figure_without_a_measurement_is_found() -> None:
+    assert list(unfounded_figures("## Speed\nLSTM is 1.3 times as fast.\n"))
+    assert list(unfounded_figures("## Speed\n12 ms, see bench/results/missing.jsonl.\n"))
+    assert not list(unfounded_figures("## Speed\nNo figure yet.\n"))
+
+
+def test_long_files_say_why() -> None:
+    silent = []
+    for path in code_files():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if len(lines) > LONGEST_FILE and "long because" not in " ".join(lines[:20]).lower():
+            silent.append(f"{path.relative_to(ROOT)}: {len(lines)} lines")
+    assert not silent, "\n".join(silent)
