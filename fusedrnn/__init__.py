@@ -1,0 +1,29 @@
+"""Recurrent layers for PyTorch with fused kernels; drop-in for those of torch.nn.
+
+`fusedrnn.RNN`, `LSTM`, `GRU`, `RNNCell`, `LSTMCell` and `GRUCell` take the place of torch.nn's.
+Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model that exists;
+`with fusedrnn.patch():` around code that looks the classes up in torch.nn.
+"""
+
+from fusedrnn import compat, functional
+from fusedrnn.convert import patch, replace, to_torch
+from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fusedrnn.planning import explain
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRU",
+    "GRUCell",
+    "LSTM",
+    "LSTMCell",
+    "RNN",
+    "RNNCell",
+    "__version__",
+    "compat",
+    "explain",
+    "functional",
+    "patch",
+    "replace",
+    "to_torch",
+]

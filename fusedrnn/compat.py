@@ -1,0 +1,54 @@
+"""The same modules as subclasses of torch.nn's, for code that tests the type.
+
+`isinstance(fusedrnn.compat.LSTM(5, 3), torch.nn.LSTM)` holds. The price is paid under
+`torch.compile`: Dynamo does not trace instances of `nn.RNN`, `nn.LSTM` and `nn.GRU`; it breaks
+the graph at each call, and `fullgraph=True` is refused. `fusedrnn.LSTM` and the others compile
+as one operator; prefer them where no code tests the type. The cells compile either way.
+
+Constructors, results and errors are those of the torch.nn class; everything else is said at
+the class of the same name in `fusedrnn`.
+
+Example:
+    >>> import torch
+    >>> isinstance(LSTM(5, 3), torch.nn.LSTM)
+    True
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from fusedrnn.modules.base import (
+    GRUCellMixin,
+    GRUMixin,
+    LSTMCellMixin,
+    LSTMMixin,
+    RNNCellMixin,
+    RNNMixin,
+)
+
+__all__ = ["GRU", "GRUCell", "LSTM", "LSTMCell", "RNN", "RNNCell"]
+
+
+class RNN(RNNMixin, nn.RNN):
+    """`fusedrnn.RNN` as a subclass of `torch.nn.RNN`."""
+
+
+class LSTM(LSTMMixin, nn.LSTM):
+    """`fusedrnn.LSTM` as a subclass of `torch.nn.LSTM`."""
+
+
+class GRU(GRUMixin, nn.GRU):
+    """`fusedrnn.GRU` as a subclass of `torch.nn.GRU`."""
+
+
+class RNNCell(RNNCellMixin, nn.RNNCell):
+    """`fusedrnn.RNNCell` as a subclass of `torch.nn.RNNCell`."""
+
+
+class LSTMCell(LSTMCellMixin, nn.LSTMCell):
+    """`fusedrnn.LSTMCell` as a subclass of `torch.nn.LSTMCell`."""
+
+
+class GRUCell(GRUCellMixin, nn.GRUCell):
+    """`fusedrnn.GRUCell` as a subclass of `torch.nn.GRUCell`."""

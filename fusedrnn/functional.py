@@ -1,0 +1,479 @@
+"""Recurrent layers and cells as functions, for people with their own weights.
+
+`rnn`, `lstm` and `gru` run a stack of layers over a whole sequence, `rnn_cell`, `lstm_cell`
+and `gru_cell` one time step. The modules call these functions with their parameters. Sizes
+come from the weights: input_size is `weight_ih.size(1)` of the first layer, hidden_size
+`weight_hh.size(0)` over the number of gates, and P, the width of h, is `weight_hh.size(1)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fusedrnn.ops import LayerWeights, layer_forward
+
+__all__ = ["LayerWeights", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+
+_RNN_CELLS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+
+
+def rnn(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: Sequence[LayerWeights],
+    *,
+    nonlinearity: str = "tanh",
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor | PackedSequence, Tensor]:
+    """Runs a stack of Elman RNN layers over a sequence.
+
+    h_t = act(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), with act = tanh or ReLU.
+
+    With L layers, D directions, T = seq_len, B = batch_size and H = hidden_size:
+
+    Args:
+        input: `(T, B, input_size)`, `(B, T, input_size)` with `batch_first`, `(T, input_size)`
+            for one sequence, or a `PackedSequence`; float32, float64, bfloat16 or float16, as
+            every other tensor.
+        hx: h_0 `(L * D, B, H)`, `(L * D, H)` for one sequence; None for zeros.
+        weights: one `LayerWeights` a layer and direction, in the order of a module's
+            `all_weights`: layer 0, layer 0 in reverse, layer 1, and so on.
+        nonlinearity: "tanh" or "relu".
+        batch_first: the input's and the output's first two dimensions are B, T.
+        bidirectional: every layer also runs in reverse, and D = 2.
+        dropout: probability of zeroing an element of each layer's output but the last's.
+        training: dropout acts.
+
+    Returns:
+        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0.
+
+    Raises:
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.RNN; Elman 1990, "Finding Structure in Time".
+
+    Example:
+        >>> weights = [LayerWeights(torch.randn(3, 5), torch.randn(3, 3))]
+        >>> output, h_n = rnn(torch.randn(7, 2, 5), None, weights, nonlinearity="relu")
+        >>> output.shape, h_n.shape
+        (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
+    """
+    if nonlinearity not in _RNN_CELLS:
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    output, (h_n,) = _run_layers(
+        "RNN",
+        _RNN_CELLS[nonlinearity],
+        input,
+        () if hx is None else (hx,),
+        weights,
+        batch_first,
+        bidirectional,
+        dropout if training else 0.0,
+    )
+    return output, h_n
+
+
+def lstm(
+    input: Tensor | PackedSequence,
+    hx: tuple[Tensor, Tensor] | None,
+    weights: Sequence[LayerWeights],
+    *,
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+    """Runs a stack of LSTM layers over a sequence, with a projection where weights have one.
+
+    i, f, o = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), g = tanh(the same), each with its
+    own rows; c_t = f * c_{t-1} + i * g; h_t = o * tanh(c_t), or W_hr (o * tanh(c_t)).
+
+    Args:
+        input: as for `rnn`.
+        hx: h_0 `(L * D, B, P)` and c_0 `(L * D, B, H)`, without B for one sequence; None for
+            zeros.
+        weights: as for `rnn`; gates in the order i, f, g, o.
+        batch_first, bidirectional, dropout, training: as for `rnn`.
+
+    Returns:
+        output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0).
+
+    Raises:
+        TypeError: hx is no pair.
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.LSTM; Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate);
+    Sak et al. 2014 (projection).
+
+    Example:
+        >>> weights = [LayerWeights(torch.randn(12, 5), torch.randn(12, 3))]
+        >>> output, (h_n, c_n) = lstm(torch.randn(7, 2, 5), None, weights)
+        >>> output.shape, c_n.shape
+        (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
+    """
+    if hx is not None:
+        _check_pair("LSTM", hx)
+    return _run_layers(
+        "LSTM",
+        "lstm",
+        input,
+        () if hx is None else (hx[0], hx[1]),
+        weights,
+        batch_first,
+        bidirectional,
+        dropout if training else 0.0,
+    )
+
+
+def gru(
+    input: Tensor | PackedSequence,
+    hx: Tensor | None,
+    weights: Sequence[LayerWeights],
+    *,
+    batch_first: bool = False,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+) -> tuple[Tensor | PackedSequence, Tensor]:
+    """Runs a stack of GRU layers over a sequence.
+
+    r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), each with its own rows;
+    n = tanh(W_in x_t + b_in + r * (W_hn h_{t-1} + b_hn)); h_t = (1 - z) * n + z * h_{t-1}.
+
+    Args:
+        input, hx: as for `rnn`.
+        weights: as for `rnn`; gates in the order r, z, n.
+        batch_first, bidirectional, dropout, training: as for `rnn`.
+
+    Returns:
+        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0.
+
+    Raises:
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.GRU (the reset gate acts after the product); Cho et al. 2014.
+
+    Example:
+        >>> weights = [LayerWeights(torch.randn(9, 5), torch.randn(9, 3))]
+        >>> output, h_n = gru(torch.randn(2, 7, 5), None, weights, batch_first=True)
+        >>> output.shape, h_n.shape
+        (torch.Size([2, 7, 3]), torch.Size([1, 2, 3]))
+    """
+    output, (h_n,) = _run_layers(
+        "GRU",
+        "gru",
+        input,
+        () if hx is None else (hx,),
+        weights,
+        batch_first,
+        bidirectional,
+        dropout if training else 0.0,
+    )
+    return output, h_n
+
+
+def rnn_cell(
+    input: Tensor, hx: Tensor | None, weights: LayerWeights, *, nonlinearity: str = "tanh"
+) -> Tensor:
+    """Runs one time step of an Elman RNN.
+
+    h' = act(W_ih x + b_ih + W_hh h + b_hh), with act = tanh or ReLU.
+
+    Args:
+        input: `(B, input_size)`, or `(input_size,)` for one row.
+        hx: h `(B, H)`, or `(H,)` for one row; None for zeros.
+        weights: of the cell.
+        nonlinearity: "tanh" or "relu".
+
+    Returns:
+        h', as h.
+
+    Raises:
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.RNNCell; Elman 1990, "Finding Structure in Time".
+
+    Example:
+        >>> weights = LayerWeights(torch.randn(3, 5), torch.randn(3, 3))
+        >>> rnn_cell(torch.randn(2, 5), None, weights).shape
+        torch.Size([2, 3])
+    """
+    if nonlinearity not in _RNN_CELLS:
+        raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
+    states = () if hx is None else (hx,)
+    return _run_cell("RNNCell", _RNN_CELLS[nonlinearity], input, states, weights)[0]
+
+
+def lstm_cell(
+    input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LayerWeights
+) -> tuple[Tensor, Tensor]:
+    """Runs one time step of an LSTM.
+
+    The formula is that of `lstm`, for one step.
+
+    Args:
+        input: `(B, input_size)`, or `(input_size,)` for one row.
+        hx: h `(B, P)` and c `(B, H)`, without B for one row; None for zeros.
+        weights: of the cell; gates in the order i, f, g, o.
+
+    Returns:
+        h' and c', as h and c.
+
+    Raises:
+        TypeError: hx is no pair.
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.LSTMCell; Hochreiter and Schmidhuber 1997; Gers et al. 2000.
+
+    Example:
+        >>> weights = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
+        >>> h, c = lstm_cell(torch.randn(2, 5), None, weights)
+        >>> h.shape, c.shape
+        (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+    if hx is None:
+        return _run_cell("LSTMCell", "lstm", input, (), weights)
+    _check_pair("LSTMCell", hx)
+    return _run_cell("LSTMCell", "lstm", input, (hx[0], hx[1]), weights)
+
+
+def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
+    """Runs one time step of a GRU.
+
+    The formula is that of `gru`, for one step.
+
+    Args:
+        input, hx: as for `rnn_cell`.
+        weights: of the cell; gates in the order r, z, n.
+
+    Returns:
+        h', as h.
+
+    Raises:
+        ValueError, RuntimeError: an argument does not fit; the message says how.
+
+    Source: torch.nn.GRUCell; Cho et al. 2014.
+
+    Example:
+        >>> weights = LayerWeights(torch.randn(9, 5), torch.randn(9, 3))
+        >>> gru_cell(torch.randn(2, 5), None, weights).shape
+        torch.Size([2, 3])
+    """
+    return _run_cell("GRUCell", "gru", input, () if hx is None else (hx,), weights)[0]
+
+
+def _run_layers(
+    name: str,
+    cell: str,
+    input: Tensor | PackedSequence,
+    states: tuple[Tensor, ...],
+    weights: Sequence[LayerWeights],
+    batch_first: bool,
+    bidirectional: bool,
+    dropout: float,
+) -> tuple[Tensor | PackedSequence, tuple[Tensor, ...]]:
+    """Brings the input to time-major form, runs the stack, and restores the input's form.
+
+    `states` is (), (h_0,) or (h_0, c_0); the second result is (h_n,) or (h_n, c_n).
+    """
+    directions = 2 if bidirectional else 1
+    if not weights or len(weights) % directions:
+        raise ValueError(
+            f"weights: expected num_layers * {directions} LayerWeights, got {len(weights)}; "
+            "pass one a layer and direction"
+        )
+    if isinstance(input, PackedSequence):
+        data, batch_sizes, sorted_indices, unsorted_indices = input
+        _check_layers(cell, data, states, weights, batch_sizes)
+        if sorted_indices is not None:
+            states = tuple(state.index_select(1, sorted_indices) for state in states)
+        data, states = _run_stack(cell, data, states, weights, directions, dropout, batch_sizes)
+        if unsorted_indices is not None:
+            states = tuple(state.index_select(1, unsorted_indices) for state in states)
+        return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), states
+
+    _check_ranks(name, input, states)
+    batched = input.dim() == 3
+    if not batched:
+        input = input.unsqueeze(1)
+        states = tuple(state.unsqueeze(1) for state in states)
+    elif batch_first:
+        input = input.transpose(0, 1)
+    _check_layers(cell, input, states, weights, None)
+    output, states = _run_stack(cell, input, states, weights, directions, dropout, None)
+    if not batched:
+        return output.squeeze(1), tuple(state.squeeze(1) for state in states)
+    return output.transpose(0, 1) if batch_first else output, states
+
+
+def _run_stack(
+    cell: str,
+    input: Tensor,
+    states: tuple[Tensor, ...],
+    weights: Sequence[LayerWeights],
+    directions: int,
+    dropout: float,
+    batch_sizes: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Runs every layer on time-major input; dropout is drawn between layers, as torch does."""
+    num_layers = len(weights) // directions
+    h_0, c_0 = (_split_layers(states, idx, num_layers, directions) for idx in (0, 1))
+    h_n, c_n = [], []
+    for layer in range(num_layers):
+        if layer > 0 and dropout > 0:
+            input = F.dropout(input, dropout)
+        forward, *reverse = weights[layer * directions : (layer + 1) * directions]
+        input, h, c = layer_forward(
+            cell, input, h_0[layer], c_0[layer], forward, *reverse, batch_sizes=batch_sizes
+        )
+        h_n.append(h)
+        c_n.append(c)
+    finals = (h_n, c_n) if cell == "lstm" else (h_n,)
+    return input, tuple(final[0] if num_layers == 1 else torch.cat(final) for final in finals)
+
+
+def _split_layers(
+    states: tuple[Tensor, ...], idx: int, num_layers: int, directions: int
+) -> Sequence[Tensor | None]:
+    """State `idx` of each layer, (directions, B, width); None where there is no such state."""
+    if idx >= len(states):
+        return [None] * num_layers
+    return [states[idx]] if num_layers == 1 else states[idx].split(directions)
+
+
+def _run_cell(
+    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
+) -> tuple[Tensor, ...]:
+    """Runs one time step; `states` is (), (h,) or (h, c), the result (h',) or (h', c')."""
+    rank = input.dim()
+    if rank not in (1, 2):
+        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
+    for idx, state in enumerate(states):
+        if state.dim() not in (1, 2):
+            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
+            raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+    for _ in range(3 - rank):  # to (1, B, width): one time step, and one row if there is no B
+        input = input.unsqueeze(0)
+        states = tuple([state.unsqueeze(0) for state in states])
+    _check_cell(input, states, weights)
+    h_0, c_0, *_ = *states, None, None
+    _, h_n, c_n = layer_forward(cell, input, h_0, c_0, weights)
+    finals = (h_n, c_n) if cell == "lstm" else (h_n,)
+    for _ in range(3 - rank):
+        finals = tuple([final.squeeze(0) for final in finals])
+    return finals
+
+
+def _check_pair(name: str, hx: Tensor | Sequence[Tensor]) -> None:
+    if isinstance(hx, Tensor) or len(hx) != 2:
+        found = "a Tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
+        raise TypeError(f"{name}: expected hx to be a tuple (h_0, c_0), got {found}; pass both")
+
+
+def _check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
+    """Raises torch's errors for the number of dimensions of a stack's input and states."""
+    rank = input.dim()
+    if rank not in (2, 3):
+        noun = " tensor" if name == "RNN" else ""
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{noun} instead")
+    ranks = [state.dim() for state in states]
+    if any(found != rank for found in ranks):
+        names, found = ("hx", f"{ranks[0]}-D tensor")
+        if name == "LSTM":
+            names, found = ("hx and cx", f"({ranks[0]}-D, {ranks[1]}-D) tensors")
+        raise RuntimeError(
+            f"For {'batched' if rank == 3 else 'unbatched'} {rank}-D input, {names} should also "
+            f"be {rank}-D but got {found}"
+        )
+
+
+def _check_layers(
+    cell: str,
+    input: Tensor,
+    states: tuple[Tensor, ...],
+    weights: Sequence[LayerWeights],
+    batch_sizes: Tensor | None,
+) -> None:
+    """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
+    weight = weights[0].weight_ih
+    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
+    if batch_sizes is not None and input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
+    if input.size(-1) != weight.size(1):
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. "
+            f"Expected {weight.size(1)}, got {input.size(-1)}"
+        )
+    if states:
+        batch_size = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+        for idx, (state, width) in enumerate(zip(states, _state_widths(weights[0]))):
+            expected = (len(weights), batch_size, width)
+            if state.size() != expected:
+                label = f"hidden[{idx}]" if cell == "lstm" else "hidden"
+                raise RuntimeError(f"Expected {label} size {expected}, got {list(state.size())}")
+    _check_placement(input, states, weight)
+
+
+def _check_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> None:
+    """Raises torch's errors, in torch's order, for a cell's input and states, (1, B, width)."""
+    _, batch_size, input_size = input.shape
+    if input_size != weights.weight_ih.size(1):
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input_size} expected "
+            f"{weights.weight_ih.size(1)}"
+        )
+    for idx, (state, width) in enumerate(zip(states, _state_widths(weights))):
+        rows, *found = state.shape[1:]
+        if rows != batch_size:
+            raise RuntimeError(
+                f"Input batch size {batch_size} doesn't match hidden{idx} batch size {rows}"
+            )
+        if found != [width]:
+            shown = found[0] if found and found[0] != width else found
+            raise RuntimeError(
+                f"hidden{idx} has inconsistent hidden_size: got {shown}, expected {width}"
+            )
+    if input.dtype != weights.weight_ih.dtype and not torch._C._is_any_autocast_enabled():
+        raise RuntimeError(
+            f"input: expected dtype {weights.weight_ih.dtype}, that of the weights, got "
+            f"{input.dtype}; convert it with input.to({weights.weight_ih.dtype})"
+        )
+    _check_placement(input, states, weights.weight_ih)
+
+
+def _state_widths(weights: LayerWeights) -> tuple[int, int]:
+    """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
+    return weights.weight_hh.size(1), weights.weight_hh.size(0) // 4
+
+
+def _check_placement(input: Tensor, states: tuple[Tensor, ...], weight: Tensor) -> None:
+    """Raises unless input, states and weight share a device, and input and states a dtype."""
+    if input.device != weight.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{input.device} and parameter tensor at {weight.device}"
+        )
+    for idx, state in enumerate(states):
+        if state.device != input.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, found input tensor at "
+                f"{input.device} and hidden tensor at {state.device}"
+            )
+        if state.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
+            label = "hx" if len(states) == 1 else f"hx[{idx}]"
+            raise RuntimeError(
+                f"{label}: expected dtype {input.dtype}, that of the input, got {state.dtype}; "
+                f"convert it with {label}.to({input.dtype})"
+            )

@@ -1,0 +1,101 @@
+"""What fusedrnn adds to torch's recurrent modules, as mixins.
+
+A mixin stands before `nn.RNNBase` (in `fusedrnn.modules`) or before `nn.LSTM` and so on (in
+`fusedrnn.compat`), and replaces the forward pass only: parameters, initial values, `check_*`,
+`extra_repr` and serialization stay torch's. `fusedrnn.functional` checks what it is given, with
+torch's texts, from the weights of the call.
+
+Note [Fresh weights]: weights are read by attribute at each call, so that a parametrization,
+a weight-dropping hook, `functional_call` or a tied weight is always seen. torch keeps the
+weights once more in the list `_flat_weights`, which can go stale; here it is a property.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from fusedrnn import functional
+from fusedrnn.functional import LayerWeights
+
+
+class LayersMixin:
+    """Forward pass of a stack of layers; a subclass says which function runs it."""
+
+    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
+        """Runs the layers over a sequence; see the class for shapes."""
+        return self._run(
+            input,
+            hx,
+            self._layer_weights(),
+            batch_first=self.batch_first,
+            bidirectional=bool(self.bidirectional),
+            dropout=self.dropout,
+            training=self.training,
+        )
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: kernels read each parameter where it is, so there is nothing to flatten."""
+
+    @property
+    def _flat_weights(self) -> list[Tensor | None]:
+        return [getattr(self, name, None) for name in self._flat_weights_names]
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: list[Tensor | None]) -> None:
+        """torch's bookkeeping assigns the list; see Note [Fresh weights]."""
+
+    def _update_flat_weights(self) -> None:
+        """Nothing to update; see Note [Fresh weights]."""
+
+    def _layer_weights(self) -> list[LayerWeights]:
+        layers = []
+        for names in self._all_weights:
+            tensors = [getattr(self, name) for name in names]
+            biases = tensors[2:4] if self.bias else (None, None)
+            weight_hr = tensors[-1] if self.proj_size > 0 else None
+            layers.append(LayerWeights(tensors[0], tensors[1], *biases, weight_hr))
+        return layers
+
+
+class RNNMixin(LayersMixin):
+    def _run(self, *args: Any, **options: Any) -> tuple[Any, Any]:
+        nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
+        return functional.rnn(*args, nonlinearity=nonlinearity, **options)
+
+
+class LSTMMixin(LayersMixin):
+    _run = staticmethod(functional.lstm)
+
+
+class GRUMixin(LayersMixin):
+    _run = staticmethod(functional.gru)
+
+
+class CellMixin:
+    """What the cells share."""
+
+    def _weights(self) -> LayerWeights:
+        return LayerWeights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+
+class RNNCellMixin(CellMixin):
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Runs one time step; see the class for shapes."""
+        return functional.rnn_cell(input, hx, self._weights(), nonlinearity=self.nonlinearity)
+
+
+class LSTMCellMixin(CellMixin):
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Runs one time step; see the class for shapes."""
+        return functional.lstm_cell(input, hx, self._weights())
+
+
+class GRUCellMixin(CellMixin):
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Runs one time step; see the class for shapes."""
+        return functional.gru_cell(input, hx, self._weights())
