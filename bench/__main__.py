@@ -1,0 +1,132 @@
+"""Command line of the benchmark; bench/README.md says how to use it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import environment, report, store
+from bench.cases import DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
+from bench.measure import measure
+from bench.providers import BASELINE, PROVIDERS
+from bench.timing import Effort
+
+QUICK = Effort(budget=0.2, min_rounds=3)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    return options.command(options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Time the selected cases; status 1 if one of them fails."""
+    shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
+    cases = select(
+        options.cells, shapes, options.modes, options.dtype, options.threads, options.filter
+    )
+    if not cases:
+        print("no case is selected", file=sys.stderr)
+        return 2
+    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"])
+    _warn(facts)
+    records = []
+    for idx, case in enumerate(cases, 1):
+        measured = [
+            store.complete(record, case, facts)
+            for record in measure(case, options.providers, effort)
+        ]
+        store.append(path, measured)
+        records += measured
+        print(f"[{idx}/{len(cases)}] {case.name}: {_summary(measured)}", flush=True)
+    print(f"\n{report.render(records)}\n\nwritten to {path}")
+    return 1 if any(record["status"] != "ok" for record in records) else 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print how the same cases differ between two sets of results."""
+    before, after = store.load(options.before), store.load(options.after)
+    print(report.compare_text(before, after, options.provider))
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print the report of a results file, and draw it if asked to."""
+    records = store.load(options.file)
+    print(report.render(records))
+    if options.png:
+        report.draw(records, options.png)
+        print(f"\ndrawn to {options.png}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="run | compare | report")
+
+    add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
+    add.set_defaults(command=run)
+    add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
+    add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
+    add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
+    add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    add.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:1])
+    add.add_argument("--filter", default="", metavar="REGEX", help="of the case's name")
+    add.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
+    add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
+    add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
+    add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+    add = commands.add_parser("compare", help="the same cases of two files or git revisions")
+    add.set_defaults(command=compare)
+    add.add_argument("before", metavar="FILE[@REVISION]")
+    add.add_argument("after", metavar="FILE[@REVISION]")
+    add.add_argument("--provider", choices=PROVIDERS, default="fusedrnn")
+
+    add = commands.add_parser("report", help="print, and draw, a results file")
+    add.set_defaults(command=show)
+    add.add_argument("file", metavar="FILE[@REVISION]")
+    add.add_argument("--png", type=Path)
+    return parser
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 1:
+        raise argparse.ArgumentTypeError(f"expected positive thread counts, got {text!r}")
+    return counts
+
+
+def _warn(facts: dict) -> None:
+    """Say before the first case what will make the numbers worthless."""
+    load = facts["load_average"]
+    if load is not None and load > 0.5:
+        print(f"warning: load average {load:.1f}: other processes disturb the timing", flush=True)
+    if facts["fusedrnn_isa"].startswith("none"):
+        print("warning: fusedrnn's compiled part is missing: its fallback is timed", flush=True)
+    if facts["revision"].endswith("-dirty"):
+        print("warning: uncommitted changes: the revision does not name what is timed", flush=True)
+
+
+def _summary(records: list[store.Record]) -> str:
+    parts = []
+    for record in records:
+        if record["status"] != "ok":
+            parts.append(f"{record['provider']} FAILED: {record['message'].strip()}")
+            continue
+        text = f"{record['provider']} {1e3 * record['seconds']['median']:.2f} ms"
+        if record["speedup"] and record["provider"] != BASELINE:
+            text += " ({median:.2f}x [{q20:.2f}, {q80:.2f}])".format(**record["speedup"])
+        parts.append(text)
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
