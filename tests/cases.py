@@ -7,12 +7,9 @@ float64, and its error is measured as a fraction of the oracle's largest element
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
-
-import fusedrnn
+from torch import Tensor
 
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -50,8 +47,8 @@ def assert_close(actual: Tensor, expected: Tensor, allowed: float, name: str = "
     if error.flatten()[worst] > allowed * scale:
         idx = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
         raise AssertionError(
-            f"{name}{list(idx)}: expected {expected[idx].item():.9g}, got {actual[idx].item():.9g}; "
-            f"error {error[idx].item():.3g}, allowed {allowed * scale:.3g}"
+            f"{name}{list(idx)}: expected {expected[idx].item():.9g}, got "
+            f"{actual[idx].item():.9g}; error {error[idx].item():.3g}, allowed {allowed * scale:.3g}"
         )
 
 
@@ -67,11 +64,8 @@ def assert_close_to_float64(
     The factor 2 is for the other order of summation; the floor of 8 roundings (4 eps), growing
     as `tolerance` does at a quarter of its rate, is for results which torch happens to hit.
     """
-    torch_error = (
-        float(_error(torch_result.detach().double(), oracle.double()).max())
-        if (oracle.numel())
-        else 0.0
-    )
+    error = _error(torch_result.detach().double(), oracle.double())
+    torch_error = float(error.max()) if error.numel() else 0.0
     scale = _scale(oracle.double())
     floor = max(4 * torch.finfo(actual.dtype).eps, tolerance(actual.dtype, length) / 4)
     assert_close(actual, oracle, max(2 * torch_error / scale, floor), name)
