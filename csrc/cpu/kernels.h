@@ -15,9 +15,9 @@ Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa
 Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
                           Runtime& runtime);
 
-const char* isa_name(Isa isa);        // "generic", "avx2", "avx512"
-bool isa_built(Isa isa);              // compiled into this library
-bool isa_supported(Isa isa);          // built, and the running machine has it
+const char* isa_name(Isa isa);  // "generic", "avx2", "avx512"
+bool isa_built(Isa isa);        // compiled into this library
+bool isa_supported(Isa isa);    // built, and the running machine has it
 // The best supported ISA, or the one named by `forced` (null or empty: none is forced);
 // an unknown name, or one this machine or build lacks, is an error that lists the choices.
 Status select_isa(const char* forced, Isa* isa);

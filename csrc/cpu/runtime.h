@@ -17,7 +17,9 @@ class ParallelBody {
       : object_(&f), call_([](void* object, int thread_idx, int num_threads) {
           (*static_cast<F*>(object))(thread_idx, num_threads);
         }) {}
-  void operator()(int thread_idx, int num_threads) const { call_(object_, thread_idx, num_threads); }
+  void operator()(int thread_idx, int num_threads) const {
+    call_(object_, thread_idx, num_threads);
+  }
 
  private:
   void* object_;

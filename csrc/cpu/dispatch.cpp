@@ -1,0 +1,188 @@
+// Which instruction sets this library and the running machine have, and their kernel tables.
+#include "cpu/dispatch.h"
+
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+
+#include "cpu/kernels.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define FUSEDRNN_X86 1
+#if defined(_MSC_VER)
+#include <immintrin.h>
+#include <intrin.h>
+#endif
+#endif
+#if defined(_WIN32)
+#include <windows.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#else
+#include <unistd.h>
+#endif
+
+namespace fusedrnn {
+
+// The tables, one an object compiled from isa/table.cpp.
+inline namespace generic {
+extern const KernelTable kernel_table;
+}
+inline namespace avx2 {
+extern const KernelTable kernel_table;
+}
+inline namespace avx512 {
+extern const KernelTable kernel_table;
+}
+
+namespace {
+
+constexpr Isa kIsas[] = {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512};
+
+thread_local Isa last_used_isa = Isa::kGeneric;
+
+const KernelTable* built_table(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+#if defined(FUSEDRNN_BUILD_AVX512)
+      return &avx512::kernel_table;
+#else
+      return nullptr;
+#endif
+    case Isa::kAvx2:
+#if defined(FUSEDRNN_BUILD_AVX2)
+      return &avx2::kernel_table;
+#else
+      return nullptr;
+#endif
+    case Isa::kGeneric:
+      break;
+  }
+  return &generic::kernel_table;
+}
+
+#if defined(FUSEDRNN_X86) && defined(_MSC_VER)
+bool machine_has(Isa isa) {
+  int leaf1[4], leaf7[4];
+  __cpuidex(leaf1, 1, 0);
+  __cpuidex(leaf7, 7, 0);
+  const auto bit = [](int word, int idx) {
+    return ((static_cast<unsigned>(word) >> idx) & 1) != 0;
+  };
+  if (!bit(leaf1[2], 27)) return false;  // the system does not save extended registers
+  const auto saved_state = static_cast<unsigned>(_xgetbv(0));
+  const bool has_avx2 = (saved_state & 0x6) == 0x6 && bit(leaf7[1], 5) && bit(leaf1[2], 12) &&
+                        bit(leaf1[2], 29);  // AVX2, FMA, F16C
+  if (isa == Isa::kAvx2) return has_avx2;
+  return has_avx2 && (saved_state & 0xe6) == 0xe6 && bit(leaf7[1], 16) && bit(leaf7[1], 17) &&
+         bit(leaf7[1], 30) && bit(leaf7[1], 31);  // AVX512F, DQ, BW, VL
+}
+#elif defined(FUSEDRNN_X86)
+// __builtin_cpu_supports also asks whether the system saves the registers.
+bool machine_has(Isa isa) {
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (isa == Isa::kAvx2) return has_avx2;
+  return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#else
+bool machine_has(Isa) { return false; }
+#endif
+
+// Bytes of the data or unified cache of that level, 0 if the system does not say.
+#if defined(_WIN32)
+int64_t cache_bytes(int level) {
+  SYSTEM_LOGICAL_PROCESSOR_INFORMATION entries[512];
+  DWORD bytes = sizeof(entries);
+  if (!GetLogicalProcessorInformation(entries, &bytes)) return 0;
+  for (DWORD i = 0; i < bytes / sizeof(entries[0]); ++i) {
+    const CACHE_DESCRIPTOR& cache = entries[i].Cache;
+    if (entries[i].Relationship == RelationCache && cache.Level == level &&
+        cache.Type != CacheInstruction) {
+      return cache.Size;
+    }
+  }
+  return 0;
+}
+#elif defined(__APPLE__)
+int64_t cache_bytes(int level) {
+  const char* names[] = {"hw.l1dcachesize", "hw.l2cachesize", "hw.l3cachesize"};
+  int64_t bytes = 0;
+  size_t size = sizeof(bytes);
+  return sysctlbyname(names[level - 1], &bytes, &size, nullptr, 0) == 0 ? bytes : 0;
+}
+#elif defined(_SC_LEVEL1_DCACHE_SIZE)
+int64_t cache_bytes(int level) {
+  const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+  const long bytes = sysconf(names[level - 1]);
+  return bytes > 0 ? bytes : 0;
+}
+#else
+int64_t cache_bytes(int) { return 0; }
+#endif
+
+int64_t cache_bytes_or(int level, int64_t otherwise) {
+  const int64_t bytes = cache_bytes(level);
+  return bytes > 0 ? bytes : otherwise;
+}
+
+}  // namespace
+
+const char* isa_name(Isa isa) {
+  switch (isa) {
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kGeneric:
+      break;
+  }
+  return "generic";
+}
+
+bool isa_built(Isa isa) { return built_table(isa) != nullptr; }
+
+bool isa_supported(Isa isa) { return isa_built(isa) && (isa == Isa::kGeneric || machine_has(isa)); }
+
+Status select_isa(const char* forced, Isa* isa) {
+  if (forced == nullptr || *forced == '\0') {
+    *isa = isa_supported(Isa::kAvx512) ? Isa::kAvx512
+           : isa_supported(Isa::kAvx2) ? Isa::kAvx2
+                                       : Isa::kGeneric;
+    return {};
+  }
+  char choices[64] = "";
+  for (Isa candidate : kIsas) {
+    if (!isa_supported(candidate)) continue;
+    if (std::strcmp(forced, isa_name(candidate)) == 0) {
+      *isa = candidate;
+      return {};
+    }
+    if (choices[0] != '\0') std::strncat(choices, ", ", sizeof(choices) - std::strlen(choices) - 1);
+    std::strncat(choices, isa_name(candidate), sizeof(choices) - std::strlen(choices) - 1);
+  }
+  for (Isa candidate : kIsas) {
+    if (std::strcmp(forced, isa_name(candidate)) != 0) continue;
+    return Status::error(
+        "instruction set %s: %s; choose from %s", isa_name(candidate),
+        isa_built(candidate) ? "this machine lacks it" : "not compiled into this library", choices);
+  }
+  return Status::error("instruction set %.60s: unknown; choose from %s", forced, choices);
+}
+
+Isa last_isa() { return last_used_isa; }
+
+const KernelTable& use_kernel_table(Isa isa) {
+  const KernelTable& table = *built_table(isa);
+  last_used_isa = table.isa;
+  return table;
+}
+
+CpuInfo query_cpu(Isa isa, int num_threads, bool concurrent_threads) {
+  static const int64_t l1 = cache_bytes_or(1, 32 << 10);
+  static const int64_t l2 = cache_bytes_or(2, 1 << 20);
+  static const int64_t l3 = cache_bytes_or(3, 16 << 20);
+  return {isa, num_threads, concurrent_threads, l1, l2, l3};
+}
+
+}  // namespace fusedrnn

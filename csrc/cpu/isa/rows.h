@@ -1,0 +1,69 @@
+// Conversions between storage and accumulation type, sums and other plain passes over rows.
+#pragma once
+
+#include "cpu/isa/per_step.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+template <class S>
+struct Rows {
+  using A = accum_t<S>;
+  using V = Pack<A>;
+
+  static void load(const void* src, int64_t src_stride, void* dst, int64_t dst_stride, int64_t rows,
+                   int64_t cols) {
+    const auto* from = static_cast<const S*>(src);
+    auto* to = static_cast<A*>(dst);
+    for_each_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, int lanes) {
+      store_lanes(load_lanes<V>(from + row * src_stride + col, lanes), to + row * dst_stride + col,
+                  lanes);
+    });
+  }
+
+  static void store(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
+                    int64_t rows, int64_t cols, bool accumulate) {
+    const auto* from = static_cast<const A*>(src);
+    auto* to = static_cast<S*>(dst);
+    for_each_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, int lanes) {
+      S* element = to + row * dst_stride + col;
+      V value = load_lanes<V>(from + row * src_stride + col, lanes);
+      if (accumulate) value += load_lanes<V>(element, lanes);
+      store_lanes(value, element, lanes);
+    });
+  }
+
+  // Adds blocks of rows, so that the rounding error grows with rows / kBlock.
+  static void column_sums(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
+                          int64_t col_end, void* sums) {
+    constexpr int64_t kBlock = 64;
+    const auto* from = static_cast<const A*>(src);
+    auto* to = static_cast<A*>(sums);
+    for (int64_t first = 0; first < rows; first += kBlock) {
+      const int64_t last = rows - first < kBlock ? rows : first + kBlock;
+      for (int64_t col = col_begin; col < col_end; col += V::kLanes) {
+        const int lanes = lanes_at<V>(col, col_end);
+        V sum(0.0f);
+        for (int64_t row = first; row < last; ++row) {
+          sum += load_lanes<V>(from + row * src_stride + col, lanes);
+        }
+        store_lanes(sum + load_lanes<V>(to + col, lanes), to + col, lanes);
+      }
+    }
+  }
+
+  static void lstm_output(const void* saved, void* dst, int64_t rows, int64_t hidden_size) {
+    constexpr int kOutputGate = 3, kC = 4, kWidth = 5;
+    const auto* from = static_cast<const S*>(saved);
+    auto* to = static_cast<A*>(dst);
+    for_each_vector<V>(0, rows, hidden_size, [&](int64_t row, int64_t unit, int lanes) {
+      const S* saved_row = from + row * kWidth * hidden_size + unit;
+      const V o = load_lanes<V>(saved_row + kOutputGate * hidden_size, lanes);
+      const V c = load_lanes<V>(saved_row + kC * hidden_size, lanes);
+      store_lanes(o * tanh(c), to + row * hidden_size + unit, lanes);
+    });
+  }
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn

@@ -1,0 +1,244 @@
+// The pointwise part of one sweep step, on one row and one vector of units at a time.
+//
+// Both schedules end a matrix product in one of these functions: per_step reads the product
+// from memory, persistent has it in registers. `row` is a row of the batch, `unit` the first
+// of `lanes` units of the vector.
+#pragma once
+
+#include "cells/registry.h"
+#include "common/macros.h"
+#include "cpu/sweep.h"
+#include "math/pack.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+// `lanes` elements from src, of storage or accumulation type.
+template <class V, class T>
+FUSEDRNN_HD V load_lanes(const T* src, int lanes) {
+  return lanes == V::kLanes ? V::load(src) : V::load_partial(src, lanes);
+}
+// As load_lanes; zeros where src is null.
+template <class V, class T>
+FUSEDRNN_HD V load_lanes_or_zero(const T* src, int lanes) {
+  return src != nullptr ? load_lanes<V>(src, lanes) : V(0.0f);
+}
+template <class V, class T>
+FUSEDRNN_HD void store_lanes(const V& value, T* dst, int lanes) {
+  if (lanes == V::kLanes) {
+    value.store(dst);
+  } else {
+    value.store_partial(dst, lanes);
+  }
+}
+
+// Lanes of the vector of V that starts at `unit`.
+template <class V>
+FUSEDRNN_HD int lanes_at(int64_t unit, int64_t units) {
+  return units - unit < V::kLanes ? static_cast<int>(units - unit) : V::kLanes;
+}
+
+template <class T>
+FUSEDRNN_HD const T* offset_or_null(const T* base, int64_t offset) {
+  return base != nullptr ? base + offset : nullptr;
+}
+
+template <template <class> class Cell, class S>
+struct ForwardStep {
+  using A = accum_t<S>;
+  using V = Pack<A>;
+  using C = Cell<V>;
+  static constexpr int kSavedWidth = C::kSaved + C::kStates - 1;
+
+  FUSEDRNN_HD ForwardStep(const ForwardSweep& sweep, int64_t s)
+      : hidden_size(sweep.args->shape.hidden_size),
+        bias_x(static_cast<const A*>(sweep.bias_x)),
+        bias_r(static_cast<const A*>(sweep.bias_r)),
+        gx_row_stride(sweep.gx_row_stride),
+        h_row_stride(sweep.h_row_stride),
+        output_row_stride(sweep.args->output_row_stride),
+        c(static_cast<A*>(sweep.c)),
+        h_raw(static_cast<A*>(sweep.h_raw)),
+        h_prev(static_cast<const A*>(sweep.h[s & 1])),
+        h_next(static_cast<A*>(sweep.h[(s + 1) & 1])) {
+    const int64_t row = sweep.steps.row(s);
+    gx = static_cast<const A*>(sweep.gx) + (row - sweep.first_row) * gx_row_stride;
+    output = static_cast<S*>(sweep.args->output) + row * output_row_stride;
+    saved = static_cast<S*>(sweep.args->saved);
+    if (saved != nullptr) saved += row * kSavedWidth * hidden_size;
+  }
+
+  // The cell, given the recurrent side of its pre-activations without bias.
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, int lanes,
+                        const Values<V, C::kGates>& product) const {
+    Values<V, C::kGates> x, r;
+    const A* gx_row = gx + row * gx_row_stride + unit;
+    for (int gate = 0; gate < C::kGates; ++gate) {
+      const int64_t column = gate * hidden_size;
+      x[gate] =
+          load_lanes<V>(gx_row + column, lanes) + load_lanes<V>(bias_x + column + unit, lanes);
+      r[gate] = product[gate];
+      if (C::kSplit) r[gate] = r[gate] + load_lanes<V>(bias_r + column + unit, lanes);
+    }
+    Values<V, C::kStates> prev, next;
+    // A cell that uses h itself is never projected, so its h has hidden_size columns.
+    prev[0] = h_raw != nullptr ? V(0.0f) : load_lanes<V>(h_prev + row * h_row_stride + unit, lanes);
+    if (C::kStates > 1) prev[C::kStates - 1] = load_lanes<V>(c + row * hidden_size + unit, lanes);
+    Values<V, C::kSaved> kept;
+    C::forward(x, r, Values<V, C::kParams>{}, prev, next, kept);
+
+    if (C::kStates > 1) store_lanes(next[C::kStates - 1], c + row * hidden_size + unit, lanes);
+    if (saved != nullptr && kSavedWidth > 0) {
+      S* saved_row = saved + row * kSavedWidth * hidden_size + unit;
+      for (int k = 0; k < C::kSaved; ++k) store_lanes(kept[k], saved_row + k * hidden_size, lanes);
+      for (int k = 1; k < C::kStates; ++k) {
+        store_lanes(next[k], saved_row + (C::kSaved + k - 1) * hidden_size, lanes);
+      }
+    }
+    if (h_raw != nullptr) {
+      store_lanes(next[0], h_raw + row * hidden_size + unit, lanes);
+    } else {
+      hidden(row, unit, lanes, next[0]);
+    }
+  }
+
+  // Hands h to the output and, as the output rounds it, to the next step: a sequence gives
+  // the same numbers whether it comes at once or in pieces.
+  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, int lanes, const V& h) const {
+    S* output_row = output + row * output_row_stride + unit;
+    store_lanes(h, output_row, lanes);
+    store_lanes(load_lanes<V>(output_row, lanes), h_next + row * h_row_stride + unit, lanes);
+  }
+
+  int64_t hidden_size;
+  const A* bias_x;  // as in ForwardSweep
+  const A* bias_r;
+  int64_t gx_row_stride, h_row_stride, output_row_stride;
+  A* c;
+  A* h_raw;
+  const A* h_prev;
+  A* h_next;
+  const A* gx;  // row 0 of the step, as are the following
+  S* output;
+  S* saved;
+};
+
+template <template <class> class Cell, class S>
+struct BackwardStep {
+  using A = accum_t<S>;
+  using V = Pack<A>;
+  using C = Cell<V>;
+  static constexpr int kSavedWidth = C::kSaved + C::kStates - 1;
+
+  FUSEDRNN_HD BackwardStep(const BackwardSweep& sweep, int64_t s)
+      : hidden_size(sweep.args->shape.hidden_size),
+        output_size(sweep.args->shape.proj_size > 0 ? sweep.args->shape.proj_size : hidden_size),
+        rows(sweep.steps.rows(s)),
+        rows_before(sweep.steps.rows(s - 1)),
+        output_row_stride(sweep.args->output_row_stride),
+        grad_output_row_stride(sweep.args->grad_output_row_stride),
+        c_0(static_cast<const S*>(sweep.args->c_0)),
+        h_0(static_cast<const S*>(sweep.args->h_0)),
+        grad_h_0(static_cast<S*>(sweep.args->grad_h_0)),
+        carry(static_cast<A*>(sweep.carry)),
+        dc(static_cast<A*>(sweep.dc)) {
+    const int64_t saved_row_size = kSavedWidth * hidden_size;
+    const auto* saved_base = static_cast<const S*>(sweep.args->saved);
+    const auto* output_base = static_cast<const S*>(sweep.args->output);
+    if (rows_before > 0) {
+      const int64_t row = sweep.steps.row(s - 1);
+      saved_before = offset_or_null(saved_base, row * saved_row_size);
+      output_before = output_base + row * output_row_stride;
+    }
+    if (rows > 0) {
+      const int64_t row = sweep.steps.row(s);
+      const int64_t chunk_row = row - sweep.first_row;
+      saved = offset_or_null(saved_base, row * saved_row_size);
+      output = output_base + row * output_row_stride;
+      grad_output = offset_or_null(static_cast<const S*>(sweep.args->grad_output),
+                                   row * grad_output_row_stride);
+      dgx = static_cast<A*>(sweep.dgx) + chunk_row * C::kGates * hidden_size;
+      dgr = static_cast<A*>(sweep.dgr) + chunk_row * C::kGates * hidden_size;
+      dh = static_cast<A*>(sweep.dh);
+      if (dh != nullptr) dh += chunk_row * output_size;
+    }
+  }
+
+  // The gradient of h, given what flows into it through the recurrent product. Rows that no
+  // earlier step of the sweep has are done: they deliver grad_h_0.
+  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, int lanes, const V& product) const {
+    A* carry_row = carry + row * output_size + unit;
+    V total = product + load_lanes<V>(carry_row, lanes);
+    if (row >= rows) {
+      store_lanes(total, grad_h_0 + row * output_size + unit, lanes);
+      return;
+    }
+    if (grad_output != nullptr) {
+      total += load_lanes<V>(grad_output + row * grad_output_row_stride + unit, lanes);
+    }
+    if (dh != nullptr) {
+      store_lanes(total, dh + row * output_size + unit, lanes);
+      store_lanes(V(0.0f), carry_row, lanes);
+    } else {
+      cell(row, unit, lanes, total);
+    }
+  }
+
+  // The cell, given the gradient of its h.
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, int lanes, const V& grad_h) const {
+    const int64_t state = row * hidden_size + unit;
+    const bool is_first = row >= rows_before;  // the row's previous state is the initial one
+    Values<V, C::kSaved> kept;
+    Values<V, C::kStates> prev, next, dnext, dprev;
+    const S* saved_row = offset_or_null(saved, row * kSavedWidth * hidden_size + unit);
+    for (int k = 0; k < C::kSaved; ++k) kept[k] = load_lanes<V>(saved_row + k * hidden_size, lanes);
+    prev[0] = next[0] = V(0.0f);
+    if (dh == nullptr) {
+      prev[0] = is_first ? load_lanes_or_zero<V>(offset_or_null(h_0, state), lanes)
+                         : load_lanes<V>(output_before + row * output_row_stride + unit, lanes);
+      next[0] = load_lanes<V>(output + row * output_row_stride + unit, lanes);
+    }
+    dnext[0] = grad_h;
+    if (C::kStates > 1) {
+      constexpr int kC = C::kStates - 1;
+      const int64_t saved_c = C::kSaved * hidden_size;
+      prev[kC] = is_first
+                     ? load_lanes_or_zero<V>(offset_or_null(c_0, state), lanes)
+                     : load_lanes<V>(
+                           saved_before + row * kSavedWidth * hidden_size + unit + saved_c, lanes);
+      next[kC] = load_lanes<V>(saved_row + saved_c, lanes);
+      dnext[kC] = load_lanes<V>(dc + state, lanes);
+    }
+    Values<V, C::kGates> dx, dr;
+    Values<V, C::kParams> dparams;
+    C::backward(kept, Values<V, C::kParams>{}, prev, next, dnext, dx, dr, dprev, dparams);
+
+    const int64_t gate_row = row * C::kGates * hidden_size + unit;
+    for (int gate = 0; gate < C::kGates; ++gate) {
+      store_lanes(dx[gate], dgx + gate_row + gate * hidden_size, lanes);
+      if (C::kSplit) store_lanes(dr[gate], dgr + gate_row + gate * hidden_size, lanes);
+    }
+    if (C::kStates > 1) store_lanes(dprev[C::kStates - 1], dc + state, lanes);
+    if (dh == nullptr) store_lanes(dprev[0], carry + state, lanes);
+  }
+
+  int64_t hidden_size, output_size;
+  int64_t rows, rows_before;  // of this and of the previous step of the sweep
+  int64_t output_row_stride, grad_output_row_stride;
+  const S* c_0;
+  const S* h_0;
+  S* grad_h_0;
+  A* carry;
+  A* dc;
+  const S* saved_before = nullptr;  // row 0 of the previous step
+  const S* output_before = nullptr;
+  const S* saved = nullptr;  // row 0 of the step, as are the following
+  const S* output = nullptr;
+  const S* grad_output = nullptr;
+  A* dgx = nullptr;
+  A* dgr = nullptr;
+  A* dh = nullptr;
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn

@@ -1,0 +1,57 @@
+// Compiled once for each instruction set, with -DFUSEDRNN_ISA=generic, avx2 or avx512 and the
+// compiler's flags for it. Exports that set's kernel table and nothing else: see
+// Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
+// the standard library.
+#include "cpu/isa/per_step.h"
+#include "cpu/isa/rows.h"
+#include "cpu/kernel_table.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+namespace {
+
+template <template <class> class Cell, class S>
+constexpr CellKernels make_cell_kernels() {
+  return {
+      PerStep<Cell, S>::forward_cell,
+      PerStep<Cell, S>::forward_project,
+      PerStep<Cell, S>::backward_hidden,
+      PerStep<Cell, S>::backward_cell,
+  };
+}
+
+template <class S>
+constexpr DTypeKernels make_dtype_kernels() {
+  return {
+      {make_cell_kernels<RnnTanh, S>(), make_cell_kernels<RnnRelu, S>(),
+       make_cell_kernels<Lstm, S>(), make_cell_kernels<Gru, S>()},
+      Rows<S>::load,
+      Rows<S>::store,
+      Rows<S>::column_sums,
+      Rows<S>::lstm_output,
+  };
+}
+
+// What the compiler's flags say, not what the build calls it.
+constexpr Isa compiled_isa() {
+#if defined(__AVX512F__)
+  return Isa::kAvx512;
+#elif defined(__AVX2__)
+  return Isa::kAvx2;
+#else
+  return Isa::kGeneric;
+#endif
+}
+
+}  // namespace
+
+extern const KernelTable kernel_table;
+const KernelTable kernel_table = {
+    compiled_isa(),
+    Pack<float>::kLanes * static_cast<int>(sizeof(float)),
+    {make_dtype_kernels<float>(), make_dtype_kernels<double>(), make_dtype_kernels<BFloat16>(),
+     make_dtype_kernels<Float16>()},
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn

@@ -1,0 +1,44 @@
+// The functions that isa/table.cpp provides, once for each instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "common/types.h"
+#include "cpu/sweep.h"
+
+namespace fusedrnn {
+
+// Kernels of one cell and storage type.
+struct CellKernels {
+  // per_step: the pointwise part of sweep step s for rows [row_begin, row_end) of the batch,
+  // after the matrix product that fills `product` or `projected` of the sweep.
+  void (*forward_cell)(const ForwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
+  void (*forward_project)(const ForwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
+  // Gradient of h, also of rows that leave at step s; without projection, the cell as well.
+  void (*backward_hidden)(const BackwardSweep& sweep, int64_t s, int64_t row_begin,
+                          int64_t row_end);
+  void (*backward_cell)(const BackwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
+};
+
+// Kernels of one storage type S with accumulation type A. Row strides are in elements.
+struct DTypeKernels {
+  CellKernels cells[4];  // by CellKind
+  // dst = src, [rows, cols] each.
+  void (*load_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
+                    int64_t rows, int64_t cols);  // S to A
+  void (*store_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
+                     int64_t rows, int64_t cols, bool accumulate);  // A to S; or dst += src
+  // sums[col] += sum over rows of src[row, col], for columns [col_begin, col_end); A.
+  void (*column_sums)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
+                      int64_t col_end, void* sums);
+  // dst = o * tanh(c) from the values that LSTM's forward saved; S [rows, 5, H] to A [rows, H].
+  void (*lstm_output)(const void* saved, void* dst, int64_t rows, int64_t hidden_size);
+};
+
+struct KernelTable {
+  Isa isa;
+  int vector_bytes;
+  DTypeKernels dtypes[4];  // by DType
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,79 @@
+#include "cpu/layer.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fusedrnn {
+
+namespace {
+
+Steps make_steps(const LayerShape& shape, Workspace& workspace) {
+  Steps steps{nullptr, shape.seq_len, shape.batch_size, shape.direction};
+  if (shape.batch_sizes != nullptr) {
+    auto* offsets = static_cast<int64_t*>(workspace.take((shape.seq_len + 1) * sizeof(int64_t)));
+    offsets[0] = 0;
+    for (int64_t t = 0; t < shape.seq_len; ++t) offsets[t + 1] = offsets[t] + shape.batch_sizes[t];
+    steps.offsets = offsets;
+  }
+  return steps;
+}
+
+}  // namespace
+
+Layer::Layer(const LayerShape& layer_shape, const Plan& plan, const KernelTable& table,
+             Runtime& layer_runtime)
+    : shape(layer_shape),
+      cell(cell_info(layer_shape.cell)),
+      rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
+      kernels(rows.cells[static_cast<int>(layer_shape.cell)]),
+      runtime(layer_runtime),
+      workspace(layer_runtime),
+      steps(make_steps(layer_shape, workspace)),
+      accum_dtype(layer_shape.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),
+      is_accum(layer_shape.dtype == accum_dtype),
+      num_threads(std::max(plan.num_threads, 1)),
+      gate_size(cell.gates * layer_shape.hidden_size),
+      hidden_size(layer_shape.hidden_size),
+      output_size(layer_shape.output_size()),
+      chunk_steps(std::clamp<int64_t>(plan.chunk_steps, 1, std::max<int64_t>(shape.seq_len, 1))),
+      chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)) {}
+
+const void* Layer::as_accum(const void* src, int64_t row_count, int64_t cols, void* copy) {
+  if (is_accum || src == nullptr) return src;
+  if (copy == nullptr) copy = take(row_count * cols);
+  parallel(row_count, cols, [&](int64_t begin, int64_t end) {
+    rows.load_rows(storage(src, begin * cols), cols, accum(copy, begin * cols), cols, end - begin,
+                   cols);
+  });
+  return copy;
+}
+
+void* Layer::take_state(const void* src, int64_t row_count, int64_t cols) {
+  if (src == nullptr) return take_zeros(row_count * cols);
+  void* state = take(row_count * cols);
+  rows.load_rows(src, cols, state, cols, row_count, cols);
+  return state;
+}
+
+void Layer::gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
+                 const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
+                 int64_t ldc) const {
+  if (m == 0 || n == 0) return;
+  if (k == 0) {
+    if (beta != 0) return;
+    for (int64_t row = 0; row < m; ++row) {
+      std::memset(accum(c, row * ldc), 0, static_cast<size_t>(n * accum_bytes(shape.dtype)));
+    }
+    return;
+  }
+  runtime.gemm(accum_dtype, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+}
+
+RowRange Layer::chunk_rows(int64_t begin, int64_t end) const {
+  const int64_t first = std::min(steps.row(begin), steps.row(end - 1));
+  const int64_t last =
+      std::max(steps.row(begin) + steps.rows(begin), steps.row(end - 1) + steps.rows(end - 1));
+  return {first, last - first};
+}
+
+}  // namespace fusedrnn

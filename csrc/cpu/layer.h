@@ -1,0 +1,79 @@
+// What forward and backward of a layer share: sizes, kernels, products, conversions.
+#pragma once
+
+#include "cells/registry.h"
+#include "common/args.h"
+#include "cpu/kernel_table.h"
+#include "cpu/runtime.h"
+#include "cpu/sweep.h"
+#include "cpu/workspace.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+// Rows of the sequence, all of whole steps.
+struct RowRange {
+  int64_t first;
+  int64_t count;
+};
+
+class Layer {
+ public:
+  Layer(const LayerShape& layer_shape, const Plan& plan, const KernelTable& table,
+        Runtime& layer_runtime);
+
+  // Elements of S and of A, from a base pointer and an offset in elements.
+  const void* storage(const void* base, int64_t offset) const {
+    return static_cast<const char*>(base) + offset * dtype_bytes(shape.dtype);
+  }
+  void* storage(void* base, int64_t offset) const {
+    return static_cast<char*>(base) + offset * dtype_bytes(shape.dtype);
+  }
+  void* accum(void* base, int64_t offset) const {
+    return static_cast<char*>(base) + offset * accum_bytes(shape.dtype);
+  }
+  const void* accum(const void* base, int64_t offset) const {
+    return static_cast<const char*>(base) + offset * accum_bytes(shape.dtype);
+  }
+
+  void* take(int64_t elements) { return workspace.take(elements * accum_bytes(shape.dtype)); }
+  void* take_zeros(int64_t elements) {
+    return workspace.take_zeros(elements * accum_bytes(shape.dtype));
+  }
+
+  // src of type S as A: src itself where they are the same, else a converted copy in
+  // `copy`, or in new scratch if that is null. Contiguous; null stays null.
+  const void* as_accum(const void* src, int64_t rows, int64_t cols, void* copy = nullptr);
+  // A copy of src as A, or zeros if src is null.
+  void* take_state(const void* src, int64_t rows, int64_t cols);
+
+  // c = op(a) * op(b) + beta * c on A; defined for every size, 0 included.
+  void gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k, const void* a,
+            int64_t lda, const void* b, int64_t ldb, double beta, void* c, int64_t ldc) const;
+
+  template <class Body>
+  void parallel(int64_t count, int64_t item_work, const Body& body) const {
+    parallel_for(runtime, num_threads, count, item_work, body);
+  }
+
+  // Rows of the sweep steps [begin, end).
+  RowRange chunk_rows(int64_t begin, int64_t end) const;
+
+  const LayerShape& shape;
+  const CellInfo& cell;
+  const DTypeKernels& rows;
+  const CellKernels& kernels;
+  Runtime& runtime;
+  Workspace workspace;
+  Steps steps;
+  DType accum_dtype;
+  bool is_accum;  // S is A
+  int num_threads;
+  int64_t gate_size;    // G * H
+  int64_t hidden_size;  // H
+  int64_t output_size;  // P
+  int64_t chunk_steps;
+  int64_t chunk_max_rows;
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,273 @@
+// layer_backward_cpu: chunks of time steps from the last to the first; in each the sweep
+// writes the gradients of the gates, from which matrix products over all rows of the chunk
+// make the gradients of input and weights. Sums have a fixed order: same inputs, same bits.
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/dispatch.h"
+#include "cpu/kernels.h"
+#include "cpu/layer.h"
+
+namespace fusedrnn {
+
+namespace {
+
+class Backward {
+ public:
+  Backward(const LayerBackwardArgs& args, const Plan& plan, const KernelTable& table,
+           Runtime& runtime)
+      : args_(args), layer_(args.shape, plan, table, runtime) {}
+
+  void run() {
+    prepare();
+    for (int64_t end = args_.shape.seq_len; end > 0; end = sweep_.begin) {
+      sweep_.end = end;
+      sweep_.begin = std::max<int64_t>(end - layer_.chunk_steps, 0);
+      chunk_ = layer_.chunk_rows(sweep_.begin, sweep_.end);
+      sweep_.first_row = chunk_.first;
+      for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
+      if (sweep_.begin == 0 && args_.grad_h_0 != nullptr) step(-1);
+      multiply_chunk();
+      beta_ = 1;
+      keep_first_step();
+    }
+    finish();
+  }
+
+ private:
+  void prepare() {
+    const LayerShape& shape = args_.shape;
+    const int64_t gate_size = layer_.gate_size, output_size = layer_.output_size;
+    const int64_t hidden_size = layer_.hidden_size, max_rows = layer_.chunk_max_rows;
+    sweep_.args = &args_;
+    sweep_.steps = layer_.steps;
+    sweep_.dgx = layer_.take(max_rows * gate_size);
+    sweep_.dgr = layer_.cell.split ? layer_.take(max_rows * gate_size) : sweep_.dgx;
+    sweep_.dgr_end = dgr_end_ = layer_.take(shape.batch_size * gate_size);
+    sweep_.carry = layer_.take_state(args_.grad_h_n, shape.batch_size, output_size);
+    if (layer_.cell.states > 1) {
+      sweep_.dc = layer_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
+    }
+    sweep_.product = product_ = layer_.take(shape.batch_size * output_size);
+    weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);
+    if (shape.proj_size > 0) {
+      sweep_.dh = layer_.take(max_rows * output_size);
+      sweep_.projected = projected_ = layer_.take(shape.batch_size * hidden_size);
+      weight_hr_ = layer_.as_accum(args_.weights.weight_hr, output_size, hidden_size);
+    }
+
+    grad_weight_ih_ = accumulator(args_.grad_weight_ih, gate_size * shape.input_size);
+    grad_weight_hh_ = accumulator(args_.grad_weight_hh, gate_size * output_size);
+    grad_weight_hr_ = accumulator(args_.grad_weight_hr, output_size * hidden_size);
+    if (args_.grad_input != nullptr) {
+      weight_ih_ = layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size);
+      if (!layer_.is_accum) grad_input_ = layer_.take(max_rows * shape.input_size);
+    }
+    if (grad_weight_ih_ != nullptr && !layer_.is_accum) {
+      input_copy_ = layer_.take(max_rows * shape.input_size);
+    }
+    if (grad_weight_hh_ != nullptr) h_before_ = layer_.take(max_rows * output_size);
+    if (grad_weight_hr_ != nullptr) h_raw_ = layer_.take(max_rows * hidden_size);
+    const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
+    if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
+    sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
+  }
+
+  // Where a gradient of type S is summed up: in place if S is A.
+  void* accumulator(void* grad, int64_t elements) {
+    return grad == nullptr || layer_.is_accum ? grad : layer_.take(elements);
+  }
+
+  // The gate gradients of recurrent side of step s, visited before.
+  const void* dgr_of(int64_t s) const {
+    if (s == sweep_.end) return dgr_end_;
+    const int64_t row = layer_.steps.row(s) - sweep_.first_row;
+    return layer_.accum(sweep_.dgr, row * layer_.gate_size);
+  }
+
+  // Step -1 only delivers grad_h_0 of the rows of step 0.
+  void step(int64_t s) {
+    const int64_t output_size = layer_.output_size;
+    const int64_t rows = layer_.steps.rows(s);
+    int64_t product_rows = layer_.steps.rows(s + 1);
+    if (args_.grad_h_0 == nullptr) product_rows = std::min(product_rows, rows);
+    if (product_rows > 0) {
+      layer_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
+                  dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
+                  output_size);
+    }
+    layer_.parallel(std::max(rows, product_rows), layer_.gate_size,
+                    [&](int64_t row_begin, int64_t row_end) {
+                      layer_.kernels.backward_hidden(sweep_, s, row_begin, row_end);
+                    });
+    if (sweep_.dh == nullptr || rows == 0) return;
+    const int64_t row = layer_.steps.row(s) - sweep_.first_row;
+    layer_.gemm(Transpose::kNo, Transpose::kNo, rows, layer_.hidden_size, output_size,
+                layer_.accum(sweep_.dh, row * output_size), output_size, weight_hr_,
+                layer_.hidden_size, 0, projected_, layer_.hidden_size);
+    layer_.parallel(rows, layer_.gate_size, [&](int64_t row_begin, int64_t row_end) {
+      layer_.kernels.backward_cell(sweep_, s, row_begin, row_end);
+    });
+  }
+
+  void multiply_chunk() {
+    const int64_t gate_size = layer_.gate_size, output_size = layer_.output_size;
+    const int64_t input_size = args_.shape.input_size, hidden_size = layer_.hidden_size;
+    const int64_t count = chunk_.count;
+    if (args_.grad_input != nullptr) multiply_grad_input();
+    if (grad_weight_ih_ != nullptr) {
+      const void* input = layer_.as_accum(layer_.storage(args_.input, chunk_.first * input_size),
+                                          count, input_size, input_copy_);
+      layer_.gemm(Transpose::kYes, Transpose::kNo, gate_size, input_size, count, sweep_.dgx,
+                  gate_size, input, input_size, beta_, grad_weight_ih_, input_size);
+    }
+    if (grad_weight_hh_ != nullptr) {
+      gather_h_before();
+      layer_.gemm(Transpose::kYes, Transpose::kNo, gate_size, output_size, count, sweep_.dgr,
+                  gate_size, h_before_, output_size, beta_, grad_weight_hh_, output_size);
+    }
+    if (grad_weight_hr_ != nullptr) {
+      const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
+      layer_.parallel(count, hidden_size, [&](int64_t begin, int64_t end) {
+        layer_.rows.lstm_output(
+            layer_.storage(args_.saved, (chunk_.first + begin) * saved_row_size),
+            layer_.accum(h_raw_, begin * hidden_size), end - begin, hidden_size);
+      });
+      layer_.gemm(Transpose::kYes, Transpose::kNo, output_size, hidden_size, count, sweep_.dh,
+                  output_size, h_raw_, hidden_size, beta_, grad_weight_hr_, hidden_size);
+    }
+    if (sums_x_ != nullptr) {
+      sum_columns(sweep_.dgx, sums_x_);
+      if (sums_r_ != sums_x_) sum_columns(sweep_.dgr, sums_r_);
+    }
+  }
+
+  void multiply_grad_input() {
+    const int64_t gate_size = layer_.gate_size, input_size = args_.shape.input_size;
+    void* target = layer_.storage(args_.grad_input, chunk_.first * input_size);
+    void* product = layer_.is_accum ? target : grad_input_;
+    layer_.gemm(Transpose::kNo, Transpose::kNo, chunk_.count, input_size, gate_size, sweep_.dgx,
+                gate_size, weight_ih_, input_size,
+                layer_.is_accum && args_.accumulate_grad_input ? 1 : 0, product, input_size);
+    if (layer_.is_accum) return;
+    layer_.parallel(chunk_.count, input_size, [&](int64_t begin, int64_t end) {
+      layer_.rows.store_rows(layer_.accum(product, begin * input_size), input_size,
+                             layer_.storage(target, begin * input_size), input_size, end - begin,
+                             input_size, args_.accumulate_grad_input);
+    });
+  }
+
+  // h_before_ = the h that each row of the chunk started from.
+  void gather_h_before() {
+    const Steps& steps = layer_.steps;
+    const int64_t cols = layer_.output_size;
+    const int64_t step_count = sweep_.end - sweep_.begin;
+    layer_.parallel(step_count, chunk_.count * cols / step_count, [&](int64_t begin, int64_t end) {
+      for (int64_t s = sweep_.begin + begin; s < sweep_.begin + end; ++s) {
+        const int64_t rows = steps.rows(s);
+        const int64_t old_rows = std::min(rows, steps.rows(s - 1));
+        void* to = layer_.accum(h_before_, (steps.row(s) - chunk_.first) * cols);
+        if (old_rows > 0) {
+          const int64_t offset = steps.row(s - 1) * args_.output_row_stride;
+          layer_.rows.load_rows(layer_.storage(args_.output, offset), args_.output_row_stride, to,
+                                cols, old_rows, cols);
+        }
+        void* new_to = layer_.accum(to, old_rows * cols);
+        if (args_.h_0 != nullptr) {
+          layer_.rows.load_rows(layer_.storage(args_.h_0, old_rows * cols), cols, new_to, cols,
+                                rows - old_rows, cols);
+        } else {
+          std::memset(
+              new_to, 0,
+              static_cast<size_t>((rows - old_rows) * cols * accum_bytes(args_.shape.dtype)));
+        }
+      }
+    });
+  }
+
+  void sum_columns(const void* grads, void* sums) {
+    layer_.parallel(layer_.gate_size, chunk_.count, [&](int64_t begin, int64_t end) {
+      layer_.rows.column_sums(grads, layer_.gate_size, chunk_.count, begin, end, sums);
+    });
+  }
+
+  // The next chunk overwrites dgr, and its first product needs the last step visited here.
+  void keep_first_step() {
+    if (sweep_.begin == 0) return;
+    const int64_t elements = layer_.steps.rows(sweep_.begin) * layer_.gate_size;
+    std::memcpy(dgr_end_, dgr_of(sweep_.begin),
+                static_cast<size_t>(elements * accum_bytes(args_.shape.dtype)));
+  }
+
+  void finish() {
+    const LayerShape& shape = args_.shape;
+    const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
+    store(sums_x_, args_.grad_bias_ih, 1, gate_size);
+    store(sums_r_, args_.grad_bias_hh, 1, gate_size);
+    store(sweep_.dc, args_.grad_c_0, shape.batch_size, hidden_size);
+    if (layer_.is_accum) return;
+    store(grad_weight_ih_, args_.grad_weight_ih, gate_size, shape.input_size);
+    store(grad_weight_hh_, args_.grad_weight_hh, gate_size, layer_.output_size);
+    store(grad_weight_hr_, args_.grad_weight_hr, layer_.output_size, hidden_size);
+  }
+
+  void store(const void* src, void* dst, int64_t rows, int64_t cols) {
+    if (dst == nullptr) return;
+    layer_.parallel(rows, cols, [&](int64_t begin, int64_t end) {
+      layer_.rows.store_rows(layer_.accum(src, begin * cols), cols,
+                             layer_.storage(dst, begin * cols), cols, end - begin, cols, false);
+    });
+  }
+
+  const LayerBackwardArgs& args_;
+  Layer layer_;
+  BackwardSweep sweep_{};
+  RowRange chunk_{};
+  double beta_ = 0;  // 1 once a chunk has written the gradients of the weights
+  void* dgr_end_ = nullptr;
+  const void* weight_ih_ = nullptr;  // weights as A
+  const void* weight_hh_ = nullptr;
+  const void* weight_hr_ = nullptr;
+  void* product_ = nullptr;
+  void* projected_ = nullptr;
+  void* grad_weight_ih_ = nullptr;  // gradients as A
+  void* grad_weight_hh_ = nullptr;
+  void* grad_weight_hr_ = nullptr;
+  void* grad_input_ = nullptr;  // A [rows of the chunk, I]
+  void* input_copy_ = nullptr;  // A [rows of the chunk, I]
+  void* h_before_ = nullptr;    // A [rows of the chunk, P]
+  void* h_raw_ = nullptr;       // A [rows of the chunk, H], h before the projection
+  void* sums_x_ = nullptr;      // A [G * H], gradient of bias_ih
+  void* sums_r_ = nullptr;      // A [G * H], gradient of bias_hh
+};
+
+// Gradients of an empty batch.
+void fill_zeros(const LayerBackwardArgs& args) {
+  const LayerShape& shape = args.shape;
+  const int64_t gate_size = cell_info(shape.cell).gates * shape.hidden_size;
+  const auto fill = [&](void* grad, int64_t elements) {
+    if (grad != nullptr) {
+      std::memset(grad, 0, static_cast<size_t>(elements * dtype_bytes(shape.dtype)));
+    }
+  };
+  fill(args.grad_weight_ih, gate_size * shape.input_size);
+  fill(args.grad_weight_hh, gate_size * shape.output_size());
+  fill(args.grad_bias_ih, gate_size);
+  fill(args.grad_bias_hh, gate_size);
+  fill(args.grad_weight_hr, shape.proj_size * shape.hidden_size);
+}
+
+}  // namespace
+
+Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
+                          Runtime& runtime) {
+  const KernelTable& table = use_kernel_table(isa);
+  if (args.shape.batch_size > 0) {
+    Backward(args, plan, table, runtime).run();
+  } else {
+    fill_zeros(args);
+  }
+  return {};
+}
+
+}  // namespace fusedrnn

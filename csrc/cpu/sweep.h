@@ -1,0 +1,84 @@
+// What the kernels of a sweep over time are given: the arguments of the layer, and the
+// buffers that layer.cpp keeps for it.
+//
+// A sweep runs over sweep steps s = 0 .. seq_len - 1; in reverse direction step s is time
+// seq_len - 1 - s. Backward visits them from the last to the first.
+//
+// S is the storage type, A its accumulation type, H hidden_size, P output size, G gates.
+#pragma once
+
+#include <cstdint>
+
+#include "common/args.h"
+#include "common/macros.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+// Where the rows of each sweep step lie. Always inlined: see Note [ISA namespace].
+struct Steps {
+  const int64_t* offsets;  // [seq_len + 1] first row of each time, or null: batch_size rows each
+  int64_t seq_len;
+  int64_t batch_size;
+  Direction direction;
+
+  FUSEDRNN_HD int64_t time(int64_t s) const {
+    return direction == Direction::kForward ? s : seq_len - 1 - s;
+  }
+  // First row of sweep step s.
+  FUSEDRNN_HD int64_t row(int64_t s) const {
+    return offsets != nullptr ? offsets[time(s)] : time(s) * batch_size;
+  }
+  // Rows of sweep step s; none outside of the sweep.
+  FUSEDRNN_HD int64_t rows(int64_t s) const {
+    if (s < 0 || s >= seq_len) return 0;
+    return offsets != nullptr ? offsets[time(s) + 1] - offsets[time(s)] : batch_size;
+  }
+};
+
+// A matrix packed for gemm.h, or data == null where the schedule packs nothing.
+struct PackedMatrix {
+  void* data;
+};
+
+struct ForwardSweep {
+  const LayerForwardArgs* args;
+  Steps steps;
+  int64_t begin, end;  // sweep steps of this chunk
+  int64_t first_row;   // the row of the sequence that row 0 of gx is
+  const void* bias_x;  // A [G * H], bias of the input side; without kSplit of both sides
+  const void* bias_r;  // A [G * H], bias of the recurrent side; zeros without kSplit
+  void* gx;            // A [rows of the chunk, G * H], input side; may lie in args->saved
+  int64_t gx_row_stride;
+  void* h[2];  // A [batch_size, h_row_stride]; step s reads h[s & 1], writes the other
+  int64_t h_row_stride;
+  void* c;                 // A [batch_size, H], cells with c
+  void* h_raw;             // A [batch_size, H], h before the projection; null without
+  const void* product;     // per_step: A [batch_size, G * H], recurrent side; null: added to gx
+  const void* projected;   // per_step: A [batch_size, P], h_raw * weight_hr^T
+  PackedMatrix packed_hh;  // persistent
+  PackedMatrix packed_hr;
+  struct TeamSlot* team;  // persistent: one slot a thread
+  Split split;
+};
+
+struct BackwardSweep {
+  const LayerBackwardArgs* args;
+  Steps steps;
+  int64_t begin, end;     // sweep steps of this chunk, run from end - 1 down to begin
+  int64_t first_row;      // the row of the sequence that row 0 of dgx, dgr and dh is
+  void* dgx;              // A [rows of the chunk, G * H], gradient of the input side
+  void* dgr;              // A [rows of the chunk, G * H], of the recurrent side; dgx without kSplit
+  const void* dgr_end;    // A [rows(end), G * H], dgr of step `end`, which was visited before
+  void* dh;               // A [rows of the chunk, P], gradient of projected h; null without
+  void* carry;            // A [batch_size, P], part of dh that does not flow through dgr
+  void* dc;               // A [batch_size, H], cells with c
+  const void* product;    // per_step: A [batch_size, P], dgr of the step before * weight_hh
+  const void* projected;  // per_step: A [batch_size, H], dh * weight_hr
+  PackedMatrix packed_hh;  // persistent
+  PackedMatrix packed_hr;
+  struct TeamSlot* team;
+  Split split;
+};
+
+}  // namespace fusedrnn
