@@ -47,8 +47,8 @@ TORCH_LIBRARY(fusedrnn, m) {
   m.def(
       "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
       "int hidden_size, int proj_size, int directions, bool training) -> str");
-  m.def("cpu_isa() -> str");        // the ISA that the next call uses; errors as the call would
-  m.def("last_cpu_isa() -> str");   // the ISA that this thread's last call used
+  m.def("cpu_isa() -> str");       // the ISA that the next call uses; errors as the call would
+  m.def("last_cpu_isa() -> str");  // the ISA that this thread's last call used
   m.def("built_cpu_isas() -> str[]");
   m.def("supported_cpu_isas() -> str[]");
 }

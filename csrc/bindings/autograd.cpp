@@ -1,0 +1,216 @@
+// Gradients of the operators, as graph nodes in the manner of torch's generated ones.
+// torch::autograd::Function would be shorter, but torch.func's transforms refuse it.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/saved_variable.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <mutex>
+#include <string>
+
+#include "bindings/schema.h"
+
+namespace torch::autograd {
+// Declared by torch below 2.13, where nodes are held by shared_ptr.
+TORCH_API void deleteNode(Node* function);
+}  // namespace torch::autograd
+
+namespace fusedrnn {
+namespace {
+
+using torch::autograd::Edge;
+using torch::autograd::Node;
+using torch::autograd::SavedVariable;
+using torch::autograd::variable_list;
+
+template <class N, class Pointer = decltype(Edge::function)>
+auto make_node() {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<Node>>) {
+    return std::shared_ptr<N>(new N, torch::autograd::deleteNode);
+  } else {
+    return c10::make_intrusive<N>();
+  }
+}
+
+OptionalTensor to_optional(Tensor tensor) {
+  return tensor.defined() ? OptionalTensor(std::move(tensor)) : std::nullopt;
+}
+
+template <size_t N>
+using SavedArray = std::array<SavedVariable, N>;
+
+template <size_t N>
+void save_all(const std::array<OptionalTensor, N>& tensors, SavedArray<N>& saved) {
+  for (size_t i = 0; i < N; ++i) {
+    if (tensors[i].has_value()) saved[i] = SavedVariable(*tensors[i], /*is_output=*/false);
+  }
+}
+
+template <size_t N>
+std::array<OptionalTensor, N> unpack_all(const SavedArray<N>& saved) {
+  std::array<OptionalTensor, N> tensors;
+  for (size_t i = 0; i < N; ++i) tensors[i] = to_optional(saved[i].unpack());
+  return tensors;
+}
+
+template <size_t N>
+bool any_requires_grad(const std::array<OptionalTensor, N>& tensors) {
+  return at::GradMode::is_enabled() &&
+         std::any_of(tensors.begin(), tensors.end(), [](const OptionalTensor& tensor) {
+           return tensor.has_value() && tensor->requires_grad();
+         });
+}
+
+template <size_t N>
+void refuse_forward_mode(const std::array<OptionalTensor, N>& tensors) {
+  for (const OptionalTensor& tensor : tensors) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor),
+                                "fusedrnn: forward-mode differentiation is not implemented; use "
+                                "reverse mode, or torch.nn for this layer");
+  }
+}
+
+// What both nodes need of a layer, and the way torch frees it.
+struct LayerNode : Node {
+  std::string cell;
+  SavedArray<kLayerTensorCount> tensors;
+  SavedVariable batch_sizes;
+
+  void save_layer(std::string_view cell_name, const LayerTensors& layer,
+                  const OptionalTensor& sizes) {
+    cell = cell_name;
+    save_all(layer, tensors);
+    if (sizes.has_value()) batch_sizes = SavedVariable(*sizes, /*is_output=*/false);
+  }
+
+  void release_variables() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (SavedVariable& tensor : tensors) tensor.reset_data();
+    batch_sizes.reset_data();
+    release_others();
+  }
+  virtual void release_others() = 0;
+};
+
+struct LayerDoubleBackward final : LayerNode {
+  SavedArray<kOutputCount> output_grads;
+
+  std::string name() const override { return "fusedrnn::LayerDoubleBackward"; }
+
+  void release_others() override {
+    for (SavedVariable& grad : output_grads) grad.reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    variable_list result(kOutputCount + kLayerTensorCount);
+    LayerTensors grad_grads;
+    for (int i = 0; i < kLayerTensorCount; ++i) grad_grads[i] = to_optional(std::move(grads[i]));
+    if (std::none_of(grad_grads.begin(), grad_grads.end(),
+                     [](const OptionalTensor& grad) { return grad.has_value(); })) {
+      return result;
+    }
+    auto gradients =
+        call_layer_double_backward(cell, grad_grads, unpack_all(output_grads), unpack_all(tensors),
+                                   to_optional(batch_sizes.unpack()));
+    for (size_t i = 0; i < result.size(); ++i) {
+      if (task_should_compute_output(i)) result[i] = std::move(gradients[i]);
+    }
+    return result;
+  }
+};
+
+struct LayerBackward final : LayerNode {
+  SavedVariable output;
+  SavedVariable saved;
+
+  std::string name() const override { return "fusedrnn::LayerBackward"; }
+
+  void release_others() override {
+    output.reset_data();
+    saved.reset_data();
+  }
+
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    variable_list result(kLayerTensorCount);
+    if (std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); })) {
+      return result;
+    }
+    OutputGrads output_grads;
+    for (int i = 0; i < kOutputCount; ++i) output_grads[i] = to_optional(std::move(grads[i]));
+    const LayerTensors layer = unpack_all(tensors);
+    GradMask mask;
+    for (int i = 0; i < kLayerTensorCount; ++i) {
+      mask[i] = layer[i].has_value() && task_should_compute_output(i);
+    }
+    LayerGrads gradients =
+        call_layer_backward(cell, output_grads, layer, to_optional(batch_sizes.unpack()),
+                            output.unpack(getptr()), saved.unpack(), mask);
+    for (int i = 0; i < kLayerTensorCount; ++i) {
+      if (mask[i]) result[i] = std::move(gradients[i]);
+    }
+    return result;
+  }
+};
+
+ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
+                            const OptionalTensor& batch_sizes, bool save) {
+  refuse_forward_mode(tensors);
+  const bool needs_grad = any_requires_grad(tensors);
+  ForwardResult result;
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    result = call_layer_forward(cell, tensors, batch_sizes, save || needs_grad);
+  }
+  if (!needs_grad) return result;
+
+  const auto& [output, h_n, c_n, saved] = result;
+  const bool has_c = std::get<2>(result).dim() == 3;
+  auto node = make_node<LayerBackward>();
+  node->set_next_edges(std::apply(
+      [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
+      tensors));
+  node->save_layer(cell, tensors, batch_sizes);
+  torch::autograd::set_history(output, node);
+  torch::autograd::set_history(h_n, node);
+  torch::autograd::set_history(has_c ? c_n : Tensor(), node);
+  node->output = SavedVariable(output, /*is_output=*/true);
+  node->saved = SavedVariable(saved, /*is_output=*/false);
+  return result;
+}
+
+LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
+                          const LayerTensors& tensors, const OptionalTensor& batch_sizes,
+                          const Tensor& output, const Tensor& saved, const GradMask& mask) {
+  refuse_forward_mode(grads);
+  refuse_forward_mode(tensors);
+  const bool needs_grad = any_requires_grad(grads) || any_requires_grad(tensors);
+  LayerGrads result;
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    result = call_layer_backward(cell, grads, tensors, batch_sizes, output, saved, mask);
+  }
+  if (!needs_grad) return result;
+
+  auto node = make_node<LayerDoubleBackward>();
+  node->set_next_edges(std::apply(
+      [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
+      std::tuple_cat(grads, tensors)));
+  node->save_layer(cell, tensors, batch_sizes);
+  save_all(grads, node->output_grads);
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
+  }
+  return result;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) {
+  m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward>));
+  m.impl("layer_backward", TORCH_FN(backward_kernel<layer_backward>));
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,266 @@
+#include "bindings/checks.h"
+
+#include <ATen/ops/empty.h>
+#include <c10/util/StringUtil.h>
+
+#include <cstdio>
+#include <string>
+
+namespace fusedrnn {
+namespace {
+
+constexpr const char* kTensorNames[kLayerTensorCount] = {"input",
+                                                         "h_0",
+                                                         "c_0",
+                                                         "weight_ih",
+                                                         "weight_hh",
+                                                         "bias_ih",
+                                                         "bias_hh",
+                                                         "weight_hr",
+                                                         "weight_ih_reverse",
+                                                         "weight_hh_reverse",
+                                                         "bias_ih_reverse",
+                                                         "bias_hh_reverse",
+                                                         "weight_hr_reverse"};
+
+const char* dtype_name(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return "float32";
+    case at::kDouble:
+      return "float64";
+    case at::kBFloat16:
+      return "bfloat16";
+    case at::kHalf:
+      return "float16";
+    case at::kLong:
+      return "int64";
+    default:
+      return c10::toString(dtype);
+  }
+}
+
+std::string shape_text(at::IntArrayRef shape) {
+  return c10::str("(", c10::Join(", ", shape), shape.size() == 1 ? ",)" : ")");
+}
+
+// Layout, device and dtype: those of input, and what the kernels can read.
+void check_kind(const char* name, const Tensor& tensor, const Tensor& input) {
+  TORCH_CHECK(tensor.layout() == at::kStrided, name, ": expected a dense tensor, got layout ",
+              tensor.layout(), "; call .to_dense() first");
+  TORCH_CHECK(tensor.device() == input.device(), name, ": expected device ", input.device(),
+              " as input's, got ", tensor.device());
+  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), name, ": expected dtype ",
+              dtype_name(input.scalar_type()), " as input's, got ",
+              dtype_name(tensor.scalar_type()));
+}
+
+// `formula` is printf text in which %d stands for the number of gates.
+void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef expected,
+                 const char* formula, int gates) {
+  if (tensor.sizes() == expected) return;
+  char text[128];
+  std::snprintf(text, sizeof(text), formula, gates);
+  TORCH_CHECK(false, name, ": expected shape ", text, " = ", shape_text(expected), ", got ",
+              shape_text(tensor.sizes()));
+}
+
+void check_rank(const char* name, const Tensor& tensor, int64_t rank, const char* meaning) {
+  TORCH_CHECK(tensor.dim() == rank, name, ": expected ", rank, " dimensions ", meaning, ", got ",
+              tensor.dim(), " with shape ", shape_text(tensor.sizes()));
+}
+
+// Sets seq_len, batch_size and total_rows.
+void check_batch_sizes(const OptionalTensor& batch_sizes, CheckedLayer& layer) {
+  constexpr const char* kEmpty = "Expected sequence length to be larger than 0 in RNN";
+  const Tensor& input = *layer.tensors[kInput];
+  if (!batch_sizes.has_value()) {
+    check_rank("input", input, 3, "(seq_len, batch_size, input_size)");
+    layer.seq_len = input.size(0);
+    layer.batch_size = input.size(1);
+    layer.total_rows = layer.seq_len * layer.batch_size;
+    TORCH_CHECK(layer.seq_len > 0, kEmpty);
+    return;
+  }
+  const Tensor& sizes = *batch_sizes;
+  check_rank("input", input, 2, "(total_rows, input_size), because batch_sizes is given");
+  TORCH_CHECK(sizes.layout() == at::kStrided && sizes.device().is_cpu() &&
+                  sizes.scalar_type() == at::kLong && sizes.dim() == 1,
+              "batch_sizes: expected an int64 CPU tensor of one dimension, got ",
+              dtype_name(sizes.scalar_type()), " on ", sizes.device(), " with ", sizes.dim(),
+              " dimensions");
+  TORCH_CHECK(sizes.size(0) > 0, kEmpty);
+  layer.batch_sizes = sizes.contiguous();
+  layer.seq_len = sizes.size(0);
+  const int64_t* values = layer.batch_sizes->const_data_ptr<int64_t>();
+  layer.batch_size = values[0];
+  layer.total_rows = 0;
+  for (int64_t t = 0; t < layer.seq_len; ++t) {
+    TORCH_CHECK_VALUE(values[t] > 0 && (t == 0 || values[t] <= values[t - 1]),
+                      "batch_sizes: expected positive values that never increase, got ", values[t],
+                      " at step ", t, t > 0 ? c10::str(" after ", values[t - 1]) : std::string());
+    TORCH_CHECK_VALUE(values[t] <= input.size(0) - layer.total_rows,
+                      "batch_sizes: expected the sum ", input.size(0),
+                      ", the rows of input, got more by step ", t);
+    layer.total_rows += values[t];
+  }
+  TORCH_CHECK_VALUE(layer.total_rows == input.size(0), "batch_sizes: expected the sum ",
+                    input.size(0), ", the rows of input, got ", layer.total_rows);
+}
+
+void check_direction(const CheckedLayer& layer, int direction) {
+  const int gates = layer.cell.gates;
+  const int64_t rows = gates * layer.hidden_size, h_size = layer.output_size();
+  auto check = [&](DirectionWeight weight, at::IntArrayRef expected, const char* formula) {
+    const OptionalTensor& tensor = layer.weight(direction, weight);
+    const char* name = kTensorNames[kWeights + direction * kWeightCount + weight];
+    if (tensor.has_value()) check_shape(name, *tensor, expected, formula, gates);
+  };
+  check(kWeightHr, {layer.proj_size, layer.hidden_size}, "(proj_size, hidden_size)");
+  check(kWeightHh, {rows, h_size},
+        layer.proj_size > 0 ? "(%d * hidden_size, proj_size)" : "(%d * hidden_size, hidden_size)");
+  check(kWeightIh, {rows, layer.input_size}, "(%d * hidden_size, input_size)");
+  check(kBiasIh, {rows}, "(%d * hidden_size,)");
+  check(kBiasHh, {rows}, "(%d * hidden_size,)");
+}
+
+// Which of the weights must be there, given which are.
+void check_presence(const CheckedLayer& layer) {
+  const bool has_proj = layer.weight(0, kWeightHr).has_value();
+  TORCH_CHECK_VALUE(!has_proj || layer.cell.kind == CellKind::kLstm,
+                    "weight_hr: expected None for cell ", layer.cell.name,
+                    ", because only lstm has a projection");
+  for (int direction = 0; direction < 2; ++direction) {
+    const int first = kWeights + direction * kWeightCount;
+    const bool exists = direction == 0 || layer.directions == 2;
+    for (int weight = 0; weight < kWeightCount; ++weight) {
+      const bool given = layer.tensors[first + weight].has_value();
+      TORCH_CHECK_VALUE(exists || !given, kTensorNames[first + weight],
+                        ": expected None, because weight_ih_reverse is None");
+      const bool needed = weight == kWeightIh || weight == kWeightHh ||
+                          (weight == kWeightHr ? has_proj : layer.weight(0, kBiasIh).has_value());
+      TORCH_CHECK_VALUE(!exists || given == needed, kTensorNames[first + weight], ": expected ",
+                        needed ? "a tensor" : "None", ", got ", given ? "a tensor" : "None",
+                        "; biases come both or neither, and both directions have the same weights");
+    }
+  }
+}
+
+}  // namespace
+
+const CellInfo& check_cell(std::string_view name) {
+  const CellInfo* info = find_cell(std::string(name).c_str());
+  if (info == nullptr) {
+    std::string names;
+    for (const CellInfo& known : kCells) names += c10::str(names.empty() ? "" : ", ", known.name);
+    TORCH_CHECK_VALUE(false, "cell: expected one of ", names, ", got ", name);
+  }
+  return *info;
+}
+
+DType check_dtype(const char* name, at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return DType::kFloat32;
+    case at::kDouble:
+      return DType::kFloat64;
+    case at::kBFloat16:
+      return DType::kBFloat16;
+    case at::kHalf:
+      return DType::kFloat16;
+    default:
+      TORCH_CHECK(false, name, ": expected float32, float64, bfloat16 or float16, got ",
+                  dtype_name(dtype));
+  }
+}
+
+at::DimVector CheckedLayer::output_shape() const {
+  const int64_t width = directions * output_size();
+  return batch_sizes.has_value() ? at::DimVector{total_rows, width}
+                                 : at::DimVector{seq_len, batch_size, width};
+}
+
+at::DimVector CheckedLayer::h_shape() const { return {directions, batch_size, output_size()}; }
+
+at::DimVector CheckedLayer::c_shape() const {
+  return cell.states == 2 ? at::DimVector{directions, batch_size, hidden_size} : at::DimVector{0};
+}
+
+at::DimVector CheckedLayer::saved_shape() const {
+  return {directions, total_rows, cell.saved_width(), hidden_size};
+}
+
+CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
+                         const OptionalTensor& batch_sizes) {
+  CheckedLayer layer;
+  layer.cell = check_cell(cell);
+  const Tensor& input = *tensors[kInput];
+  layer.dtype = check_dtype("input", input.scalar_type());
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    if (tensors[i].has_value()) check_kind(kTensorNames[i], *tensors[i], input);
+  }
+  layer.tensors = tensors;
+  layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
+  check_presence(layer);
+  check_batch_sizes(batch_sizes, layer);
+
+  layer.input_size = input.size(-1);
+  const Tensor& weight_hh = *layer.weight(0, kWeightHh);
+  const OptionalTensor& weight_hr = layer.weight(0, kWeightHr);
+  check_rank("weight_hh", weight_hh, 2, "(gates * hidden_size, width of h)");
+  if (weight_hr.has_value()) {
+    check_rank("weight_hr", *weight_hr, 2, "(proj_size, hidden_size)");
+    layer.proj_size = weight_hr->size(0);
+    layer.hidden_size = weight_hr->size(1);
+    TORCH_CHECK_VALUE(layer.proj_size > 0 && layer.proj_size < layer.hidden_size,
+                      "weight_hr: expected 0 < proj_size < hidden_size, got shape ",
+                      shape_text(weight_hr->sizes()));
+  } else {
+    layer.proj_size = 0;
+    layer.hidden_size = weight_hh.size(1);
+    TORCH_CHECK_VALUE(layer.hidden_size > 0, "weight_hh: expected hidden_size > 0, got shape ",
+                      shape_text(weight_hh.sizes()));
+  }
+  for (int direction = 0; direction < layer.directions; ++direction) {
+    check_direction(layer, direction);
+  }
+  if (tensors[kH0].has_value()) {
+    check_shape("h_0", *tensors[kH0], layer.h_shape(),
+                layer.proj_size > 0 ? "(directions, batch_size, proj_size)"
+                                    : "(directions, batch_size, hidden_size)",
+                0);
+  }
+  if (tensors[kC0].has_value()) {
+    TORCH_CHECK_VALUE(layer.cell.states == 2, "c_0: expected None for cell ", layer.cell.name,
+                      ", which has no c, got a tensor");
+    check_shape("c_0", *tensors[kC0], layer.c_shape(), "(directions, batch_size, hidden_size)", 0);
+  }
+  for (OptionalTensor& tensor : layer.tensors) {
+    if (tensor.has_value()) tensor = tensor->contiguous();
+  }
+  return layer;
+}
+
+CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, const Tensor& output,
+                         const Tensor& saved) {
+  const Tensor& input = *layer.tensors[kInput];
+  auto check = [&](const char* name, const Tensor& tensor, at::IntArrayRef shape,
+                   const char* formula) {
+    check_kind(name, tensor, input);
+    check_shape(name, tensor, shape, formula, 0);
+    return tensor.contiguous();
+  };
+  CheckedGrads checked;
+  checked.output = check("output", output, layer.output_shape(), "that layer_forward returned");
+  checked.saved =
+      check("saved", saved, layer.saved_shape(), "that layer_forward returned with save=True");
+  if (grads[0])
+    checked.grads[0] = check("grad_output", *grads[0], layer.output_shape(), "of output");
+  if (grads[1]) checked.grads[1] = check("grad_h_n", *grads[1], layer.h_shape(), "of h_n");
+  if (grads[2] && layer.cell.states == 2) {
+    checked.grads[2] = check("grad_c_n", *grads[2], layer.c_shape(), "of c_n");
+  }
+  return checked;
+}
+
+}  // namespace fusedrnn

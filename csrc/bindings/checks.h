@@ -1,0 +1,55 @@
+// Every argument of layer_forward and layer_backward is checked here, before any work, so that
+// the kernels may trust what they are given.
+#pragma once
+
+#include "bindings/schema.h"
+#include "cells/registry.h"
+#include "common/args.h"
+
+namespace fusedrnn {
+
+// The cell of that name, and the dtype as the kernels name it; raise when there is none.
+const CellInfo& check_cell(std::string_view name);
+DType check_dtype(const char* name, at::ScalarType dtype);
+
+// A checked layer. Its tensors are contiguous and of one dtype and device; those of an absent
+// direction or optional argument stay empty.
+struct CheckedLayer {
+  CellInfo cell;
+  DType dtype;
+  int directions;
+  int64_t seq_len;      // T
+  int64_t batch_size;   // B
+  int64_t total_rows;   // N
+  int64_t input_size;   // I
+  int64_t hidden_size;  // H
+  int64_t proj_size;    // 0 without projection
+  LayerTensors tensors;
+  OptionalTensor batch_sizes;
+
+  int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
+
+  at::DimVector output_shape() const;  // [T, B, D * P] or [N, D * P]
+  at::DimVector h_shape() const;       // [D, B, P]
+  at::DimVector c_shape() const;       // [D, B, H], or [0] for a cell without c
+  at::DimVector saved_shape() const;   // [D, N, K, H]
+
+  const OptionalTensor& weight(int direction, DirectionWeight weight) const {
+    return tensors[kWeights + direction * kWeightCount + weight];
+  }
+};
+
+// Raises when an argument does not fit; the message names it, what was expected, what was found.
+CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
+                         const OptionalTensor& batch_sizes);
+
+// What layer_backward is given besides the layer. Makes each tensor contiguous.
+struct CheckedGrads {
+  OutputGrads grads;
+  Tensor output;
+  Tensor saved;
+};
+CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, const Tensor& output,
+                         const Tensor& saved);
+
+}  // namespace fusedrnn

@@ -1,0 +1,74 @@
+// What would run: the operators that name schedules and instruction sets.
+#include "bindings/plan.h"
+
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "bindings/runtime.h"
+
+namespace fusedrnn {
+namespace {
+
+constexpr Isa kIsas[] = {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512};
+
+Isa current_isa() {
+  Isa isa;
+  check_status(select_isa(std::getenv("FUSEDRNN_CPU_ISA"), &isa));
+  return isa;
+}
+
+std::vector<std::string> isa_names(bool (*condition)(Isa)) {
+  std::vector<std::string> names;
+  for (Isa isa : kIsas) {
+    if (condition(isa)) names.emplace_back(isa_name(isa));
+  }
+  return names;
+}
+
+std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
+                          int64_t batch_size, int64_t input_size, int64_t hidden_size,
+                          int64_t proj_size, int64_t directions, bool training) {
+  TORCH_CHECK_VALUE(seq_len > 0 && batch_size >= 0 && input_size >= 0 && hidden_size > 0 &&
+                        proj_size >= 0 && (directions == 1 || directions == 2),
+                    "explain_layer: expected seq_len and hidden_size > 0, no negative size and 1 "
+                    "or 2 directions");
+  const Problem problem{check_cell(cell).kind,
+                        check_dtype("dtype", dtype),
+                        seq_len,
+                        batch_size,
+                        seq_len * batch_size,
+                        input_size,
+                        hidden_size,
+                        proj_size,
+                        static_cast<int>(directions),
+                        training};
+  const CpuPlan chosen = make_cpu_plan(problem);
+  std::string text(4096, '\0');
+  text.resize(print_plan(problem, chosen.cpu, chosen.plan, text.data(), text.size()));
+  return text;
+}
+
+}  // namespace
+
+void check_status(const Status& status) { TORCH_CHECK(status.ok, status.message); }
+
+CpuPlan make_cpu_plan(const Problem& problem) {
+  CpuPlan chosen;
+  chosen.isa = current_isa();
+  chosen.cpu = query_cpu(chosen.isa, available_threads(), concurrent_threads());
+  check_status(make_plan(problem, chosen.cpu, std::getenv("FUSEDRNN_SCHEDULE"), &chosen.plan));
+  return chosen;
+}
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
+  m.impl("explain_layer", TORCH_FN(explain_layer));
+  m.impl("cpu_isa", [] { return std::string(isa_name(current_isa())); });
+  m.impl("last_cpu_isa", [] { return std::string(isa_name(last_isa())); });
+  m.impl("built_cpu_isas", [] { return isa_names(isa_built); });
+  m.impl("supported_cpu_isas", [] { return isa_names(isa_supported); });
+}
+
+}  // namespace fusedrnn

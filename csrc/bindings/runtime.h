@@ -1,0 +1,47 @@
+// torch's threads, matrix products and memory as the CPU library's Runtime.
+#pragma once
+
+#include <c10/core/Allocator.h>
+
+#include <vector>
+
+#include "cpu/runtime.h"
+
+namespace fusedrnn {
+
+// Threads that a parallel region may have now: torch's number, or 1 inside another region.
+int available_threads();
+
+// Whether the threads of a region all run at the same time.
+bool concurrent_threads();
+
+// Whether a parallel region is built on OpenMP.
+bool built_with_openmp();
+
+// Keeps a process that was forked from hanging. A thread pool does not survive a fork, and
+// its first use in the child waits for ever, in torch as well. While a guard lives in a forked
+// process, torch and this library run on the calling thread alone.
+class ForkGuard {
+ public:
+  ForkGuard();
+  ~ForkGuard();
+  ForkGuard(const ForkGuard&) = delete;
+  ForkGuard& operator=(const ForkGuard&) = delete;
+
+ private:
+  int restore_threads_ = 0;  // 0: nothing to restore
+};
+
+class TorchRuntime final : public Runtime {
+ public:
+  void parallel(int max_threads, ParallelBody body) override;
+  void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
+            const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
+            int64_t ldc) override;
+  void* scratch(size_t bytes) override;
+
+ private:
+  std::vector<c10::DataPtr> buffers_;
+};
+
+}  // namespace fusedrnn
