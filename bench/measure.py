@@ -215,5 +215,5 @@ def _send_result(sender: Connection, function: Callable[..., Any], args: tuple) 
         sender.send((function(*args), ""))
     except WrongResultError as error:
         sender.send((None, f"wrong result: {error}"))
-    except Exception:  # noqa: BLE001: the parent reports it
+    except Exception:  # noqa: BLE001 (the parent reports it)
         sender.send((None, traceback.format_exc()))

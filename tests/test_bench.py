@@ -1,0 +1,279 @@
+"""The benchmark's arithmetic, its file format, and one small run from end to end."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import environment, report, store
+from bench.__main__ import main
+from bench.cases import SHAPES, Case, Shape, select
+from bench.measure import WrongResultError, check, measure, peak_growth
+from bench.providers import PROVIDERS, Problem
+from bench.timing import Effort, Summary, interleave, ratios
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY = Case("GRU", Shape(2, 5, 3, 4), "train", "float32", 1)
+ENVIRONMENT = {
+    "cpu": "Some CPU",
+    "cores": 2,
+    "caches": {"L2": "1M"},
+    "os": "Linux",
+    "python": "3.11",
+    "torch": "2.13.0",
+    "torch_isa": "AVX2",
+    "fusedrnn": "0.1.0",
+    "fusedrnn_isa": "avx2",
+    "revision": "aaaa1111",
+}
+
+
+def record(
+    case: Case, provider: str, seconds: float, speedup: Summary, revision: str = "aaaa1111"
+) -> store.Record:
+    measured = {
+        "provider": provider,
+        "status": "ok",
+        "seconds": vars(Summary(seconds, seconds, seconds)),
+        "speedup": vars(speedup),
+        "gflops": 10.0,
+        "sgemm_gflops": vars(Summary(100.0, 99.0, 101.0)),
+        "sgemm_fraction": 0.1,
+        "error_output": 1e-7,
+        "error_grad": 1e-6,
+        "other_cores": 0.5,
+        "peak_bytes": 1 << 20,
+    }
+    return store.complete(measured, case, ENVIRONMENT | {"revision": revision})
+
+
+def case(cell: str = "LSTM", hidden_size: int = 128) -> Case:
+    return Case(cell, Shape(1, 100, 128, hidden_size), "infer", "float32", 2)
+
+
+@pytest.mark.parametrize(
+    ("cell", "mode", "expected"),
+    [
+        # The products of all steps, written out: [B, I] x [I, G * H] and [B, H] x [H, G * H].
+        ("RNN", "infer", 5 * (2 * 2 * 3 * 4 + 2 * 2 * 4 * 4)),
+        ("GRU", "infer", 5 * (2 * 2 * 3 * 12 + 2 * 2 * 4 * 12)),
+        ("LSTM", "infer", 5 * (2 * 2 * 3 * 16 + 2 * 2 * 4 * 16)),
+        ("LSTM", "train", 3 * 5 * (2 * 2 * 3 * 16 + 2 * 2 * 4 * 16)),
+    ],
+)
+def test_flops_count_both_products_of_every_step(cell: str, mode: str, expected: int) -> None:
+    assert Case(cell, Shape(2, 5, 3, 4), mode, "float32", 1).flops == expected
+
+
+def test_the_table_has_48_cases_with_names_of_their_own() -> None:
+    cases = select(["LSTM", "GRU", "RNN"], SHAPES, ["infer", "train"], ["float32"], [2])
+    assert len(cases) == len({case.name for case in cases}) == 48
+    chosen = select(["LSTM", "GRU"], SHAPES, ["infer"], ["float32"], [1, 2], r"B32.*H512.*-1t")
+    assert [case.name for case in chosen] == [
+        "LSTM-infer-B32-T100-I512-H512-float32-1t",
+        "GRU-infer-B32-T100-I512-H512-float32-1t",
+    ]
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "0,1,1,1", "a,b,c,d", "1,-2,3,4"])
+def test_a_malformed_shape_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected B,T,I,H"):
+        Shape.parse(text)
+
+
+def test_summary_interpolates_quantiles_as_torch_does() -> None:
+    samples = torch.rand(17, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = torch.quantile(samples, torch.tensor([0.5, 0.2, 0.8], dtype=torch.float64)).tolist()
+    summary = Summary.of(samples.tolist())
+    assert [summary.median, summary.q20, summary.q80] == pytest.approx(expected, rel=1e-12)
+    assert Summary.of([3.0]) == Summary(3.0, 3.0, 3.0)
+
+
+def test_ratios_pair_the_samples_of_one_round() -> None:
+    assert ratios([2.0, 30.0], [1.0, 10.0]) == [2.0, 3.0]
+    with pytest.raises(ValueError):
+        ratios([1.0], [1.0, 2.0])
+
+
+def test_rounds_interleave_the_steps() -> None:
+    order: list[str] = []
+
+    def step(name: str) -> None:
+        if not order or order[-1] != name:  # calls in a row count once
+            order.append(name)
+
+    steps = {name: (lambda name=name: step(name)) for name in ("a", "b")}
+    timings = interleave(steps, Effort(budget=0.0, min_rounds=3))
+    assert order == ["a", "b"] * 4  # warm-up and three rounds
+    assert {len(samples) for samples in timings.samples.values()} == {3}
+    assert len(timings.sgemm_gflops) == 3 and min(timings.sgemm_gflops) > 0
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_every_provider_agrees_with_float64(cell: str, mode: str) -> None:
+    problem = Problem.draw(Case(cell, Shape(3, 7, 5, 9), mode, "float32", 1))
+    errors = check(problem, list(PROVIDERS.values()))
+    assert errors.keys() == PROVIDERS.keys()
+    expected = {"output"}
+    if mode == "train":
+        weights = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+        expected |= {"grad_input", *(f"grad_{name}" for name in weights)}
+    for provider_errors in errors.values():
+        assert provider_errors.keys() == expected
+
+
+class _Wrong:
+    """torch.nn with one result spoilt."""
+
+    name = "wrong"
+
+    def __init__(self, result: str, factor: float) -> None:
+        self._result, self._factor = result, factor
+
+    def prepare(self, problem: Problem) -> _Wrong:
+        self._prepared = PROVIDERS["torch.nn"].prepare(problem)
+        return self
+
+    def step(self) -> None:
+        self._prepared.step()
+
+    def results(self) -> dict[str, torch.Tensor]:
+        results = self._prepared.results()
+        results[self._result] = results[self._result] * self._factor
+        return results
+
+
+@pytest.mark.parametrize("result", ["output", "grad_input", "grad_weight_hh_l0"])
+@pytest.mark.parametrize("factor", [1.01, math.nan])
+def test_a_wrong_result_is_named_and_not_timed(result: str, factor: float) -> None:
+    with pytest.raises(WrongResultError, match=f"wrong: {result} differs"):
+        check(Problem.draw(TINY), [_Wrong(result, factor)])
+
+
+def test_a_case_that_fails_in_its_process_is_a_failed_record() -> None:
+    broken = Case("GRU", Shape(2, 5, 3, 4), "infer", "int64", 1)
+    records = measure(broken, ["torch.nn"], Effort(0.0, 1))
+    assert [r["status"] for r in records] == ["failed"]
+    assert "Only Tensors of floating point" in records[0]["message"]
+    text = report.failures_text(store.complete(r, broken, ENVIRONMENT) for r in records)
+    assert text.startswith("failures: 1\n  torch.nn GRU-infer")
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_peak_growth_sees_memory_that_was_freed_again() -> None:
+    class Hungry(_Wrong):
+        def step(self) -> None:
+            self._prepared.step()
+            torch.ones(32 << 20)  # 128 MiB of float32
+
+    growth = peak_growth(TINY, Hungry("output", 1.0))
+    assert 120 << 20 < growth < 160 << 20  # the kernel counts resident pages in batches
+
+
+def test_busy_elsewhere_sees_another_process() -> None:
+    if environment.BusyElsewhere().cores() is None and not Path("/proc/stat").exists():
+        pytest.skip("needs Linux's /proc")
+    busy = environment.BusyElsewhere()
+    subprocess.run([sys.executable, "-c", "for _ in range(20_000_000): pass"], check=True)
+    assert busy.cores() > 0.3
+
+
+def test_store_keeps_every_field_and_lets_the_last_record_count(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.jsonl"
+    first = record(case(), "fusedrnn", 2.0, Summary(1.0, 1.0, 1.0))
+    other = record(case("GRU"), "fusedrnn", 3.0, Summary(1.0, 1.0, 1.0))
+    again = record(case(), "fusedrnn", 1.0, Summary(2.0, 2.0, 2.0), revision="bbbb2222")
+    store.append(path, [first, other])
+    store.append(path, [again])
+    assert store.load(path) == [other, again]
+    assert store.load(f"{path}@aaaa") == [first, other]
+    assert store.case_of(other) == case("GRU")
+    with pytest.raises(ValueError, match="no records"):
+        store.load(f"{path}@cccc")
+    store.append(path, [first | {"schema": store.SCHEMA + 1}])
+    with pytest.raises(ValueError, match=r"results\.jsonl:4: expected schema"):
+        store.load(path)
+
+
+def test_losing_cases_are_listed_slowest_first_with_their_verdict() -> None:
+    records = [
+        record(case("RNN"), "fusedrnn", 1.0, Summary(0.97, 0.90, 1.05)),
+        record(case("LSTM"), "fusedrnn", 1.0, Summary(0.80, 0.75, 0.85)),
+        record(case("GRU"), "fusedrnn", 1.0, Summary(1.50, 0.90, 1.60)),
+        record(case("RNN"), "torch.nn", 1.0, Summary(1.0, 1.0, 1.0)),
+    ]
+    assert [(store.case_of(r).cell, beyond) for r, beyond in report.losing(records)] == [
+        ("LSTM", True),
+        ("RNN", False),
+    ]
+    lines = report.losses_text(records).splitlines()
+    assert lines[0] == "losses: 2"
+    assert lines[1].endswith("0.80 [0.75, 0.85] slower")
+    assert lines[2].endswith("0.97 [0.90, 1.05] within noise")
+    assert report.losses_text(records[2:]) == "losses: none"
+
+
+def test_means_are_geometric() -> None:
+    records = [
+        record(case(hidden_size=size), "fusedrnn", 1.0, Summary(speedup, speedup, speedup))
+        for size, speedup in ((64, 0.5), (128, 8.0))
+    ]
+    assert report.means_text(records).splitlines()[-1].split()[-3:] == ["2", "2.00", "0.50"]
+
+
+def test_table_marks_disturbed_and_failed_cases() -> None:
+    good = record(case(), "fusedrnn", 0.25, Summary(2.0, 1.5, 2.5))
+    failed = store.complete(
+        {"provider": "fusedrnn", "status": "failed", "message": "no"}, case("GRU"), ENVIRONMENT
+    )
+    head, first, second = report.table([good, failed]).splitlines()
+    assert "sgemm%" in head
+    assert first.split()[7:13] == ["250.00", "250.00", "250.00", "2.00", "1.50", "2.50"]
+    assert first.endswith("0.50*")
+    assert second.endswith("FAILED")
+
+
+def test_compare_divides_out_a_slower_machine() -> None:
+    one = Summary(1.0, 1.0, 1.0)
+    before = [record(case(), "torch.nn", 1.0, one), record(case(), "fusedrnn", 0.8, one)]
+    after = [record(case(), "torch.nn", 2.0, one), record(case(), "fusedrnn", 0.4, one)]
+    extra = [record(case("GRU"), "fusedrnn", 0.1, one)]
+    assert report.compare(before, after + extra, "fusedrnn") == [
+        [case().name, "800.00", "400.00", "2.00", "4.00"]
+    ]
+    assert report.compare_text(before, extra, "fusedrnn") == "no case of fusedrnn is in both"
+
+
+def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, png = tmp_path / "out.jsonl", tmp_path / "out.png"
+    options = "--quick --shapes 2,5,8,8 --cells gru --modes infer train --threads 1 --out"
+    command = [sys.executable, "-W", "ignore", "-m", "bench", "run", *options.split(), str(out)]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "losses:" in done.stdout and "failures: none" in done.stdout
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(r["case"]["mode"], r["provider"]) for r in lines] == [
+        (mode, provider) for mode in ("infer", "train") for provider in ("torch.nn", "fusedrnn")
+    ]
+    for line in lines:
+        assert line["status"] == "ok" and line["rounds"] >= 3 and line["sgemm_fraction"] > 0
+        assert line["peak_bytes"] is None or line["peak_bytes"] >= 0
+        assert (line["error_grad"] is None) == (line["case"]["mode"] == "infer")
+
+    assert main(["report", str(out), "--png", str(png)]) == 0
+    assert "losses:" in capsys.readouterr().out
+    assert png.read_bytes().startswith(b"\x89PNG")
+    assert main(["compare", str(out), str(out)]) == 0
+    assert "relative: geometric mean 1.00" in capsys.readouterr().out
+
+
+def test_no_selected_case_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--filter", "nothing"]) == 2
+    assert capsys.readouterr().err == "no case is selected\n"

@@ -1,0 +1,85 @@
+"""`python -m fusedrnn.info` and `fusedrnn.info.collect`."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import fusedrnn
+from fusedrnn import _library, info
+
+
+def test_collect_describes_this_installation() -> None:
+    facts = info.collect()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["fusedrnn"] == fusedrnn.__version__
+    assert facts["torch"] == torch.__version__
+    assert facts["python"].startswith(platform.python_version())
+    assert facts["threads"] == torch.get_num_threads()
+    assert Path(facts["package"], "info.py").exists()
+
+
+def test_collect_names_the_environment_variables_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", "generic")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("UNRELATED", "1")
+    variables = info.collect()["environment"]
+    assert variables["FUSEDRNN_CPU_ISA"] == "generic"
+    assert variables["OMP_NUM_THREADS"] == "3"
+    assert "UNRELATED" not in variables
+
+
+@pytest.mark.skipif(not _library.available, reason="needs the compiled extension")
+def test_collect_names_the_extension_and_the_instruction_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("FUSEDRNN_CPU_ISA", raising=False)
+    facts = info.collect()
+    assert Path(facts["extension"]).exists()
+    assert "generic" in facts["cpu_isas_supported"]
+    assert set(facts["cpu_isas_supported"]) <= set(facts["cpu_isas_built"])
+    assert facts["cpu_isa"] in facts["cpu_isas_supported"]
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", "generic")
+    assert info.collect()["cpu_isa"] == "generic"
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", "abacus")
+    assert info.collect()["cpu_isa"].startswith("error: ")
+
+
+def test_one_openmp_runtime_is_loaded() -> None:
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("needs Linux's /proc")
+    assert len(info.collect()["openmp_runtimes"]) == 1
+
+
+def test_collect_says_why_the_extension_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "available", False)
+    monkeypatch.setattr(_library, "reason", "no such file")
+    facts = info.collect()
+    assert facts["extension"] == "missing, the PyTorch fallback runs: no such file"
+    assert facts["cpu_isas_built"] == facts["cpu_isas_supported"] == []
+    assert facts["cpu_isa"] is None
+    assert facts["cuda_built"] is False
+
+
+def test_module_prints_every_fact_from_another_directory(tmp_path: Path) -> None:
+    root = str(Path(fusedrnn.__file__).parent.parent)
+    code = f"import sys, runpy; sys.path.append({root!r}); runpy.run_module('fusedrnn.info', "
+    code += "run_name='__main__')"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert printed.keys() == info.collect().keys()
+    assert printed["torch"] == torch.__version__

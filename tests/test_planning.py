@@ -1,0 +1,155 @@
+"""`fusedrnn.explain`: which layers it describes, what it asks the planner, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fusedrnn
+from fusedrnn import _library
+
+compiled = pytest.mark.skipif(not _library.available, reason="needs the compiled extension")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """The questions put to the planner, which answers with one line."""
+    questions: list[tuple] = []
+
+    def explain_layer(*arguments: object) -> str:
+        questions.append(arguments)
+        return "schedule: some\n"
+
+    monkeypatch.setattr(_library, "available", True)
+    monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
+    return questions
+
+
+def test_every_layer_is_asked_about_with_its_own_input_size(asked: list[tuple]) -> None:
+    module = fusedrnn.LSTM(5, 7, num_layers=3, bidirectional=True, proj_size=2)
+    explanation = fusedrnn.explain(module, torch.randn(11, 3, 5))
+    question = ("lstm", torch.float32, 11, 3)
+    assert asked == [
+        (*question, 5, 7, 2, 2, True),
+        (*question, 4, 7, 2, 2, True),
+        (*question, 4, 7, 2, 2, True),
+    ]
+    assert len(explanation.layers) == 3
+
+
+@pytest.mark.parametrize(
+    ("module", "input", "expected"),
+    [
+        (fusedrnn.GRU(5, 7, batch_first=True), torch.ones(3, 11, 5), ("gru", 11, 3)),
+        (fusedrnn.GRU(5, 7), torch.ones(11, 5), ("gru", 11, 1)),
+        (fusedrnn.RNN(5, 7, nonlinearity="relu"), torch.ones(11, 3, 5), ("rnn_relu", 11, 3)),
+        (fusedrnn.RNNCell(5, 7), torch.ones(3, 5), ("rnn_tanh", 1, 3)),
+        (fusedrnn.RNNCell(5, 7, nonlinearity="relu"), torch.ones(3, 5), ("rnn_relu", 1, 3)),
+        (fusedrnn.GRUCell(5, 7), torch.ones(5), ("gru", 1, 1)),
+        (fusedrnn.LSTMCell(5, 7), torch.ones(3, 5), ("lstm", 1, 3)),
+        (fusedrnn.compat.LSTM(5, 7), torch.ones(11, 3, 5), ("lstm", 11, 3)),
+        (
+            fusedrnn.GRU(5, 7),
+            pack_padded_sequence(torch.ones(11, 3, 5), [4, 11, 2], enforce_sorted=False),
+            ("gru", 11, 3),
+        ),
+    ],
+    ids=str,
+)
+def test_steps_and_batch_are_read_off_the_input(
+    asked: list[tuple], module: nn.Module, input: torch.Tensor, expected: tuple
+) -> None:
+    fusedrnn.explain(module, input)
+    [(cell, _, seq_len, batch_size, *_)] = asked
+    assert (cell, seq_len, batch_size) == expected
+
+
+def test_training_follows_what_can_ask_for_a_gradient(asked: list[tuple]) -> None:
+    module, input, h_0 = fusedrnn.GRU(5, 7), torch.randn(11, 3, 5), torch.zeros(1, 3, 7)
+    fusedrnn.explain(module.eval(), input)  # eval mode does not end gradients
+    with torch.no_grad():
+        fusedrnn.explain(module, input)
+    module.requires_grad_(False)
+    fusedrnn.explain(module, input)
+    fusedrnn.explain(module, input, h_0.requires_grad_())
+    assert [question[-1] for question in asked] == [True, False, False, True]
+
+
+def test_autocast_decides_the_dtype(asked: list[tuple]) -> None:
+    module, input = fusedrnn.GRU(5, 7), torch.randn(11, 3, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fusedrnn.explain(module, input)
+    fusedrnn.explain(module.double(), input.double())
+    assert [question[1] for question in asked] == [torch.bfloat16, torch.float64]
+
+
+def test_the_text_is_printed_and_returned(
+    asked: list[tuple], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = fusedrnn.GRU(5, 7, num_layers=2)
+    explanation = fusedrnn.explain(module, torch.randn(11, 3, 5))
+    assert capsys.readouterr().out == f"{explanation}\n"
+    assert str(explanation).splitlines() == [
+        "GRU(5, 7, num_layers=2): seq_len 11, batch_size 3, float32, training",
+        "  layer 0",
+        "    schedule: some",
+        "  layer 1",
+        "    schedule: some",
+    ]
+
+
+def test_without_the_extension_the_fallback_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "available", False)
+    monkeypatch.setattr(_library, "reason", "no such file")
+    explanation = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
+    assert explanation.layers == ("PyTorch fallback: no such file",)
+
+
+@compiled
+@pytest.mark.parametrize("schedule", ["per_step", "persistent"])
+def test_a_forced_schedule_is_the_one_explained(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    explanation = fusedrnn.explain(fusedrnn.LSTM(32, 64), torch.randn(11, 3, 32))
+    assert schedule in explanation.layers[0].splitlines()[0]
+
+
+@compiled
+def test_an_unknown_forced_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "abacus")
+    with pytest.raises(RuntimeError, match="abacus"):
+        fusedrnn.explain(fusedrnn.LSTM(32, 64), torch.randn(11, 3, 32))
+
+
+@compiled
+def test_a_rejected_schedule_comes_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
+    text = str(fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)))
+    assert "per_step" in text and "persistent" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "input", "error", "message"),
+    [
+        (nn.LSTM(5, 7), torch.ones(3, 2, 5), TypeError, r"got torch.*LSTM; .*replace\(model\)"),
+        (nn.Linear(5, 7), torch.ones(3, 5), TypeError, "got torch.*Linear; .*recurrent layers"),
+        (fusedrnn.GRU(5, 7), [1.0], TypeError, "input: expected a Tensor .*got list"),
+        (fusedrnn.GRU(5, 7), torch.ones(3, 2, 4), RuntimeError, r"got shape \(3, 2, 4\)"),
+        (fusedrnn.GRU(5, 7), torch.ones(5), RuntimeError, "2 or 3 dimensions"),
+        (fusedrnn.GRUCell(5, 7), torch.ones(3, 2, 5), RuntimeError, "1 or 2 dimensions"),
+        (
+            fusedrnn.GRUCell(5, 7),
+            pack_padded_sequence(torch.ones(3, 1, 5), [3]),
+            TypeError,
+            "for a cell, got PackedSequence",
+        ),
+    ],
+)
+def test_what_it_cannot_explain_is_refused(
+    module: nn.Module, input: object, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        fusedrnn.explain(module, input)
