@@ -29,9 +29,9 @@ struct Rejection {
 
 struct Plan {
   Schedule schedule;
-  Split split;             // persistent only
-  int num_threads;         // at most CpuInfo::num_threads
-  int64_t chunk_steps;     // time steps whose input projection is computed at once
+  Split split;              // persistent only
+  int num_threads;          // at most CpuInfo::num_threads
+  int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of the chosen schedule, forward or backward as in Problem
   int rejection_count;
   Rejection rejections[kScheduleCount];
@@ -40,8 +40,8 @@ struct Plan {
 const char* schedule_name(Schedule schedule);
 const char* split_name(Split split);
 
-// Chooses a schedule for one direction of a layer. `forced` is a schedule's name, or null
-// to choose by modelled time; forcing an unknown or impossible one is an error.
+// Chooses a schedule for one direction of a layer. `forced` is a schedule's name; null or empty
+// chooses by modelled time. Forcing an unknown or impossible schedule is an error.
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan);
 
 // Writes the plan as text, a line each for the choice, its sizes and every rejection.

@@ -1,0 +1,168 @@
+// The time model: seconds of one direction of a layer under a schedule.
+//
+// A step of the recurrence costs its arithmetic and its weight traffic, mostly at the same time,
+// plus what the schedule pays for the step itself; a call adds what it pays once. The input
+// projection is the same for all schedules.
+//
+// The rates were measured on machines with two cores, one with AVX-512 and 1 MiB of L2 a core,
+// one with AVX2 only. They rank schedules; they do not predict the clock of another machine.
+#include "cells/registry.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+namespace {
+
+// Floating-point operations a second of one core in a large float32 product, by Isa.
+constexpr double kProductRate[] = {18e9, 72e9, 120e9};
+// Share of it that a product reaches which is called step by step: [32, 512] times
+// [512, 2048] ran at 50 of 120 Gflop/s.
+constexpr double kPerStepShare = 0.45;
+
+// Bytes a second at which a core streams weights, by where they lie; so many cores saturate
+// the memory.
+constexpr double kL2Rate = 95e9;
+constexpr double kL3Rate = 35e9;
+constexpr double kMemoryRate = 12e9;
+constexpr double kMemorySharers = 4;
+// A matrix-vector product of the library streams at this share of what a packed sweep does.
+constexpr double kPerStepStreamShare = 0.5;
+// Share of a cache that is left for weights.
+constexpr double kUsableCache = 0.9;
+
+// Bytes a second of packing, a core: strided reads, contiguous writes.
+constexpr double kPackRate = 4e9;
+
+// Seconds an activation (exp, tanh or sigmoid) takes a unit in 16-byte vectors of float.
+constexpr double kActivationSeconds = 2.4e-9;
+constexpr double kVectorsOf16[] = {1, 2.6, 4};  // how much faster an Isa is at it
+
+constexpr double kCallSeconds = 1e-6;              // of one product or pointwise kernel, one thread
+constexpr double kForkJoinSeconds = 3e-6;          // of a parallel region
+constexpr double kBarrierSeconds = 0.6e-6;         // two threads, with the skew between them
+constexpr double kBarrierThreadSeconds = 0.05e-6;  // each further thread
+
+int activations(CellKind cell) {
+  switch (cell) {
+    case CellKind::kLstm:
+      return 5;
+    case CellKind::kGru:
+      return 3;
+    case CellKind::kRnnTanh:
+      return 1;
+    case CellKind::kRnnRelu:
+      break;
+  }
+  return 0;
+}
+
+double smaller(double a, double b) { return a < b ? a : b; }
+
+// Arithmetic hides most of the traffic, or the other way round.
+double overlapped(double a, double b) {
+  constexpr double kExposed = 0.2;
+  return a > b ? a + kExposed * b : b + kExposed * a;
+}
+
+class Model {
+ public:
+  Model(const Problem& problem, const CpuInfo& cpu)
+      : problem_(problem),
+        cpu_(cpu),
+        gates_(cell_info(problem.cell).gates),
+        hidden_(static_cast<double>(problem.hidden_size)),
+        rows_(static_cast<double>(problem.total_rows)),
+        steps_(static_cast<double>(problem.seq_len)),
+        rate_(kProductRate[static_cast<int>(cpu.isa)] * 4 / accum_bytes(problem.dtype)) {
+    const double output =
+        static_cast<double>(problem.proj_size > 0 ? problem.proj_size : problem.hidden_size);
+    weights_ = gates_ * hidden_ * output;
+    if (problem.proj_size > 0) weights_ += hidden_ * output;
+    weight_bytes_ = weights_ * static_cast<double>(accum_bytes(problem.dtype));
+  }
+
+  double per_step() const {
+    const double threads = cpu_.num_threads;
+    // A product and a pointwise kernel each for the cell and the projection.
+    const double calls = problem_.proj_size > 0 ? 4 : 2;
+    const double call = kCallSeconds + (threads > 1 ? kForkJoinSeconds : 0);
+    const double arithmetic = 2 * rows_ * weights_ / (rate_ * threads * kPerStepShare);
+    const double traffic = steps_ * stream(weight_bytes_ / threads, threads) / kPerStepStreamShare;
+    return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) +
+           steps_ * calls * call;
+  }
+
+  double persistent(Split split, int num_threads) const {
+    const double threads = num_threads;
+    const double start = threads > 1 ? 2 * kForkJoinSeconds : 0;
+    const double pack = 2 * weight_bytes_ / (kPackRate * threads);
+    const double batch = steps_ > 0 ? rows_ / steps_ : 0;
+    // Whole rows, or whole vectors of units, fall to a thread.
+    double share, bytes, barrier = 0;
+    if (split == Split::kRows) {
+      share = largest_share(batch, threads, 1);
+      bytes = weight_bytes_;
+    } else {
+      share = largest_share(hidden_, threads, 16);
+      bytes = weight_bytes_ * share;
+      if (threads > 1) barrier = kBarrierSeconds + kBarrierThreadSeconds * (threads - 2);
+      if (problem_.proj_size > 0) barrier *= 2;
+    }
+    const double arithmetic = 2 * rows_ * weights_ * share / rate_;
+    const double traffic = steps_ * stream(bytes, threads);
+    return input_projection() + start + pack + overlapped(arithmetic, traffic) +
+           pointwise(1 / share) + steps_ * barrier;
+  }
+
+ private:
+  // The largest thread's share of `count` items handed out in whole groups.
+  static double largest_share(double count, double threads, double group) {
+    if (count <= 0) return 1 / threads;
+    const double groups = static_cast<double>(static_cast<int64_t>((count + group - 1) / group));
+    const double of_one =
+        static_cast<double>(static_cast<int64_t>((groups + threads - 1) / threads));
+    return smaller(1, of_one / groups);
+  }
+
+  double input_projection() const {
+    const double inputs = static_cast<double>(problem_.input_size);
+    return 2 * rows_ * gates_ * hidden_ * inputs / (rate_ * cpu_.num_threads) + kCallSeconds;
+  }
+
+  double pointwise(double threads) const {
+    const double unit = kActivationSeconds / kVectorsOf16[static_cast<int>(cpu_.isa)] *
+                        (accum_bytes(problem_.dtype) / 4.0) * (1 + activations(problem_.cell));
+    return rows_ * hidden_ * unit / threads;
+  }
+
+  // Seconds for every one of `threads` to read its own `bytes` once, step after step.
+  double stream(double bytes, double threads) const {
+    const double l2 = kUsableCache * static_cast<double>(cpu_.l2_bytes);
+    const double in_l2 = smaller(bytes, l2);
+    const double l3 = kUsableCache * static_cast<double>(cpu_.l3_bytes);
+    const double in_l3 = smaller(bytes - in_l2, l3 > in_l2 ? l3 - in_l2 : 0);
+    const double in_memory = bytes - in_l2 - in_l3;
+    const double sharers = threads > kMemorySharers ? threads / kMemorySharers : 1;
+    return in_l2 / kL2Rate + in_l3 / kL3Rate + in_memory * sharers / kMemoryRate;
+  }
+
+  const Problem& problem_;
+  const CpuInfo& cpu_;
+  double gates_;
+  double hidden_;
+  double rows_;
+  double steps_;
+  double rate_;     // floating-point operations a second of a core
+  double weights_;  // elements that a step multiplies by
+  double weight_bytes_;
+};
+
+}  // namespace
+
+double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
+                        int num_threads) {
+  const Model model(problem, cpu);
+  return schedule == Schedule::kPerStep ? model.per_step() : model.persistent(split, num_threads);
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,200 @@
+#include "plan/plan.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+
+#include "cells/registry.h"
+
+namespace fusedrnn {
+
+namespace {
+
+constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent"};
+
+// Splitting rows pays when a thread has enough of them to reuse each weight it loads.
+constexpr int64_t kMinRowsOfThread = 8;
+
+// Rows of an input projection: enough for a large product to reach its rate, and no more than
+// stay in cache until the sweep reads them.
+constexpr int64_t kMinChunkRows = 768;
+constexpr int64_t kChunkBytes = int64_t{2} << 20;
+
+struct Candidate {
+  Schedule schedule;
+  Split split;
+  int num_threads;
+  double seconds;
+};
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
+              int num_threads, Candidate* best) {
+  const double seconds = modelled_seconds(problem, cpu, schedule, split, num_threads);
+  if (seconds < best->seconds) *best = {schedule, split, num_threads, seconds};
+}
+
+// The best split and number of threads for a sweep. Rows need no barrier; units do, which
+// needs threads that run at the same time.
+Candidate best_persistent(const Problem& problem, const CpuInfo& cpu) {
+  Candidate best{Schedule::kPersistent, Split::kUnits, 1,
+                 modelled_seconds(problem, cpu, Schedule::kPersistent, Split::kUnits, 1)};
+  for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
+    if (problem.batch_size >= kMinRowsOfThread * threads) {
+      consider(problem, cpu, Schedule::kPersistent, Split::kRows, threads, &best);
+    }
+    if (cpu.concurrent_threads) {
+      consider(problem, cpu, Schedule::kPersistent, Split::kUnits, threads, &best);
+    }
+  }
+  return best;
+}
+
+Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
+  if (schedule == Schedule::kPersistent) return best_persistent(problem, cpu);
+  return {schedule, Split::kRows, cpu.num_threads,
+          modelled_seconds(problem, cpu, schedule, Split::kRows, cpu.num_threads)};
+}
+
+// Time steps a chunk, chunks of one size.
+int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
+  if (problem.total_rows <= 0) return problem.seq_len;
+  const int64_t row_bytes =
+      cell_info(problem.cell).gates * problem.hidden_size * accum_bytes(problem.dtype);
+  int64_t rows = kChunkBytes / row_bytes;
+  if (rows < kMinChunkRows) rows = kMinChunkRows;
+  const int64_t most = cpu.l3_bytes / 2 / row_bytes;
+  if (rows > most) rows = most > kMinChunkRows / 4 ? most : kMinChunkRows / 4;
+  const int64_t rows_of_step = ceil_div(problem.total_rows, problem.seq_len);
+  const int64_t steps = rows > rows_of_step ? rows / rows_of_step : 1;
+  return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));
+}
+
+// A printf into a buffer that drops what does not fit.
+class Writer {
+ public:
+  Writer(char* text, size_t size) : text_(text), size_(size) {
+    if (size_ > 0) text_[0] = '\0';
+  }
+
+  void write(const char* format, ...) {
+    if (length_ + 1 >= size_) return;
+    va_list args;
+    va_start(args, format);
+    const int wanted = std::vsnprintf(text_ + length_, size_ - length_, format, args);
+    va_end(args);
+    if (wanted < 0) return;
+    const size_t room = size_ - 1 - length_;
+    length_ += static_cast<size_t>(wanted) < room ? static_cast<size_t>(wanted) : room;
+  }
+
+  size_t length() const { return length_; }
+
+ private:
+  char* text_;
+  size_t size_;
+  size_t length_ = 0;
+};
+
+// A time in three figures or so, by whole numbers: printing a double takes longer than the
+// whole model.
+struct Duration {
+  explicit Duration(double seconds) {
+    const double micro = seconds * 1e6;
+    const double scale = micro < 1e3 ? 1 : micro < 1e6 ? 1e3 : 1e6;
+    unit = micro < 1e3 ? "us" : micro < 1e6 ? "ms" : "s";
+    const auto tenths = static_cast<long long>(micro / scale * 10 + 0.5);
+    whole = tenths / 10;
+    tenth = static_cast<int>(tenths % 10);
+  }
+
+  long long whole;
+  int tenth;
+  const char* unit;
+};
+
+void reject(const Candidate& rejected, const Candidate& chosen, bool forced, Plan* plan) {
+  Rejection& rejection = plan->rejections[plan->rejection_count++];
+  rejection.schedule = rejected.schedule;
+  Writer writer(rejection.reason, sizeof(rejection.reason));
+  const Duration its(rejected.seconds), other(chosen.seconds);
+  writer.write("%s%smodelled %lld.%d %s against %lld.%d %s",
+               forced ? schedule_name(chosen.schedule) : "", forced ? " is forced; " : "",
+               its.whole, its.tenth, its.unit, other.whole, other.tenth, other.unit);
+}
+
+const char* dtype_name(DType dtype) {
+  constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
+  return kNames[static_cast<int>(dtype)];
+}
+
+}  // namespace
+
+const char* schedule_name(Schedule schedule) { return kScheduleNames[static_cast<int>(schedule)]; }
+
+const char* split_name(Split split) { return split == Split::kRows ? "rows" : "units"; }
+
+Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
+  const bool is_forced = forced != nullptr && forced[0] != '\0';
+  Candidate candidates[kScheduleCount];
+  int chosen = -1;
+  for (int i = 0; i < kScheduleCount; ++i) {
+    candidates[i] = best_of(static_cast<Schedule>(i), problem, cpu);
+    if (is_forced) {
+      if (std::strcmp(forced, kScheduleNames[i]) == 0) chosen = i;
+    } else if (chosen < 0 || candidates[i].seconds < candidates[chosen].seconds) {
+      chosen = i;
+    }
+  }
+  if (chosen < 0) {
+    return Status::error("schedule: expected one of per_step, persistent, got '%s'", forced);
+  }
+
+  const Candidate& choice = candidates[chosen];
+  plan->schedule = choice.schedule;
+  plan->split = choice.split;
+  plan->num_threads = choice.num_threads;
+  plan->chunk_steps = choose_chunk_steps(problem, cpu);
+  plan->modelled_seconds = choice.seconds;
+  plan->rejection_count = 0;
+  for (int i = 0; i < kScheduleCount; ++i) {
+    if (i != chosen) reject(candidates[i], choice, is_forced, plan);
+  }
+  return {};
+}
+
+size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
+                  size_t size) {
+  Writer writer(text, size);
+  writer.write("%s %s: seq_len %lld, batch_size %lld, input_size %lld, hidden_size %lld",
+               cell_info(problem.cell).name, dtype_name(problem.dtype),
+               static_cast<long long>(problem.seq_len), static_cast<long long>(problem.batch_size),
+               static_cast<long long>(problem.input_size),
+               static_cast<long long>(problem.hidden_size));
+  if (problem.proj_size > 0) {
+    writer.write(", proj_size %lld", static_cast<long long>(problem.proj_size));
+  }
+  writer.write("%s, %s\n", problem.directions == 2 ? ", each of 2 directions" : "",
+               problem.training ? "training" : "inference");
+
+  const Duration modelled(plan.modelled_seconds);
+  writer.write("%s: modelled %lld.%d %s, %d thread%s", schedule_name(plan.schedule), modelled.whole,
+               modelled.tenth, modelled.unit, plan.num_threads, plan.num_threads == 1 ? "" : "s");
+  if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
+    writer.write(" split by %s, %s", split_name(plan.split),
+                 plan.split == Split::kRows ? "no barrier" : "a barrier a step");
+  }
+  writer.write("\n");
+  writer.write("input projection: %lld steps at once\n", static_cast<long long>(plan.chunk_steps));
+  if (plan.schedule == Schedule::kPersistent && cpu.num_threads > 1 && !cpu.concurrent_threads) {
+    writer.write("no split by units: its barrier needs threads that run at the same time\n");
+  }
+  for (int i = 0; i < plan.rejection_count; ++i) {
+    writer.write("not %s: %s\n", schedule_name(plan.rejections[i].schedule),
+                 plan.rejections[i].reason);
+  }
+  return writer.length();
+}
+
+}  // namespace fusedrnn
