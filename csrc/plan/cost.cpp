@@ -34,13 +34,15 @@ constexpr double kUsableCache = 0.9;
 constexpr double kPackRate = 4e9;
 
 // Seconds an activation (exp, tanh or sigmoid) takes a unit in 16-byte vectors of float.
-constexpr double kActivationSeconds = 2.4e-9;
-constexpr double kVectorsOf16[] = {1, 2.6, 4};  // how much faster an Isa is at it
+constexpr double kActivationSeconds = 1.8e-9;
+constexpr double kVectorsOf16[] = {1, 2.7, 4};  // how much faster an Isa is at it
 
-constexpr double kCallSeconds = 1e-6;              // of one product or pointwise kernel, one thread
-constexpr double kForkJoinSeconds = 3e-6;          // of a parallel region
-constexpr double kBarrierSeconds = 0.6e-6;         // two threads, with the skew between them
-constexpr double kBarrierThreadSeconds = 0.05e-6;  // each further thread
+constexpr double kCallSeconds = 1e-6;  // of one product or pointwise kernel
+// Of a parallel region and of a barrier in one, and what each thread adds to them.
+constexpr double kForkJoinSeconds = 3e-6;
+constexpr double kForkJoinThreadSeconds = 0.1e-6;
+constexpr double kBarrierSeconds = 0.5e-6;
+constexpr double kBarrierThreadSeconds = 0.05e-6;
 
 int activations(CellKind cell) {
   switch (cell) {
@@ -81,11 +83,11 @@ class Model {
     weight_bytes_ = weights_ * static_cast<double>(accum_bytes(problem.dtype));
   }
 
-  double per_step() const {
-    const double threads = cpu_.num_threads;
+  double per_step(int num_threads) const {
+    const double threads = num_threads;
     // A product and a pointwise kernel each for the cell and the projection.
     const double calls = problem_.proj_size > 0 ? 4 : 2;
-    const double call = kCallSeconds + (threads > 1 ? kForkJoinSeconds : 0);
+    const double call = kCallSeconds + fork_join(threads);
     const double arithmetic = 2 * rows_ * weights_ / (rate_ * threads * kPerStepShare);
     const double traffic = steps_ * stream(weight_bytes_ / threads, threads) / kPerStepStreamShare;
     return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) +
@@ -94,7 +96,6 @@ class Model {
 
   double persistent(Split split, int num_threads) const {
     const double threads = num_threads;
-    const double start = threads > 1 ? 2 * kForkJoinSeconds : 0;
     const double pack = 2 * weight_bytes_ / (kPackRate * threads);
     const double batch = steps_ > 0 ? rows_ / steps_ : 0;
     // Whole rows, or whole vectors of units, fall to a thread.
@@ -105,16 +106,20 @@ class Model {
     } else {
       share = largest_share(hidden_, threads, 16);
       bytes = weight_bytes_ * share;
-      if (threads > 1) barrier = kBarrierSeconds + kBarrierThreadSeconds * (threads - 2);
+      if (threads > 1) barrier = kBarrierSeconds + kBarrierThreadSeconds * threads;
       if (problem_.proj_size > 0) barrier *= 2;
     }
     const double arithmetic = 2 * rows_ * weights_ * share / rate_;
     const double traffic = steps_ * stream(bytes, threads);
-    return input_projection() + start + pack + overlapped(arithmetic, traffic) +
+    return input_projection() + 2 * fork_join(threads) + pack + overlapped(arithmetic, traffic) +
            pointwise(1 / share) + steps_ * barrier;
   }
 
  private:
+  static double fork_join(double threads) {
+    return threads > 1 ? kForkJoinSeconds + kForkJoinThreadSeconds * threads : 0;
+  }
+
   // The largest thread's share of `count` items handed out in whole groups.
   static double largest_share(double count, double threads, double group) {
     if (count <= 0) return 1 / threads;
@@ -162,7 +167,8 @@ class Model {
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
                         int num_threads) {
   const Model model(problem, cpu);
-  return schedule == Schedule::kPerStep ? model.per_step() : model.persistent(split, num_threads);
+  return schedule == Schedule::kPerStep ? model.per_step(num_threads)
+                                        : model.persistent(split, num_threads);
 }
 
 }  // namespace fusedrnn

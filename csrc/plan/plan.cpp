@@ -35,26 +35,21 @@ void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Spl
   if (seconds < best->seconds) *best = {schedule, split, num_threads, seconds};
 }
 
-// The best split and number of threads for a sweep. Rows need no barrier; units do, which
-// needs threads that run at the same time.
-Candidate best_persistent(const Problem& problem, const CpuInfo& cpu) {
-  Candidate best{Schedule::kPersistent, Split::kUnits, 1,
-                 modelled_seconds(problem, cpu, Schedule::kPersistent, Split::kUnits, 1)};
+// The best split and number of threads. Rows need no barrier; units do, which needs threads
+// that run at the same time. A product a step is split as its library likes.
+Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
+  Candidate best{schedule, Split::kUnits, 1,
+                 modelled_seconds(problem, cpu, schedule, Split::kUnits, 1)};
+  const bool sweeps = schedule == Schedule::kPersistent;
   for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
-    if (problem.batch_size >= kMinRowsOfThread * threads) {
-      consider(problem, cpu, Schedule::kPersistent, Split::kRows, threads, &best);
+    if (!sweeps || cpu.concurrent_threads) {
+      consider(problem, cpu, schedule, Split::kUnits, threads, &best);
     }
-    if (cpu.concurrent_threads) {
-      consider(problem, cpu, Schedule::kPersistent, Split::kUnits, threads, &best);
+    if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
+      consider(problem, cpu, schedule, Split::kRows, threads, &best);
     }
   }
   return best;
-}
-
-Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
-  if (schedule == Schedule::kPersistent) return best_persistent(problem, cpu);
-  return {schedule, Split::kRows, cpu.num_threads,
-          modelled_seconds(problem, cpu, schedule, Split::kRows, cpu.num_threads)};
 }
 
 // Time steps a chunk, chunks of one size.
