@@ -56,7 +56,6 @@ def test_every_layer_is_asked_about_with_its_own_input_size(asked: list[tuple]) 
             ("gru", 11, 3),
         ),
     ],
-    ids=str,
 )
 def test_steps_and_batch_are_read_off_the_input(
     asked: list[tuple], module: nn.Module, input: torch.Tensor, expected: tuple
