@@ -61,7 +61,7 @@ def _extension_facts() -> dict[str, Any]:
     except RuntimeError as error:
         isa = f"error: {str(error).splitlines()[0]}"
     return {
-        "extension": sys.modules["fusedrnn._C"].__file__,
+        "extension": str(_library.path),
         "cpu_isas_built": list(torch.ops.fusedrnn.built_cpu_isas()),
         "cpu_isas_supported": list(torch.ops.fusedrnn.supported_cpu_isas()),
         "cpu_isa": isa,
