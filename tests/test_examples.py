@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-import fusedrnn
 import pytest
 import torch
 from torch import nn
+
+import fusedrnn
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples" / "language_model"
 PARTS = ("text", "model", "train", "generate")

@@ -9,13 +9,14 @@ import argparse
 import sys
 from pathlib import Path
 
-import fusedrnn
 import torch
+from torch import nn
+
+import fusedrnn
 from generate import fill_gaps, stream
 from model import CharacterModel
 from report import draw, print_report
 from text import Text, masked_character_batches, next_character_batches
-from torch import nn
 from train import largest_relative_difference, train_side_by_side
 
 HERE = Path(__file__).resolve().parent
@@ -33,10 +34,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bidirectional", action="store_true", help="fill gaps instead")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size, even")
     parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seq-len", type=int, default=64)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, help="torch.set_num_threads; torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompt", default="KING RICHARD:\n")
