@@ -122,5 +122,11 @@ FUSEDRNN_HD To convert_lanes(const Lanes<T, N>& from) {
 
 #endif
 
+// value in each lane: one broadcast instruction, where a loop over the lanes would insert each.
+template <class V, class T>
+FUSEDRNN_HD V splat_lanes(T value) {
+  return value - V{};
+}
+
 }  // namespace FUSEDRNN_ISA
 }  // namespace fusedrnn

@@ -40,9 +40,7 @@ struct Pack {
   Vector v;
 
   Pack() = default;
-  FUSEDRNN_HD explicit Pack(T value) {
-    for (int i = 0; i < kLanes; ++i) v[i] = value;
-  }
+  FUSEDRNN_HD explicit Pack(T value) : v(splat_lanes<Vector>(value)) {}
   FUSEDRNN_HD explicit Pack(const Vector& vector) : v(vector) {}
 
   FUSEDRNN_HD T operator[](int i) const { return v[i]; }
