@@ -10,7 +10,6 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #define FUSEDRNN_X86 1
 #if defined(_MSC_VER)
-#include <immintrin.h>
 #include <intrin.h>
 #endif
 #endif
