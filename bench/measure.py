@@ -3,6 +3,7 @@ memory of each provider, in a process for each."""
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import traceback
@@ -103,6 +104,7 @@ def time_case(case: Case, providers: Sequence[Provider], effort: Effort) -> list
             {
                 "provider": provider.name,
                 "version": provider.version(),
+                "plan": provider.plan(case),
                 "status": "ok",
                 "rounds": len(samples),
                 "calls": timings.calls[provider.name],
@@ -172,10 +174,8 @@ def _peak() -> int | None:
 
 def _reset_peak() -> int | None:
     """Lower the peak to the memory that is resident now, on Linux; returns the peak."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     return _peak()
 
 
@@ -215,5 +215,5 @@ def _send_result(sender: Connection, function: Callable[..., Any], args: tuple) 
         sender.send((function(*args), ""))
     except WrongResultError as error:
         sender.send((None, f"wrong result: {error}"))
-    except Exception:  # noqa: BLE001 (the parent reports it)
+    except Exception:
         sender.send((None, traceback.format_exc()))

@@ -64,6 +64,9 @@ class Provider(Protocol):
 
     def version(self) -> str: ...
 
+    def plan(self, case: Case) -> str | None:
+        """What it chose to run, in a line, if it tells."""
+
     def prepare(self, problem: Problem) -> Prepared: ...
 
 
@@ -105,11 +108,35 @@ class ModuleProvider:
         package = importlib.import_module(self.name.split(".")[0])
         return package.__version__
 
+    def plan(self, case: Case) -> str | None:
+        return None
+
     def prepare(self, problem: Problem) -> Prepared:
         case, shape = problem.case, problem.case.shape
         cls = getattr(importlib.import_module(self.name), case.cell)
         module = cls(shape.input_size, shape.hidden_size, dtype=problem.input.dtype)
         return _PreparedModule(module, problem)
+
+
+class FusedProvider(ModuleProvider):
+    """fusedrnn, which tells its schedule."""
+
+    def __init__(self) -> None:
+        super().__init__("fusedrnn")
+
+    def plan(self, case: Case) -> str | None:
+        from fusedrnn import _library
+
+        if not _library.available:
+            return "PyTorch fallback"
+        cell = "rnn_tanh" if case.cell == "RNN" else case.cell.lower()
+        shape, dtype = case.shape, getattr(torch, case.dtype)
+        sizes = (shape.seq_len, shape.batch_size, shape.input_size, shape.hidden_size)
+        proj_size, directions = 0, 1
+        text = torch.ops.fusedrnn.explain_layer(
+            cell, dtype, *sizes, proj_size, directions, case.mode == "train"
+        )
+        return text.splitlines()[1]
 
 
 BASELINE = "torch.nn"

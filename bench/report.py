@@ -93,7 +93,7 @@ def losses_text(records: Iterable[Record]) -> str:
         verdict = "slower" if beyond_noise else "within noise"
         lines.append(
             f"  {record['provider']} {case_of(record).name}: {speedup['median']:.2f} "
-            f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}"
+            f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}; {record['plan']}"
         )
     return "\n".join([f"losses: {len(lines)}", *lines]) if lines else "losses: none"
 
@@ -174,7 +174,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         axis.remove()
     for axis, ((provider, cell, mode), rows) in zip(axes.flat, panels.items(), strict=False):
         names, medians, colours = [], [], []
-        for record, case, speedup in rows:
+        for _, case, speedup in rows:
             shape = ",".join(str(size) for size in vars(case.shape).values())
             names.append(f"{shape} {case.threads}t {case.dtype.replace('float', 'f')}")
             medians.append(speedup["median"])

@@ -39,6 +39,7 @@ def record(
 ) -> store.Record:
     measured = {
         "provider": provider,
+        "plan": "some_schedule",
         "status": "ok",
         "seconds": vars(Summary(seconds, seconds, seconds)),
         "speedup": vars(speedup),
@@ -215,8 +216,8 @@ def test_losing_cases_are_listed_slowest_first_with_their_verdict() -> None:
     ]
     lines = report.losses_text(records).splitlines()
     assert lines[0] == "losses: 2"
-    assert lines[1].endswith("0.80 [0.75, 0.85] slower")
-    assert lines[2].endswith("0.97 [0.90, 1.05] within noise")
+    assert lines[1].endswith("0.80 [0.75, 0.85] slower; some_schedule")
+    assert lines[2].endswith("0.97 [0.90, 1.05] within noise; some_schedule")
     assert report.losses_text(records[2:]) == "losses: none"
 
 

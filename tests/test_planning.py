@@ -113,7 +113,7 @@ def test_a_forced_schedule_is_the_one_explained(
 ) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
     explanation = fusedrnn.explain(fusedrnn.LSTM(32, 64), torch.randn(11, 3, 32))
-    assert schedule in explanation.layers[0].splitlines()[0]
+    assert explanation.layers[0].splitlines()[1].startswith(f"{schedule}: modelled ")
 
 
 @compiled
@@ -126,8 +126,10 @@ def test_an_unknown_forced_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch)
 @compiled
 def test_a_rejected_schedule_comes_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
-    text = str(fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)))
-    assert "per_step" in text and "persistent" in text
+    [text] = fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)).layers
+    chosen = text.splitlines()[1].partition(":")[0]
+    [rejected] = {"per_step", "persistent"} - {chosen}
+    assert f"\nnot {rejected}: " in text
 
 
 @pytest.mark.parametrize(
