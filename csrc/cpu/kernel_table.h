@@ -8,6 +8,12 @@
 
 namespace fusedrnn {
 
+// Size of a packed weight.
+struct PanelCount {
+  int64_t panels;
+  int64_t panel_elements;  // A
+};
+
 // Kernels of one cell and storage type.
 struct CellKernels {
   // per_step: the pointwise part of sweep step s for rows [row_begin, row_end) of the batch,
@@ -18,6 +24,14 @@ struct CellKernels {
   void (*backward_hidden)(const BackwardSweep& sweep, int64_t s, int64_t row_begin,
                           int64_t row_end);
   void (*backward_cell)(const BackwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
+
+  // persistent: packs panels [panel_begin, panel_end) of the weight of a product, then what
+  // each thread of the region does for the sweep's chunk.
+  PanelCount (*count_panels)(RecurrentProduct product, const LayerShape& shape);
+  void (*pack_panels)(RecurrentProduct product, const LayerShape& shape, const void* weight,
+                      int64_t panel_begin, int64_t panel_end, void* packed);
+  void (*forward_sweep)(const ForwardSweep& sweep, int thread_idx, int num_threads);
+  void (*backward_sweep)(const BackwardSweep& sweep, int thread_idx, int num_threads);
 };
 
 // Kernels of one storage type S with accumulation type A. Row strides are in elements.

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
+
+#include "cpu/kernels.h"
 
 namespace fusedrnn {
 
@@ -18,11 +21,23 @@ Steps make_steps(const LayerShape& shape, Workspace& workspace) {
   return steps;
 }
 
+// Aligned to a pair of cache lines.
+TeamSlot* take_team(int num_threads, Workspace& workspace) {
+  constexpr uintptr_t kAlign = 128;
+  static_assert(sizeof(TeamSlot) % kAlign == 0, "slots share no pair of lines");
+  const auto piece = reinterpret_cast<uintptr_t>(
+      workspace.take(num_threads * static_cast<int64_t>(sizeof(TeamSlot)) + kAlign));
+  return reinterpret_cast<TeamSlot*>((piece + kAlign - 1) / kAlign * kAlign);
+}
+
 }  // namespace
 
-Layer::Layer(const LayerShape& layer_shape, const Plan& plan, const KernelTable& table,
+void yield_thread() { std::this_thread::yield(); }
+
+Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const KernelTable& table,
              Runtime& layer_runtime)
     : shape(layer_shape),
+      plan(layer_plan),
       cell(cell_info(layer_shape.cell)),
       rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
       kernels(rows.cells[static_cast<int>(layer_shape.cell)]),
@@ -36,7 +51,23 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& plan, const KernelTable&
       hidden_size(layer_shape.hidden_size),
       output_size(layer_shape.output_size()),
       chunk_steps(std::clamp<int64_t>(plan.chunk_steps, 1, std::max<int64_t>(shape.seq_len, 1))),
-      chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)) {}
+      chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)) {
+  if (!is_persistent()) return;
+  team = take_team(num_threads, workspace);
+  slice_limit_bytes = query_cpu(table.isa, num_threads, true).l2_bytes * 9 / 10;
+}
+
+const void* Layer::pack(RecurrentProduct product, const void* weight) {
+  if (weight == nullptr) return nullptr;
+  const PanelCount count = kernels.count_panels(product, shape);
+  void* packed = take(count.panels * count.panel_elements);
+  parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
+    kernels.pack_panels(product, shape, weight, begin, end, packed);
+  });
+  const int64_t bytes = count.panels * count.panel_elements * accum_bytes(shape.dtype);
+  packed_bytes += plan.split == Split::kUnits ? bytes / num_threads : bytes;
+  return packed;
+}
 
 const void* Layer::as_accum(const void* src, int64_t row_count, int64_t cols, void* copy) {
   if (is_accum || src == nullptr) return src;

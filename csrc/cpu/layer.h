@@ -1,6 +1,8 @@
 // What forward and backward of a layer share: sizes, kernels, products, conversions.
 #pragma once
 
+#include <new>
+
 #include "cells/registry.h"
 #include "common/args.h"
 #include "cpu/kernel_table.h"
@@ -19,7 +21,7 @@ struct RowRange {
 
 class Layer {
  public:
-  Layer(const LayerShape& layer_shape, const Plan& plan, const KernelTable& table,
+  Layer(const LayerShape& layer_shape, const Plan& layer_plan, const KernelTable& table,
         Runtime& layer_runtime);
 
   // Elements of S and of A, from a base pointer and an offset in elements.
@@ -56,10 +58,31 @@ class Layer {
     parallel_for(runtime, num_threads, count, item_work, body);
   }
 
+  bool is_persistent() const { return plan.schedule == Schedule::kPersistent; }
+
+  // The packed weight of a product; null for a null weight.
+  const void* pack(RecurrentProduct product, const void* weight);
+
+  // Fills in what a persistent sweep needs besides its weights.
+  template <class Sweep>
+  void set_team(Sweep* sweep) {
+    sweep->team = team;
+    sweep->split = plan.split;
+    sweep->alternate = packed_bytes > slice_limit_bytes;
+  }
+  // Runs one of the sweep kernels of the table on all threads.
+  template <class Sweep>
+  void run_region(void (*kernel)(const Sweep&, int, int), const Sweep& sweep) const {
+    for (int i = 0; i < num_threads; ++i) new (&team[i]) TeamSlot{};
+    auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
+    runtime.parallel(num_threads, body);
+  }
+
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;
 
   const LayerShape& shape;
+  const Plan& plan;
   const CellInfo& cell;
   const DTypeKernels& rows;
   const CellKernels& kernels;
@@ -74,6 +97,9 @@ class Layer {
   int64_t output_size;  // P
   int64_t chunk_steps;
   int64_t chunk_max_rows;
+  TeamSlot* team = nullptr;       // persistent: [num_threads]
+  int64_t packed_bytes = 0;       // of weights that a thread reads in every step
+  int64_t slice_limit_bytes = 0;  // what stays in a core's cache from one step to the next
 };
 
 }  // namespace fusedrnn

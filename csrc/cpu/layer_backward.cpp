@@ -25,8 +25,12 @@ class Backward {
       sweep_.begin = std::max<int64_t>(end - layer_.chunk_steps, 0);
       chunk_ = layer_.chunk_rows(sweep_.begin, sweep_.end);
       sweep_.first_row = chunk_.first;
-      for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
-      if (sweep_.begin == 0 && args_.grad_h_0 != nullptr) step(-1);
+      if (layer_.is_persistent()) {
+        layer_.run_region(layer_.kernels.backward_sweep, sweep_);
+      } else {
+        for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
+        if (sweep_.begin == 0 && args_.grad_h_0 != nullptr) step(-1);
+      }
       multiply_chunk();
       beta_ = 1;
       keep_first_step();
@@ -48,13 +52,8 @@ class Backward {
     if (layer_.cell.states > 1) {
       sweep_.dc = layer_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
-    sweep_.product = product_ = layer_.take(shape.batch_size * output_size);
-    weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);
-    if (shape.proj_size > 0) {
-      sweep_.dh = layer_.take(max_rows * output_size);
-      sweep_.projected = projected_ = layer_.take(shape.batch_size * hidden_size);
-      weight_hr_ = layer_.as_accum(args_.weights.weight_hr, output_size, hidden_size);
-    }
+    if (shape.proj_size > 0) sweep_.dh = layer_.take(max_rows * output_size);
+    prepare_recurrent_weights();
 
     grad_weight_ih_ = accumulator(args_.grad_weight_ih, gate_size * shape.input_size);
     grad_weight_hh_ = accumulator(args_.grad_weight_hh, gate_size * output_size);
@@ -71,6 +70,22 @@ class Backward {
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
     if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
     sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
+  }
+
+  void prepare_recurrent_weights() {
+    const LayerWeights& weights = args_.weights;
+    if (layer_.is_persistent()) {
+      sweep_.packed_hh = layer_.pack(RecurrentProduct::kGradHidden, weights.weight_hh);
+      sweep_.packed_hr = layer_.pack(RecurrentProduct::kGradProjected, weights.weight_hr);
+      layer_.set_team(&sweep_);
+      return;
+    }
+    const int64_t batch_size = args_.shape.batch_size, output_size = layer_.output_size;
+    sweep_.product = product_ = layer_.take(batch_size * output_size);
+    weight_hh_ = layer_.as_accum(weights.weight_hh, layer_.gate_size, output_size);
+    if (weights.weight_hr == nullptr) return;
+    sweep_.projected = projected_ = layer_.take(batch_size * layer_.hidden_size);
+    weight_hr_ = layer_.as_accum(weights.weight_hr, output_size, layer_.hidden_size);
   }
 
   // Where a gradient of type S is summed up: in place if S is A.

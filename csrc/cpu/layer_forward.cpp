@@ -23,7 +23,11 @@ class Forward {
       sweep_.begin = begin;
       sweep_.end = std::min(begin + layer_.chunk_steps, args_.shape.seq_len);
       project_input();
-      for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
+      if (layer_.is_persistent()) {
+        layer_.run_region(layer_.kernels.forward_sweep, sweep_);
+      } else {
+        for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
+      }
     }
     finish();
   }
@@ -58,6 +62,12 @@ class Forward {
     }
     if (shape.proj_size > 0) sweep_.h_raw = layer_.take(shape.batch_size * layer_.hidden_size);
 
+    if (layer_.is_persistent()) {
+      sweep_.packed_hh = layer_.pack(RecurrentProduct::kGates, args_.weights.weight_hh);
+      sweep_.packed_hr = layer_.pack(RecurrentProduct::kProjected, args_.weights.weight_hr);
+      layer_.set_team(&sweep_);
+      return;
+    }
     weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);
     weight_hr_ = layer_.as_accum(args_.weights.weight_hr, output_size, layer_.hidden_size);
     if (layer_.cell.split) sweep_.product = product_ = layer_.take(shape.batch_size * gate_size);

@@ -7,6 +7,7 @@
 // S is the storage type, A its accumulation type, H hidden_size, P output size, G gates.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "common/args.h"
@@ -36,10 +37,25 @@ struct Steps {
   }
 };
 
-// A matrix packed for gemm.h, or data == null where the schedule packs nothing.
-struct PackedMatrix {
-  void* data;
+// The matrix products inside a sweep; persistent packs the weight of each.
+enum class RecurrentProduct : int8_t {
+  kGates,          // h * weight_hh^T
+  kProjected,      // h before the projection * weight_hr^T
+  kGradHidden,     // gradient of the gates * weight_hh
+  kGradProjected,  // gradient of h * weight_hr
 };
+
+// What the threads of a persistent region know of one of them. The parts are on cache lines
+// of their own, pairwise, as lines are fetched in pairs.
+struct TeamSlot {
+  std::atomic<int64_t> arrived;  // barriers this thread has come to
+  char padding_arrived[120];
+  std::atomic<int64_t> taken[2];  // panels taken of its list, in even and odd products
+  char padding_taken[112];
+};
+
+// Gives the core to another thread. Not in isa/: see Note [ISA namespace].
+void yield_thread();
 
 struct ForwardSweep {
   const LayerForwardArgs* args;
@@ -52,14 +68,16 @@ struct ForwardSweep {
   int64_t gx_row_stride;
   void* h[2];  // A [batch_size, h_row_stride]; step s reads h[s & 1], writes the other
   int64_t h_row_stride;
-  void* c;                 // A [batch_size, H], cells with c
-  void* h_raw;             // A [batch_size, H], h before the projection; null without
-  const void* product;     // per_step: A [batch_size, G * H], recurrent side; null: added to gx
-  const void* projected;   // per_step: A [batch_size, P], h_raw * weight_hr^T
-  PackedMatrix packed_hh;  // persistent
-  PackedMatrix packed_hr;
-  struct TeamSlot* team;  // persistent: one slot a thread
+  void* c;                // A [batch_size, H], cells with c
+  void* h_raw;            // A [batch_size, H], h before the projection; null without
+  const void* product;    // per_step: A [batch_size, G * H], recurrent side; null: added to gx
+  const void* projected;  // per_step: A [batch_size, P], h_raw * weight_hr^T
+  // persistent only
+  const void* packed_hh;  // A, panels of weight_hh
+  const void* packed_hr;  // A, panels of weight_hr
+  TeamSlot* team;         // one a thread, zero before each region
   Split split;
+  bool alternate;  // take the panels in descending order every other step
 };
 
 struct BackwardSweep {
@@ -75,10 +93,12 @@ struct BackwardSweep {
   void* dc;               // A [batch_size, H], cells with c
   const void* product;    // per_step: A [batch_size, P], dgr of the step before * weight_hh
   const void* projected;  // per_step: A [batch_size, H], dh * weight_hr
-  PackedMatrix packed_hh;  // persistent
-  PackedMatrix packed_hr;
-  struct TeamSlot* team;
+  // persistent only
+  const void* packed_hh;  // A, panels of weight_hh
+  const void* packed_hr;  // A, panels of weight_hr
+  TeamSlot* team;         // one a thread, zero before each region
   Split split;
+  bool alternate;  // take the panels in descending order every other step
 };
 
 }  // namespace fusedrnn

@@ -3,6 +3,7 @@
 // Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
 // the standard library.
 #include "cpu/isa/per_step.h"
+#include "cpu/isa/persistent.h"
 #include "cpu/isa/rows.h"
 #include "cpu/kernel_table.h"
 
@@ -13,10 +14,10 @@ namespace {
 template <template <class> class Cell, class S>
 constexpr CellKernels make_cell_kernels() {
   return {
-      PerStep<Cell, S>::forward_cell,
-      PerStep<Cell, S>::forward_project,
-      PerStep<Cell, S>::backward_hidden,
-      PerStep<Cell, S>::backward_cell,
+      PerStep<Cell, S>::forward_cell,     PerStep<Cell, S>::forward_project,
+      PerStep<Cell, S>::backward_hidden,  PerStep<Cell, S>::backward_cell,
+      PackWeights<Cell, S>::count,        PackWeights<Cell, S>::pack,
+      Persistent<Cell, S>::forward_sweep, Persistent<Cell, S>::backward_sweep,
   };
 }
 

@@ -1,0 +1,112 @@
+// Copies a weight matrix into the panels of gemm.h, once a call. Units beyond the last are
+// zeros, so that a product needs no mask.
+#pragma once
+
+#include "cpu/isa/gemm.h"
+#include "cpu/kernel_table.h"
+#include "math/half.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+FUSEDRNN_HD double to_accum(double value) { return value; }
+template <class S>
+FUSEDRNN_HD float to_accum(S value) {
+  return to_float(value);
+}
+
+// How the operand of one of the recurrent products lies in a weight, and in panels.
+// Element (group, unit, k) is weight[group * group_stride + unit * unit_stride + k * k_stride].
+struct PanelLayout {
+  int64_t units;
+  int64_t k_size;
+  int64_t group_stride, unit_stride, k_stride;
+  int groups;
+  int vectors;  // of units, side by side in a panel for each group
+
+  template <class V>
+  FUSEDRNN_HD int64_t panel_count() const {
+    return (units + vectors * V::kLanes - 1) / (vectors * V::kLanes);
+  }
+  template <class V>
+  FUSEDRNN_HD int64_t panel_elements() const {
+    return k_size * groups * vectors * V::kLanes;
+  }
+};
+
+template <template <class> class Cell>
+FUSEDRNN_HD PanelLayout make_panel_layout(RecurrentProduct product, const LayerShape& shape) {
+  constexpr int kGates = Cell<float>::kGates;
+  const int64_t hidden_size = shape.hidden_size;
+  const int64_t output_size = shape.proj_size > 0 ? shape.proj_size : hidden_size;
+  switch (product) {
+    case RecurrentProduct::kGates:
+      return {hidden_size, output_size, hidden_size * output_size, output_size,
+              1,           kGates,      kGates > 1 ? 1 : 2};
+    case RecurrentProduct::kProjected:
+      return {output_size, hidden_size, 0, hidden_size, 1, 1, 2};
+    case RecurrentProduct::kGradHidden:
+      return {output_size, kGates * hidden_size, 0, 1, output_size, 1, 2};
+    case RecurrentProduct::kGradProjected:
+      break;
+  }
+  return {hidden_size, output_size, 0, 1, hidden_size, 1, 2};
+}
+
+// Packs one tile [k_size][kTileCols][lanes]. Its first column is vector `vector` of the panel.
+template <class V, class S, class A>
+void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit, A* dst,
+                 int64_t dst_stride) {
+  const int64_t left = layout.units - unit;
+  const int lanes = left <= 0 ? 0 : left < V::kLanes ? static_cast<int>(left) : V::kLanes;
+  const S* src = weight + unit * layout.unit_stride;
+  if (lanes < V::kLanes || layout.unit_stride == 1) {
+    for (int64_t k = 0; k < layout.k_size; ++k) {
+      A* to = dst + k * dst_stride;
+      const S* from = src + k * layout.k_stride;
+      for (int lane = 0; lane < V::kLanes; ++lane) {
+        to[lane] = lane < lanes ? to_accum(from[lane * layout.unit_stride]) : A(0);
+      }
+    }
+    return;
+  }
+  // Transposes in blocks whose destination stays in the first cache.
+  constexpr int64_t kBlock = 64;
+  for (int64_t begin = 0; begin < layout.k_size; begin += kBlock) {
+    const int64_t end = layout.k_size - begin < kBlock ? layout.k_size : begin + kBlock;
+    for (int lane = 0; lane < V::kLanes; ++lane) {
+      const S* from = src + lane * layout.unit_stride;
+      for (int64_t k = begin; k < end; ++k) dst[k * dst_stride + lane] = to_accum(from[k]);
+    }
+  }
+}
+
+template <template <class> class Cell, class S>
+struct PackWeights {
+  using A = accum_t<S>;
+  using V = Pack<A>;
+
+  static PanelCount count(RecurrentProduct product, const LayerShape& shape) {
+    const PanelLayout layout = make_panel_layout<Cell>(product, shape);
+    return {layout.panel_count<V>(), layout.panel_elements<V>()};
+  }
+
+  static void pack(RecurrentProduct product, const LayerShape& shape, const void* weight,
+                   int64_t panel_begin, int64_t panel_end, void* packed) {
+    const PanelLayout layout = make_panel_layout<Cell>(product, shape);
+    const int cols = layout.groups * layout.vectors, tile = tile_cols(cols);
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      A* dst = static_cast<A*>(packed) + panel * layout.panel_elements<V>();
+      for (int col = 0; col < cols; ++col) {
+        const int group = col / layout.vectors, vector = col % layout.vectors;
+        A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
+        pack_vector<V>(layout, static_cast<const S*>(weight) + group * layout.group_stride,
+                       (panel * layout.vectors + vector) * V::kLanes,
+                       tile_start + col % tile * V::kLanes, tile * V::kLanes);
+      }
+    }
+  }
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn

@@ -1,0 +1,135 @@
+// Schedule persistent: what one thread of the parallel region does for a chunk of steps. The
+// recurrent weights are packed; each product ends, block by block, in the functions of step.h.
+#pragma once
+
+#include "cpu/isa/gemm.h"
+#include "cpu/isa/pack_weights.h"
+#include "cpu/isa/step.h"
+#include "cpu/isa/team.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+template <template <class> class Cell, class S>
+struct Persistent {
+  using A = accum_t<S>;
+  using V = Pack<A>;
+  static constexpr int kGates = Cell<V>::kGates;
+  static constexpr int kUnitVectors = 2;  // of a panel without gates
+  static constexpr int kGateVectors = kGates > 1 ? 1 : kUnitVectors;
+
+  static void forward_sweep(const ForwardSweep& sweep, int thread_idx, int num_threads) {
+    const FlushSubnormals flush;
+    const LayerShape& shape = sweep.args->shape;
+    const PanelLayout gates = make_panel_layout<Cell>(RecurrentProduct::kGates, shape);
+    const PanelLayout projected = make_panel_layout<Cell>(RecurrentProduct::kProjected, shape);
+    Team team(sweep.team, thread_idx, num_threads, sweep.split);
+    for (int64_t s = sweep.begin; s < sweep.end; ++s) {
+      const ForwardStep<Cell, S> step(sweep, s);
+      const bool descending = sweep.alternate && (s & 1) != 0;
+      int64_t row_begin, row_end;
+      team.own_rows(shape.batch_size, sweep.steps.rows(s), &row_begin, &row_end);
+      team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
+        multiply_panel<V, kGates * kGateVectors>(
+            row_begin, row_end, step.h_prev, step.h_row_stride,
+            panel_ptr(sweep.packed_hh, gates, panel), gates.k_size,
+            [&](int64_t row, const V* sums) {
+              for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, int lanes) {
+                Values<V, kGates> product;
+                for (int gate = 0; gate < kGates; ++gate) {
+                  product[gate] = sums[gate * kGateVectors + v];
+                }
+                step.cell(row, unit, lanes, product);
+              });
+            });
+      });
+      if (step.h_raw == nullptr) continue;
+      team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
+        multiply_panel<V, kUnitVectors>(
+            row_begin, row_end, step.h_raw, shape.hidden_size,
+            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size,
+            [&](int64_t row, const V* sums) {
+              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, int lanes) {
+                step.hidden(row, unit, lanes, sums[v]);
+              });
+            });
+      });
+    }
+  }
+
+  static void backward_sweep(const BackwardSweep& sweep, int thread_idx, int num_threads) {
+    const FlushSubnormals flush;
+    const LayerShape& shape = sweep.args->shape;
+    const PanelLayout hidden = make_panel_layout<Cell>(RecurrentProduct::kGradHidden, shape);
+    const PanelLayout projected = make_panel_layout<Cell>(RecurrentProduct::kGradProjected, shape);
+    const int64_t gate_size = kGates * shape.hidden_size;
+    const bool leaves = sweep.args->grad_h_0 != nullptr;
+    Team team(sweep.team, thread_idx, num_threads, sweep.split);
+    // Step -1 only delivers grad_h_0 of the rows of step 0.
+    const int64_t begin = sweep.begin == 0 && leaves ? -1 : sweep.begin;
+    for (int64_t s = sweep.end - 1; s >= begin; --s) {
+      const BackwardStep<Cell, S> step(sweep, s);
+      const bool descending = sweep.alternate && (s & 1) != 0;
+      const int64_t product_rows = sweep.steps.rows(s + 1);
+      const A* dgr_before = static_cast<const A*>(sweep.dgr_end);
+      if (s + 1 < sweep.end) {
+        dgr_before = static_cast<const A*>(sweep.dgr) +
+                     (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
+      }
+      int64_t row_begin, row_end;
+      team.own_rows(shape.batch_size, leaves && product_rows > step.rows ? product_rows : step.rows,
+                    &row_begin, &row_end);
+      int64_t product_end = row_end < product_rows ? row_end : product_rows;
+      if (product_end < row_begin) product_end = row_begin;
+      team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
+        const auto finish_row = [&](int64_t row, const V* sums) {
+          for_each_unit<kUnitVectors>(hidden, panel, [&](int v, int64_t unit, int lanes) {
+            step.hidden(row, unit, lanes, sums[v]);
+          });
+        };
+        multiply_panel<V, kUnitVectors>(row_begin, product_end, dgr_before, gate_size,
+                                        panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size,
+                                        finish_row);
+        const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
+        for (int64_t row = product_end; row < row_end; ++row) finish_row(row, zeros);
+      });
+      if (step.dh == nullptr || step.rows == 0) continue;
+      if (row_end > step.rows) row_end = step.rows;
+      team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
+        multiply_panel<V, kUnitVectors>(
+            row_begin, row_end, step.dh, step.output_size,
+            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size,
+            [&](int64_t row, const V* sums) {
+              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, int lanes) {
+                step.cell(row, unit, lanes, sums[v]);
+              });
+            });
+      });
+    }
+  }
+
+ private:
+  FUSEDRNN_HD static const A* panel_ptr(const void* packed, const PanelLayout& layout,
+                                        int64_t panel) {
+    return static_cast<const A*>(packed) + panel * layout.panel_elements<V>();
+  }
+
+  // Calls body(vector, unit, lanes) for each vector of units of a panel; `lanes` is a constant
+  // where the vector is full.
+  template <int kVectors, class Body>
+  FUSEDRNN_HD static void for_each_unit(const PanelLayout& layout, int64_t panel,
+                                        const Body& body) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t unit = (panel * kVectors + v) * V::kLanes;
+      const int64_t left = layout.units - unit;
+      if (left >= V::kLanes) {
+        body(v, unit, V::kLanes);
+      } else if (left > 0) {
+        body(v, unit, static_cast<int>(left));
+      }
+    }
+  }
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn
