@@ -7,15 +7,29 @@ float64, and its error is measured as a fraction of the oracle's largest element
 from __future__ import annotations
 
 import math
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import fusedrnn
 
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 # One, primes, and one over the widths of the kernels' tiles (8, 16, 32).
 SIZES = (1, 2, 3, 5, 7, 9, 17, 33)
+
+
+# The module of each cell: class name, and what its constructor needs.
+MODULES: dict[str, tuple[str, dict[str, str]]] = {
+    "rnn_tanh": ("RNN", {}),
+    "rnn_relu": ("RNN", {"nonlinearity": "relu"}),
+    "lstm": ("LSTM", {}),
+    "gru": ("GRU", {}),
+}
 
 
 def tolerance(dtype: torch.dtype, length: int) -> float:
@@ -48,7 +62,8 @@ def assert_close(actual: Tensor, expected: Tensor, allowed: float, name: str = "
         idx = tuple(int(i) for i in torch.unravel_index(torch.tensor(worst), error.shape))
         raise AssertionError(
             f"{name}{list(idx)}: expected {expected[idx].item():.9g}, got "
-            f"{actual[idx].item():.9g}; error {error[idx].item():.3g}, allowed {allowed * scale:.3g}"
+            f"{actual[idx].item():.9g}; error {error[idx].item():.3g}, "
+            f"allowed {allowed * scale:.3g}"
         )
 
 
@@ -59,16 +74,15 @@ def assert_close_to_float64(
     length: int,
     name: str = "result",
 ) -> None:
-    """The error may be twice that of torch.nn on the same inputs, or a few roundings.
+    """The error may be twice that of torch.nn on the same inputs, or a quarter of `tolerance`.
 
-    The factor 2 is for the other order of summation; the floor of 8 roundings (4 eps), growing
-    as `tolerance` does at a quarter of its rate, is for results which torch happens to hit.
+    The factor 2 is for another order of summation; the floor is for results that torch happens
+    to hit. In float64 the oracle is no better than the result, and the floor is `tolerance`.
     """
-    error = _error(torch_result.detach().double(), oracle.double())
+    error = _error(torch_result.detach().double(), oracle.detach().double())
     torch_error = float(error.max()) if error.numel() else 0.0
-    scale = _scale(oracle.double())
-    floor = max(4 * torch.finfo(actual.dtype).eps, tolerance(actual.dtype, length) / 4)
-    assert_close(actual, oracle, max(2 * torch_error / scale, floor), name)
+    floor = tolerance(actual.dtype, length) / (1 if actual.dtype == torch.float64 else 4)
+    assert_close(actual, oracle, max(2 * torch_error / _scale(oracle.detach()), floor), name)
 
 
 def _error(actual: Tensor, expected: Tensor) -> Tensor:
@@ -95,3 +109,122 @@ def _assert_same_non_finite(actual: Tensor, expected: Tensor, name: str) -> None
                 f"{name}{idx}: expected {expected[tuple(idx)].item()}, got "
                 f"{actual[tuple(idx)].item()}; {kind} misplaced at {len(wrong)} positions"
             )
+
+
+def layers(space: ModuleType, cell: str, *args: Any, **kwargs: Any) -> nn.Module:
+    """The stack of layers of that cell in nn, fusedrnn or fusedrnn.compat."""
+    name, extra = MODULES[cell]
+    return getattr(space, name)(*args, **extra, **kwargs)
+
+
+def one_cell(space: ModuleType, cell: str, *args: Any, **kwargs: Any) -> nn.Module:
+    """The cell module in nn, fusedrnn or fusedrnn.compat."""
+    name, extra = MODULES[cell]
+    return getattr(space, name + "Cell")(*args, **extra, **kwargs)
+
+
+class Trio(NamedTuple):
+    """Modules with the same weights: the one under test, torch's, and torch's in float64."""
+
+    ours: nn.Module
+    torch: nn.Module
+    oracle: nn.Module
+
+
+def trio(
+    build: Any,
+    cell: str,
+    *args: Any,
+    dtype: torch.dtype,
+    space: ModuleType = fusedrnn,
+    **kwargs: Any,
+) -> Trio:
+    """`build` is `layers` or `one_cell`."""
+    theirs = build(nn, cell, *args, dtype=dtype, **kwargs)
+    ours = build(space, cell, *args, dtype=dtype, **kwargs)
+    oracle = build(nn, cell, *args, dtype=torch.float64, **kwargs)
+    ours.load_state_dict(theirs.state_dict())
+    oracle.load_state_dict(theirs.state_dict())
+    return Trio(ours, theirs, oracle)
+
+
+def strided(*size: int, dtype: torch.dtype) -> Tensor:
+    """A normal tensor with gaps: every second element of a larger one, dimensions reversed."""
+    larger = torch.randn(*reversed(size[:-1]), 2 * size[-1]).to(dtype)
+    return larger[..., ::2].permute(*reversed(range(len(size) - 1)), len(size) - 1)
+
+
+def initial_state(
+    module: nn.Module, batch_size: int | None, dtype: torch.dtype, make: Any = strided
+) -> Tensor | tuple[Tensor, Tensor]:
+    """A random state that fits a stack of layers; without batch dimension for None."""
+    batch = () if batch_size is None else (batch_size,)
+    rows = module.num_layers * (2 if module.bidirectional else 1)
+    h_0 = make(rows, *batch, module.proj_size or module.hidden_size, dtype=dtype)
+    if module.mode != "LSTM":
+        return h_0
+    return h_0, make(rows, *batch, module.hidden_size, dtype=dtype)
+
+
+def pack(input: Tensor, lengths: list[int], batch_first: bool = False) -> PackedSequence:
+    is_sorted = lengths == sorted(lengths, reverse=True)
+    return pack_padded_sequence(input, torch.tensor(lengths), batch_first, enforce_sorted=is_sorted)
+
+
+def tensors_of(value: Any, prefix: str) -> dict[str, Tensor]:
+    """The tensors in an input, a state or a result, by name; None counts as no tensor."""
+    if value is None:
+        return {}
+    if isinstance(value, PackedSequence):
+        return {f"{prefix}.data": value.data}
+    if isinstance(value, Tensor):
+        return {prefix: value}
+    return {
+        name: tensor
+        for idx, part in enumerate(value)
+        for name, tensor in tensors_of(part, f"{prefix}[{idx}]").items()
+    }
+
+
+def map_tensors(value: Any, change: Any) -> Any:
+    """The same input or state with `change` applied to each tensor of values."""
+    if isinstance(value, PackedSequence):
+        return value._replace(data=change(value.data))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(part, change) for part in value)
+    return change(value) if isinstance(value, Tensor) else value
+
+
+def run(module: nn.Module, input: Any, hx: Any = None) -> dict[str, Tensor]:
+    """Calls the module on copies in its own dtype: every result and every gradient, by name.
+
+    The loss weighs each result with fixed noise, so that each gradient depends on all of them.
+    """
+    dtype = next(module.parameters()).dtype
+
+    def leaf(tensor: Tensor) -> Tensor:
+        return tensor.detach().to(dtype).requires_grad_()
+
+    input, hx = map_tensors((input, hx), leaf)
+    results = tensors_of(module(input, hx), "result")
+    noise = torch.Generator().manual_seed(7)
+    loss = sum(
+        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(dtype)).sum()
+        for result in results.values()
+    )
+    inputs = {
+        **tensors_of(input, "input"),
+        **tensors_of(hx, "hx"),
+        **dict(module.named_parameters()),
+    }
+    grads = torch.autograd.grad(loss, list(inputs.values()))
+    return {**results, **{f"grad {name}": grad for name, grad in zip(inputs, grads, strict=True)}}
+
+
+def assert_same_as_torch(modules: Trio, input: Any, hx: Any = None, *, length: int) -> None:
+    """Results and gradients are as close to the oracle as those of torch's module."""
+    actual, theirs, oracle = (run(module, input, hx) for module in modules)
+    assert actual.keys() == oracle.keys()
+    for name, result in actual.items():
+        assert result.dtype == theirs[name].dtype, name
+        assert_close_to_float64(result, oracle[name], theirs[name], length, name)

@@ -1,0 +1,85 @@
+"""Fixtures and options of every Python test.
+
+FUSEDRNN_REQUIRE_CUDA=1 turns the skip of a test on a missing CUDA device into a failure.
+`pytest --fallback` hides the compiled part, so that the PyTorch fallback is tested.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import fusedrnn
+from fusedrnn import _library
+
+CONFORMANCE = pytest.StashKey[Counter]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fallback", action="store_true", help="test without the compiled part")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CONFORMANCE] = Counter()
+    if config.getoption("--fallback"):
+        _library.available = False
+        _library.reason = "hidden by --fallback"
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    compiled = "compiled" if _library.available else f"fallback ({_library.reason})"
+    return f"fusedrnn {fusedrnn.__version__}: {compiled}; torch {torch.__version__}"
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    counts = config.stash[CONFORMANCE]
+    if counts:
+        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+        terminalreporter.write_line(
+            f"conformance: {counts.total()} cases of torch's module inputs ({kinds})"
+        )
+
+
+def _has_cuda() -> bool:
+    """A CUDA device, and kernels for it in the compiled part."""
+    return (
+        torch.cuda.is_available()
+        and _library.available
+        and torch._C._dispatch_has_kernel_for_dispatch_key("fusedrnn::layer_forward", "CUDA")
+    )
+
+
+@pytest.fixture(params=["cpu", "cuda"])
+def device(request: pytest.FixtureRequest) -> str:
+    if request.param == "cuda" and not _has_cuda():
+        reason = "no CUDA device with kernels for it"
+        if os.environ.get("FUSEDRNN_REQUIRE_CUDA") == "1":
+            pytest.fail(f"{reason}, and FUSEDRNN_REQUIRE_CUDA=1")
+        pytest.skip(reason)
+    return request.param
+
+
+@pytest.fixture
+def compiled_part() -> None:
+    """For a test of what the fallback cannot do."""
+    if not _library.available:
+        pytest.skip(f"needs the compiled part: {_library.reason}")
+
+
+@pytest.fixture
+def conformance(request: pytest.FixtureRequest) -> Counter:
+    """Cases run, by kind; the sum is printed when the tests end."""
+    return request.config.stash[CONFORMANCE]
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed() -> Iterator[None]:
+    torch.manual_seed(20)
+    yield
+    assert torch.get_default_dtype() == torch.float32, "a test left its default dtype behind"

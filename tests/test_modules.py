@@ -1,0 +1,503 @@
+"""RNN, LSTM and GRU against torch.nn: results, every gradient, and the contract of a module."""
+
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+from types import ModuleType
+
+import pytest
+import torch
+from cases import (
+    CELLS,
+    DTYPES,
+    assert_close,
+    assert_same_as_torch,
+    initial_state,
+    layers,
+    run,
+    strided,
+    tolerance,
+    trio,
+)
+from torch import Tensor, nn
+
+import fusedrnn
+from fusedrnn import compat
+
+SPACES = pytest.mark.parametrize("space", [fusedrnn, compat], ids=["fusedrnn", "compat"])
+
+# (num_layers, bias, batch_first, with a given state): each pair of values occurs.
+OPTIONS = [
+    (1, True, False, False),
+    (1, False, True, True),
+    (2, True, True, True),
+    (2, False, False, False),
+    (3, True, False, True),
+    (3, False, True, False),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_matches_torch_on_padded_input(
+    cell: str, bidirectional: bool, dtype: torch.dtype, device: str
+) -> None:
+    for num_layers, bias, batch_first, with_state in OPTIONS:
+        modules = trio(
+            layers, cell, 5, 7, num_layers, bias=bias, batch_first=batch_first,
+            bidirectional=bidirectional, dtype=dtype, device=device,
+        )  # fmt: skip
+        input = strided(*((3, 6) if batch_first else (6, 3)), 5, dtype=dtype).to(device)
+        hx = initial_state(modules.ours, 3, dtype) if with_state else None
+        assert_same_as_torch(modules, input, hx, length=12 * num_layers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
+def test_lstm_matches_torch_with_projection(bidirectional: bool, dtype: torch.dtype) -> None:
+    for (num_layers, bias, batch_first, with_state), proj_size in itertools.product(
+        OPTIONS[1:4], (1, 4)
+    ):
+        modules = trio(
+            layers, "lstm", 5, 7, num_layers, bias=bias, batch_first=batch_first,
+            bidirectional=bidirectional, proj_size=proj_size, dtype=dtype,
+        )  # fmt: skip
+        input = strided(*((3, 6) if batch_first else (6, 3)), 5, dtype=dtype)
+        hx = initial_state(modules.ours, 3, dtype) if with_state else None
+        assert_same_as_torch(modules, input, hx, length=12 * num_layers)
+
+
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time_first", "batch_first"])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_matches_torch_on_one_sequence(cell: str, bidirectional: bool, batch_first: bool) -> None:
+    modules = trio(
+        layers, cell, 5, 7, 2, bidirectional=bidirectional, batch_first=batch_first,
+        dtype=torch.float32,
+    )  # fmt: skip
+    input = strided(6, 5, dtype=torch.float32)
+    for hx in (None, initial_state(modules.ours, None, torch.float32)):
+        assert_same_as_torch(modules, input, hx, length=24)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_matches_torch_at_sizes_around_the_tiles(cell: str) -> None:
+    sizes = [
+        (1, 1, 1, 1),
+        (2, 17, 3, 33),
+        (3, 9, 33, 17),
+        (1, 33, 1, 16),
+        (5, 8, 9, 9),
+        (40, 2, 2, 8),
+    ]
+    for seq_len, batch_size, input_size, hidden_size in sizes:
+        modules = trio(layers, cell, input_size, hidden_size, dtype=torch.float32)
+        input = torch.randn(seq_len, batch_size, input_size)
+        hx = initial_state(modules.ours, batch_size, torch.float32)
+        assert_same_as_torch(modules, input, hx, length=2 * seq_len)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_empty_batch_gives_empty_results_and_zero_gradients(cell: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True)
+    results = run(
+        module, torch.randn(6, 0, 5), initial_state(module, 0, torch.float32, torch.randn)
+    )
+    assert results["result[0]"].shape == (6, 0, 14)
+    for name, _ in module.named_parameters():
+        assert torch.equal(results[f"grad {name}"], torch.zeros_like(getattr(module, name)))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_non_finite_values_spread_as_in_torch(cell: str) -> None:
+    modules = trio(layers, cell, 5, 7, 2, bidirectional=True, dtype=torch.float32)
+    input = torch.randn(6, 4, 5)
+    input[2, 0, 1], input[3, 1, 0], input[4, 2, 4] = float("nan"), float("inf"), float("-inf")
+    with torch.no_grad():
+        actual, expected = modules.ours(input)[0], modules.torch(input)[0]
+    assert expected.isnan().any()
+    assert_close(actual, expected, tolerance(torch.float32, 12), "output")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_denormal_values_change_nothing_that_can_be_seen(cell: str) -> None:
+    modules = trio(layers, cell, 5, 7, dtype=torch.float32)
+    assert_same_as_torch(modules, torch.full((6, 3, 5), 1e-40), length=12)
+    assert torch.tensor(1e-40) * 1 != 0, "denormal numbers are flushed for the caller"
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_steps_with_carried_state_equal_the_whole_sequence(cell: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2)
+    input = torch.randn(9, 3, 5)
+    whole, final = module(input)
+    state, outputs = None, []
+    for step in input.split([1, 1, 3, 4]):
+        output, state = module(step, state)
+        outputs.append(output)
+    allowed = tolerance(torch.float32, 18)
+    assert_close(torch.cat(outputs), whole, allowed, "output")
+    for part, expected in zip(
+        state if cell == "lstm" else [state], final if cell == "lstm" else [final], strict=True
+    ):
+        assert_close(part, expected, allowed, "final state")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_do_not_depend_on_training_mode(cell: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2)
+    input = torch.randn(6, 3, 5)
+    for name, grad in run(module.train(), input).items():
+        assert torch.equal(grad, run(module.eval(), input)[name]), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_output_strides_are_those_of_torch(cell: str) -> None:
+    for batch_first in (False, True):
+        ours, theirs, _ = trio(layers, cell, 5, 7, batch_first=batch_first, dtype=torch.float32)
+        input = torch.randn(6, 3, 5)
+        assert ours(input)[0].stride() == theirs(input)[0].stride()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_grad_gives_the_same_bits_without_a_graph(cell: str) -> None:
+    module = layers(fusedrnn, cell, 5, 17, 2, bidirectional=True)
+    input = torch.randn(6, 3, 5)
+    with torch.no_grad():
+        output, _ = module(input)
+    assert not output.requires_grad
+    assert torch.equal(output, module(input)[0].detach())
+    with torch.inference_mode():
+        assert torch.equal(output, module(input)[0])
+
+
+# The contract of a torch.nn module.
+
+
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_seed_gives_the_initial_values_of_torch(cell: str, space: ModuleType) -> None:
+    states = []
+    for source in (nn, space):
+        torch.manual_seed(3)
+        states.append(layers(source, cell, 5, 7, 2, bidirectional=True).state_dict())
+    assert list(states[0]) == list(states[1])
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_state_dict_loads_both_ways(cell: str, space: ModuleType) -> None:
+    kwargs = {"bias": False, "bidirectional": True}
+    ours, theirs = (layers(s, cell, 5, 7, 2, **kwargs) for s in (space, nn))
+    input = torch.randn(6, 3, 5)
+    for source, target in ((ours, theirs), (theirs, ours)):
+        source.reset_parameters()
+        target.load_state_dict(source.state_dict())
+        assert_close(target(input)[0], source(input)[0], tolerance(torch.float32, 12))
+
+
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_repr_and_attributes_are_those_of_torch(cell: str, space: ModuleType) -> None:
+    kwargs = {"bias": False, "batch_first": True, "dropout": 0.5, "bidirectional": True}
+    if cell == "lstm":
+        kwargs["proj_size"] = 3
+    ours, theirs = (layers(s, cell, 5, 7, 2, **kwargs) for s in (space, nn))
+    assert repr(ours) == repr(theirs)
+    names = ("mode", "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout",
+             "bidirectional", "proj_size", "_flat_weights_names", "_all_weights")  # fmt: skip
+    for name in names:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    if "rnn" in cell:
+        assert ours.nonlinearity == theirs.nonlinearity
+    assert [w.shape for w in ours._flat_weights] == [w.shape for w in theirs._flat_weights]
+    assert all(a is b for a, b in zip(ours._flat_weights, itertools.chain(*ours.all_weights)))
+    ours.flatten_parameters()
+    assert all(a is getattr(ours, n) for a, n in zip(ours._flat_weights, ours._flat_weights_names))
+
+
+def test_positional_arguments_have_the_order_of_torch() -> None:
+    assert repr(fusedrnn.RNN(3, 4, 2, "relu", False, True, 0.5, True)) == repr(
+        nn.RNN(3, 4, 2, "relu", False, True, 0.5, True)
+    )
+    assert repr(fusedrnn.LSTM(3, 4, 2, False, True, 0.5, True, 2)) == repr(
+        nn.LSTM(3, 4, 2, False, True, 0.5, True, 2)
+    )
+    assert repr(fusedrnn.GRU(3, 4, 2, False, True, 0.5, True)) == repr(
+        nn.GRU(3, 4, 2, False, True, 0.5, True)
+    )
+
+
+def test_only_compat_classes_are_instances_of_torch_classes() -> None:
+    for name in ("RNN", "LSTM", "GRU"):
+        theirs = getattr(nn, name)
+        assert issubclass(getattr(compat, name), theirs)
+        assert not issubclass(getattr(fusedrnn, name), theirs)
+        assert issubclass(getattr(fusedrnn, name), nn.RNNBase)
+
+
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_copies_compute_the_same_and_share_nothing(cell: str, space: ModuleType) -> None:
+    module = layers(space, cell, 5, 7, 2, bidirectional=True)
+    input = torch.randn(6, 3, 5)
+    expected = module(input)[0]
+    buffer = io.BytesIO()
+    torch.save(module, buffer)
+    buffer.seek(0)
+    copies = [
+        copy.deepcopy(module),
+        pickle.loads(pickle.dumps(module)),
+        torch.load(buffer, weights_only=False),
+    ]
+    with torch.no_grad():
+        module.weight_hh_l0.zero_()
+    for duplicate in copies:
+        assert torch.equal(duplicate(input)[0], expected)
+        assert not torch.equal(duplicate(input)[0], module(input)[0])
+
+
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_module_moves_between_dtypes_devices_and_memory(cell: str, space: ModuleType) -> None:
+    module = layers(space, cell, 5, 7, 2, device="meta")
+    output, state = module(torch.empty(6, 3, 5, device="meta"))
+    assert output.is_meta and output.shape == (6, 3, 7)
+    module = module.to_empty(device="cpu").to(torch.float64)
+    module.reset_parameters()
+    module.share_memory()
+    assert all(weight.is_shared() for weight in module._flat_weights)
+    assert module(torch.randn(6, 3, 5).double())[0].dtype == torch.float64
+    assert module.bfloat16()(torch.randn(6, 3, 5).bfloat16())[0].dtype == torch.bfloat16
+    with torch.device("meta"):
+        assert layers(space, cell, 5, 7).weight_hh_l0.is_meta
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_checks_can_be_called_as_in_torch(cell: str) -> None:
+    ours, theirs = (layers(s, cell, 5, 7) for s in (fusedrnn, nn))
+    input, wrong = torch.randn(6, 3, 5), torch.zeros(1, 2, 7)
+    hx = (wrong, wrong) if cell == "lstm" else wrong
+    for call in (
+        lambda m: m.check_forward_args(input, hx, None),
+        lambda m: m.check_input(input[0], None),
+        lambda m: m.check_hidden_size(wrong, (1, 3, 7)),
+    ):
+        with pytest.raises(RuntimeError) as expected:
+            call(theirs)
+        with pytest.raises(RuntimeError) as raised:
+            call(ours)
+        assert str(raised.value) == str(expected.value)
+    order = torch.tensor([1, 0])
+    first = ours.permute_hidden(hx, order)[0]
+    assert torch.equal(first, theirs.permute_hidden(hx, order)[0])
+    assert ours.get_expected_hidden_size(input, None) == (1, 3, 7)
+
+
+# Note [Fresh weights] in fusedrnn/modules/base.py: whatever happens to a weight is seen.
+
+
+def _replace_parameter(module: nn.Module) -> None:
+    module.weight_hh_l0 = nn.Parameter(module.weight_hh_l0.detach() * 2)
+
+
+def _swap_data(module: nn.Module) -> None:
+    module.weight_hh_l0.data = module.weight_hh_l0.data * 2
+
+
+def _copy_in_place(module: nn.Module) -> None:
+    with torch.no_grad():
+        module.weight_hh_l0.copy_(module.weight_hh_l0 * 2)
+
+
+def _multiply_data(module: nn.Module) -> None:
+    module.weight_hh_l0.data.mul_(2)
+
+
+def _load_state_dict(module: nn.Module) -> None:
+    state = module.state_dict()
+    module.load_state_dict({**state, "weight_hh_l0": state["weight_hh_l0"] * 2})
+
+
+def _assign_state_dict(module: nn.Module) -> None:
+    state = module.state_dict()
+    module.load_state_dict({**state, "weight_hh_l0": state["weight_hh_l0"] * 2}, assign=True)
+
+
+def _replace_by_tensor(module: nn.Module) -> None:
+    weight = module.weight_hh_l0
+    del module.weight_hh_l0
+    module.weight_hh_l0 = weight.detach() * 2
+
+
+class _Double(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
+def _parametrize(module: nn.Module) -> None:
+    nn.utils.parametrize.register_parametrization(module, "weight_hh_l0", _Double())
+
+
+def _step_of_optimizer(module: nn.Module) -> None:
+    module.weight_hh_l0.grad = -module.weight_hh_l0.detach().clone()
+    torch.optim.SGD([module.weight_hh_l0], lr=1.0).step()
+
+
+CHANGES = [
+    _replace_parameter, _swap_data, _copy_in_place, _multiply_data, _load_state_dict,
+    _assign_state_dict, _replace_by_tensor, _parametrize, _step_of_optimizer,
+]  # fmt: skip
+
+
+@SPACES
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__.strip("_"))
+def test_every_way_to_change_a_weight_is_seen(change: object, space: ModuleType) -> None:
+    module = space.LSTM(5, 7)
+    input = torch.randn(6, 3, 5)
+    doubled = nn.LSTM(5, 7)
+    doubled.load_state_dict(module.state_dict())
+    doubled.weight_hh_l0.data.mul_(2)
+    for _ in range(2):  # so that whatever is kept between calls is there
+        with torch.no_grad():
+            before = module(input)[0]
+    change(module)
+    with torch.no_grad():
+        after = module(input)[0]
+    assert not torch.allclose(before, after)
+    assert_close(after, doubled(input)[0], tolerance(torch.float32, 12))
+
+
+@SPACES
+def test_weight_norm_matches_torch(space: ModuleType) -> None:
+    ours, theirs = space.GRU(5, 7), nn.GRU(5, 7)
+    ours.load_state_dict(theirs.state_dict())
+    for module in (ours, theirs):
+        nn.utils.parametrizations.weight_norm(module, "weight_hh_l0")
+    input = torch.randn(6, 3, 5)
+    expected = run(theirs, input)
+    for name, result in run(ours, input).items():
+        assert_close(result, expected[name], tolerance(torch.float32, 12), name)
+
+
+@SPACES
+def test_parametrization_runs_once_a_call(space: ModuleType) -> None:
+    class Count(nn.Module):
+        calls = 0
+
+        def forward(self, weight: Tensor) -> Tensor:
+            Count.calls += 1
+            return weight
+
+    module = space.LSTM(5, 7)
+    nn.utils.parametrize.register_parametrization(module, "weight_ih_l0", Count())
+    Count.calls = 0
+    module(torch.randn(6, 3, 5))
+    assert Count.calls == 1
+
+
+@SPACES
+def test_weight_dropping_hook_is_seen(space: ModuleType) -> None:
+    """The hook of torch.nn.utils.weight_norm and of WeightDrop: a tensor set before each call."""
+    module = space.LSTM(5, 7)
+    raw = nn.Parameter(module.weight_hh_l0.detach().clone())
+    del module.weight_hh_l0
+    module.register_parameter("weight_hh_raw", raw)
+
+    def drop(layer: nn.Module, _: object) -> None:
+        layer.weight_hh_l0 = layer.weight_hh_raw * 0.5
+
+    module.register_forward_pre_hook(drop)
+    output, _ = module(torch.randn(6, 3, 5))
+    output.sum().backward()
+    assert raw.grad.abs().sum() > 0
+
+
+@SPACES
+def test_functional_call_and_func_grad_use_the_given_weights(space: ModuleType) -> None:
+    module = space.GRU(5, 7)
+    input = torch.randn(6, 3, 5)
+    weights = {name: 2 * value.detach() for name, value in module.named_parameters()}
+
+    def loss(values: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(module, values, (input,))[0].square().sum()
+
+    grads = torch.func.grad(loss)(weights)
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            value.copy_(weights[name])
+    expected = torch.autograd.grad(module(input)[0].square().sum(), list(module.parameters()))
+    for (name, grad), wanted in zip(grads.items(), expected, strict=True):
+        assert_close(grad, wanted, tolerance(torch.float32, 12), name)
+
+
+@SPACES
+def test_tied_weights_add_their_gradients(space: ModuleType) -> None:
+    tied = space.RNN(7, 7, 2)
+    tied.weight_hh_l1 = tied.weight_hh_l0
+    apart = nn.RNN(7, 7, 2)
+    apart.load_state_dict(tied.state_dict())
+    input = torch.randn(6, 3, 7)
+    for module in (tied, apart):
+        module(input)[0].square().sum().backward()
+    assert_close(
+        tied.weight_hh_l0.grad,
+        apart.weight_hh_l0.grad + apart.weight_hh_l1.grad,
+        tolerance(torch.float32, 24),
+    )
+
+
+# torch.compile and torch.export.
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_compiles_to_one_graph_with_dynamic_shapes(cell: str, compiled_part: None) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, batch_first=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager")
+    for seq_len, batch_size in ((6, 3), (9, 4), (2, 5)):
+        input = torch.randn(batch_size, seq_len, 5)
+        expected = run(module, input)
+        compiled_results = run(compiled, input)
+        for name, result in expected.items():
+            actual = compiled_results.get(
+                name, compiled_results.get(name.replace("grad ", "grad _orig_mod."))
+            )
+            assert_close(actual, result, tolerance(torch.float32, 12), name)
+
+
+def test_compiles_with_inductor(compiled_part: None) -> None:
+    module = nn.Sequential(fusedrnn.LSTM(5, 7))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=True)
+    input = torch.randn(6, 3, 5)
+    assert_close(compiled(input)[0], module(input)[0], tolerance(torch.float32, 12))
+
+
+def test_exports_with_dynamic_length(compiled_part: None) -> None:
+    module = fusedrnn.GRU(5, 7, 2, batch_first=True).eval()
+    seq_len = torch.export.Dim("seq_len", min=1, max=1000)
+    exported = torch.export.export(
+        module, (torch.randn(3, 6, 5),), dynamic_shapes={"input": {1: seq_len}, "hx": None}
+    )
+    input = torch.randn(3, 11, 5)
+    assert_close(exported.module()(input)[0], module(input)[0], tolerance(torch.float32, 12))
+
+
+def test_checkpointing_gives_the_same_gradients() -> None:
+    module = fusedrnn.LSTM(5, 7, 2, dropout=0.5)
+    input = torch.randn(6, 3, 5, requires_grad=True)
+    grads = []
+    for call in (
+        module,
+        lambda x: torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False),
+    ):
+        torch.manual_seed(1)
+        grads.append(torch.autograd.grad(call(input)[0].sum(), input)[0])
+    assert torch.equal(*grads)
