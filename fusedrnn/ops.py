@@ -76,7 +76,7 @@ def _fallback(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """reference.layer_forward with the operator's behaviour under autocast."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return reference.layer_forward(cell, input, h_0, c_0, weights, weights_reverse, batch_sizes)
     dtype = torch.get_autocast_dtype(device)
 
