@@ -1,20 +1,138 @@
-"""Loads the compiled operators and registers what is written in Python for them."""
+"""Loads the compiled operators, and completes them with what is written in Python.
+
+`available` says whether the compiled part is there, `path` where it lies, and `reason` why it
+is missing. The operators' schemas and the shapes of all tensors are in
+csrc/bindings/library.cpp.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from pathlib import Path
 
-try:
-    from fusedrnn import _C  # noqa: F401: its load registers the operators
+import torch
+from torch import Tensor
 
-    available = True
-    reason = None  # why the compiled part is missing
-except ImportError as error:
-    available = False
-    reason = str(error)
+from fusedrnn import reference
+
+_OUTPUTS = 3  # output, h_n, c_n
+_BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
+
+
+def _load() -> tuple[Path | None, str]:
+    """The path of the loaded library, or None and the reason."""
+    folder = Path(__file__).parent
+    path = next((p for p in (folder / "_C.so", folder / "_C.pyd") if p.is_file()), None)
+    if path is None:
+        return None, f"there is no _C library in {folder}"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return None, str(error)
+    return path, ""
+
+
+path, reason = _load()
+available = path is not None
+
+
+def _layer_forward_fake(
+    cell: str,
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    *weights_batch_sizes_save: Tensor | bool | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *weights, batch_sizes, save = weights_batch_sizes_save
+    weight_hh, weight_hr, weight_ih_reverse = weights[1], weights[4], weights[5]
+    spec = reference.CELLS[cell]
+    directions = 1 if weight_ih_reverse is None else 2
+    hidden_size = weight_hh.size(0) // spec.gates
+    width = hidden_size if weight_hr is None else weight_hr.size(0)
+    if batch_sizes is None:
+        batch_size = input.size(1)
+    elif h_0 is not None:
+        batch_size = h_0.size(1)
+    else:
+        batch_size = torch.library.get_ctx().new_dynamic_size()
+    rows = input.shape[:-1].numel()
+    return (
+        input.new_empty(*input.shape[:-1], directions * width),
+        input.new_empty(directions, batch_size, width),
+        input.new_empty((directions, batch_size, hidden_size) if spec.states == 2 else (0,)),
+        input.new_empty((directions, rows, spec.saved_width, hidden_size) if save else (0,)),
+    )
+
+
+def _layer_backward_fake(
+    cell: str,
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    *layer: Tensor | Sequence[bool] | None,
+) -> tuple[Tensor, ...]:
+    *tensors, _batch_sizes, output, _saved, output_mask = layer
+    return tuple(
+        output.new_empty(tensor.shape if wanted and tensor is not None else (0,))
+        for tensor, wanted in zip(tensors, output_mask)
+    )
+
+
+def _layer_double_backward(
+    cell: str,
+    grad_grads: Sequence[Tensor | None],
+    grad_output: Tensor | None,
+    grad_h_n: Tensor | None,
+    grad_c_n: Tensor | None,
+    *layer: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Differentiates the backward of the reference, so that it is itself differentiable."""
+    *tensors, batch_sizes = layer
+    cotangents = [grad_output, grad_h_n, grad_c_n]
+    given = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
+    present = [i for i, tensor in enumerate(tensors) if tensor is not None]
+    wanted = [i for i in present if grad_grads[i] is not None]
+
+    def forward(*primals: Tensor) -> tuple[Tensor, ...]:
+        full: list[Tensor | None] = [None] * len(tensors)
+        for i, primal in zip(present, primals):
+            full[i] = primal
+        input, h_0, c_0, *weights = full
+        reverse = reference.LayerWeights(*weights[5:]) if weights[5] is not None else None
+        outputs = reference.layer_forward(
+            cell, input, h_0, c_0, reference.LayerWeights(*weights[:5]), reverse, batch_sizes
+        )
+        return tuple(outputs[i] for i in given)
+
+    def backward(cotangents: list[Tensor], primals: list[Tensor]) -> tuple[Tensor, ...]:
+        _, pull = torch.func.vjp(forward, *primals)
+        gradients = pull(tuple(cotangents))
+        return tuple(gradients[present.index(i)] for i in wanted)
+
+    _, pull = torch.func.vjp(
+        backward, [cotangents[i] for i in given], [tensors[i] for i in present]
+    )
+    to_cotangents, to_primals = pull(tuple(grad_grads[i] for i in wanted))
+    result = [tensors[0].new_empty(0) for _ in range(_OUTPUTS + len(tensors))]
+    for i, gradient in zip(given, to_cotangents):
+        result[i] = gradient
+    for i, gradient in zip(present, to_primals):
+        result[_OUTPUTS + i] = gradient
+    return tuple(result)
+
+
+if available:
+    torch.library.register_fake("fusedrnn::layer_forward", _layer_forward_fake)
+    torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
+    _implementations = torch.library.Library("fusedrnn", "IMPL")
+    _implementations.impl(
+        "layer_double_backward", _layer_double_backward, "CompositeImplicitAutograd"
+    )
+else:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "
-        f"({error}); build it with: pip install --no-build-isolation --force-reinstall fusedrnn",
+        f"({reason}); from its source folder run: {_BUILD} .",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,0 +1,187 @@
+"""Builds fusedrnn/_C, the shared library whose load registers the operators.
+
+Three source lists: bindings, compiled with torch; the CPU library, its kernels once for each
+instruction set; and CUDA, where there are sources and a toolkit. Nothing uses Python's C API, so
+one build serves every Python version.
+
+Environment
+    CXX            the C++ compiler (default: c++)
+    MAX_JOBS       how many files are compiled at once (default: as many as cores)
+    FUSEDRNN_CUDA  0 leaves the CUDA kernels out, 1 fails where they cannot be built; default:
+                   they are built where torch has CUDA and its toolkit is installed, whether or
+                   not a GPU is visible
+
+torch is not among the build requirements, because the library must be built against the torch it
+will run with. Where pip's isolated build hides that torch, it is looked up in the environment
+that is being installed into.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import shutil
+import site
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+os.chdir(ROOT)
+
+
+def files(*patterns: str) -> list[str]:
+    """Paths relative to the project that match, in a fixed order."""
+    return sorted(p.relative_to(ROOT).as_posix() for q in patterns for p in ROOT.glob(q))
+
+
+BINDINGS = files("csrc/bindings/*.cpp")
+CPU = files("csrc/cpu/*.cpp", "csrc/plan/*.cpp")
+ISA_SOURCE = "csrc/cpu/isa/table.cpp"
+CUDA = files("csrc/cuda/**/*.cu")
+HEADERS = files("csrc/**/*.h", "csrc/**/*.cuh")
+
+MSVC = sys.platform == "win32"
+AVX2 = ["/arch:AVX2"] if MSVC else ["-mavx2", "-mfma", "-mf16c"]
+AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")]
+ISA_FLAGS = {"generic": []}  # the compiler's baseline
+if platform.machine().lower() in ("x86_64", "amd64"):
+    ISA_FLAGS["avx2"] = AVX2
+    ISA_FLAGS["avx512"] = (
+        ["/arch:AVX512"] if MSVC else [*AVX2, *AVX512, "-mprefer-vector-width=512"]
+    )
+OPTIMIZE = ["/O2"] if MSVC else ["-O3", "-g0", "-Wall"]
+KERNEL = ["/std:c++17"] if MSVC else ["-std=c++17", "-ffp-contract=fast", "-fno-math-errno"]
+KERNEL += [] if MSVC else ["-fno-trapping-math"]
+
+
+def import_torch() -> bool:
+    """Whether torch can be imported, here or from the environment being installed into."""
+    folders = [*site.getsitepackages(), site.getusersitepackages()]
+    if "VIRTUAL_ENV" in os.environ:
+        folders += site.getsitepackages([os.environ["VIRTUAL_ENV"]])
+    original = list(sys.path)
+    for extra in ([], *([folder] for folder in folders)):
+        sys.path[:] = original + extra
+        try:
+            import torch  # noqa: F401
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+        else:
+            return True
+    sys.path[:] = original
+    return False
+
+
+def stop(reason: str, command: str) -> None:
+    """Leaves with one sentence that has the command that mends it."""
+    sys.exit(f"fusedrnn cannot be built: {reason}; run: {command}")
+
+
+def cuda_missing() -> str:
+    """Why the CUDA kernels are not built; empty when they are."""
+    wish = os.environ.get("FUSEDRNN_CUDA", "")
+    if wish == "0":
+        return "FUSEDRNN_CUDA=0"
+    reason = ""
+    if not CUDA:
+        reason = "this version has no CUDA sources"
+    elif torch.version.cuda is None:
+        reason = "this torch is built without CUDA"
+    elif cpp_extension.CUDA_HOME is None:
+        reason = "no CUDA toolkit was found, set CUDA_HOME"
+    if wish == "1" and reason:
+        stop(f"FUSEDRNN_CUDA=1, but {reason}", "FUSEDRNN_CUDA=0 pip install .")
+    return reason
+
+
+def openmp_flags() -> list[str]:
+    """Flags with which the extension shares torch's OpenMP threads; none where it cannot."""
+    if not torch.backends.openmp.is_available() or sys.platform == "darwin":
+        return []
+    return ["/openmp"] if MSVC else ["-fopenmp"]
+
+
+def make_extension() -> Extension:
+    """The extension; without torch, only what other commands need: its list of sources."""
+    depends = [ISA_SOURCE, *HEADERS]
+    if not HAS_TORCH:
+        return Extension("fusedrnn._C", BINDINGS + CPU, depends=depends)
+    with_cuda = not cuda_missing()
+    kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
+    macros = [f"-DFUSEDRNN_BUILD_{isa.upper()}" for isa in ISA_FLAGS if isa != "generic"]
+    return kind(
+        "fusedrnn._C",
+        BINDINGS + CPU + (CUDA if with_cuda else []),
+        include_dirs=[str(ROOT / "csrc")],
+        depends=depends,
+        extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros], "nvcc": ["-O3"]},
+        extra_link_args=[] if MSVC else openmp_flags(),
+        py_limited_api=True,
+    )
+
+
+class BuildWithoutTorch(build_ext):
+    def run(self) -> None:
+        stop("torch is missing", "pip install torch && pip install --no-build-isolation .")
+
+
+def build_with_torch() -> type[build_ext]:
+    class BuildWithTorch(cpp_extension.BuildExtension.with_options(no_python_abi_suffix=True)):
+        def finalize_options(self) -> None:
+            # One place for objects, so that an editable install is incremental as well.
+            self.build_temp = self.build_temp or f"build/objects-{sysconfig.get_platform()}"
+            super().finalize_options()
+
+        def build_extensions(self) -> None:
+            compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
+            if not MSVC and shutil.which(compiler) is None:
+                stop(f"the C++ compiler {compiler} is missing", "apt-get install g++")
+            # Before torch patches the compiler for its own flags.
+            jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
+            with ThreadPoolExecutor(max(jobs, 1)) as pool:
+                self.extensions[0].extra_objects = list(pool.map(self.build_isa, ISA_FLAGS))
+            super().build_extensions()
+            print(
+                "\nfusedrnn was built\n"
+                f"  torch             {torch.__version__}\n"
+                f"  instruction sets  {', '.join(ISA_FLAGS)}\n"
+                f"  OpenMP            {'yes' if openmp_flags() else 'no: one thread'}\n"
+                f"  CUDA              {'no: ' + cuda_missing() if cuda_missing() else 'yes'}\n"
+            )
+
+        def build_isa(self, isa: str) -> str:
+            """Compiles the kernels for one instruction set, unless nothing has changed."""
+            folder = Path(self.build_temp, isa)
+            [built] = self.compiler.object_filenames([ISA_SOURCE], output_dir=str(folder))
+            sources = [ISA_SOURCE, "setup.py", *HEADERS]
+            newest = max(os.path.getmtime(source) for source in sources)
+            if not os.path.exists(built) or os.path.getmtime(built) < newest:
+                flags = [*OPTIMIZE, *KERNEL, *ISA_FLAGS[isa], f"-DFUSEDRNN_ISA={isa}"]
+                self.compiler.compile(
+                    [ISA_SOURCE],
+                    output_dir=str(folder),
+                    include_dirs=["csrc"],
+                    extra_postargs=flags,
+                )
+            return built
+
+    return BuildWithTorch
+
+
+HAS_TORCH = import_torch()
+if HAS_TORCH:
+    import torch
+    from torch.utils import cpp_extension
+
+setup(
+    ext_modules=[make_extension()],
+    cmdclass={"build_ext": build_with_torch() if HAS_TORCH else BuildWithoutTorch},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}},
+)
