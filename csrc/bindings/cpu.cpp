@@ -91,7 +91,8 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   LayerGrads result;
   for (int i = 0; i < kLayerTensorCount; ++i) {
     const bool wanted = mask[i] && layer.tensors[i].has_value();
-    const at::IntArrayRef shape = wanted ? layer.tensors[i]->sizes() : at::IntArrayRef{0};
+    const at::DimVector shape =
+        wanted ? at::DimVector(layer.tensors[i]->sizes()) : at::DimVector{0};
     result[i] = layer.total_rows == 0 ? at::zeros(shape, options) : at::empty(shape, options);
   }
   if (layer.total_rows == 0) return result;
