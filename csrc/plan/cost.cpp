@@ -15,9 +15,12 @@ namespace {
 
 // Floating-point operations a second of one core in a large float32 product, by Isa.
 constexpr double kProductRate[] = {18e9, 72e9, 120e9};
-// Share of it that a product reaches which is called step by step: [32, 512] times
-// [512, 2048] ran at 50 of 120 Gflop/s.
-constexpr double kPerStepShare = 0.45;
+// A product called step by step takes as long as one with this many rows more at that rate: on
+// one thread [1, 512] times [512, 2048] ran at 21 Gflop/s, [4, 256] times [256, 1024] at 33,
+// [16, 256] at 60, [32, 512] at 69, [64, 256] at 75.
+constexpr double kPerStepRows = 4;
+// And each doubling of the threads leaves it this share.
+constexpr double kPerStepScaling = 0.85;
 
 // Bytes a second at which a core streams weights, by where they lie; so many cores saturate
 // the memory.
@@ -25,13 +28,10 @@ constexpr double kL2Rate = 95e9;
 constexpr double kL3Rate = 35e9;
 constexpr double kMemoryRate = 12e9;
 constexpr double kMemorySharers = 4;
-// A matrix-vector product of the library streams at this share of what a packed sweep does.
-constexpr double kPerStepStreamShare = 0.5;
+// Bytes a second that a core reads and writes when it packs weights.
+constexpr double kPackRate = 14e9;
 // Share of a cache that is left for weights.
 constexpr double kUsableCache = 0.9;
-
-// Bytes a second of packing, a core: strided reads, contiguous writes.
-constexpr double kPackRate = 4e9;
 
 // Seconds an activation (exp, tanh or sigmoid) takes a unit in 16-byte vectors of float.
 constexpr double kActivationSeconds = 1.8e-9;
@@ -88,20 +88,23 @@ class Model {
     // A product and a pointwise kernel each for the cell and the projection.
     const double calls = problem_.proj_size > 0 ? 4 : 2;
     const double call = kCallSeconds + fork_join(threads);
-    const double arithmetic = 2 * rows_ * weights_ / (rate_ * threads * kPerStepShare);
-    const double traffic = steps_ * stream(weight_bytes_ / threads, threads) / kPerStepStreamShare;
+    double rate = rate_;
+    // A single row is a matrix-vector product, which the library leaves to one thread.
+    const double sharers = rows_ > steps_ ? threads : 1;
+    for (double t = 1; t < sharers; t *= 2) rate *= kPerStepScaling;
+    const double arithmetic = 2 * (rows_ + kPerStepRows * steps_) * weights_ / (rate * sharers);
+    const double traffic = steps_ * stream(weight_bytes_ / sharers, sharers);
     return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) +
            steps_ * calls * call;
   }
 
   double persistent(Split split, int num_threads) const {
     const double threads = num_threads;
-    const double pack = 2 * weight_bytes_ / (kPackRate * threads);
-    const double batch = steps_ > 0 ? rows_ / steps_ : 0;
+    const double pack = 2 * weight_bytes_ / (kPackRate * smaller(threads, kMemorySharers));
     // Whole rows, or whole vectors of units, fall to a thread.
     double share, bytes, barrier = 0;
     if (split == Split::kRows) {
-      share = largest_share(batch, threads, 1);
+      share = largest_share(rows_ / steps_, threads, 1);
       bytes = weight_bytes_;
     } else {
       share = largest_share(hidden_, threads, 16);
@@ -111,7 +114,9 @@ class Model {
     }
     const double arithmetic = 2 * rows_ * weights_ * share / rate_;
     const double traffic = steps_ * stream(bytes, threads);
-    return input_projection() + 2 * fork_join(threads) + pack + overlapped(arithmetic, traffic) +
+    // Two regions: one packs, one sweeps.
+    const double start = 2 * (kCallSeconds + fork_join(threads));
+    return input_projection() + start + pack + overlapped(arithmetic, traffic) +
            pointwise(1 / share) + steps_ * barrier;
   }
 
