@@ -174,8 +174,10 @@ def test_gradcheck(
     conformance["gradcheck"] += _check_derivatives(gradcheck, name, space, training, device)
 
 
-@each_mode
-@each_space
+# compat shares its forward with fusedrnn, and the mode changes nothing: each is covered once.
+@pytest.mark.parametrize(
+    "space, training", [(fusedrnn, True), (compat, False)], ids=["fusedrnn-train", "compat-eval"]
+)
 @each_name
 def test_gradgradcheck(
     name: str, space: ModuleType, training: bool, device: str, conformance: Counter
