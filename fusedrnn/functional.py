@@ -45,7 +45,7 @@ def rnn(
             every other tensor.
         hx: h_0 `(L * D, B, H)`, `(L * D, H)` for one sequence; None for zeros.
         weights: one `LayerWeights` a layer and direction, in the order of a module's
-            `all_weights`: layer 0, layer 0 in reverse, layer 1, and so on.
+            `all_weights`: layer 0, layer 0 in reverse, layer 1, and so on; all of one H.
         nonlinearity: "tanh" or "relu".
         batch_first: the input's and the output's first two dimensions are B, T.
         bidirectional: every layer also runs in reverse, and D = 2.
