@@ -11,22 +11,23 @@ from bench.cases import Case
 from bench.providers import BASELINE
 from bench.store import Record, case_of
 
-NOISY_CORES = 0.15  # other processes' cores during a case above which its row is marked
+NOISY_CORES = 0.15  # a case is disturbed if its threads and others want so many cores too many
 
 
 def render(records: Sequence[Record]) -> str:
-    """The whole report: environment, a table a thread count and dtype, means, losses, failures."""
+    """The whole report: environment, a table a thread count and dtype, means, losses and so on."""
     parts = [_environment_lines(records)]
     groups = dict.fromkeys((case_of(r).threads, case_of(r).dtype) for r in records)
     for threads, dtype in groups:
         chosen = [r for r in records if (case_of(r).threads, case_of(r).dtype) == (threads, dtype)]
         parts.append(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}\n{table(chosen)}")
-    parts += [means_text(records), losses_text(records), failures_text(records)]
+    parts += [means_text(records), losses_text(records)]
+    parts += [disturbed_text(records), failures_text(records)]
     return "\n\n".join(parts)
 
 
 def table(records: Sequence[Record]) -> str:
-    """One row a case and provider; ``*`` marks a case during which others used the cores."""
+    """One row a case and provider; ``*`` marks a disturbed case."""
     head = ["cell", "mode", "B", "T", "I", "H", "provider", "ms", "q20", "q80"]
     head += ["speedup", "q20", "q80", "GFLOP/s", "sgemm%", "MiB", "err", "others"]
     rows = []
@@ -50,26 +51,26 @@ def table(records: Sequence[Record]) -> str:
                 f"{100 * record['sgemm_fraction']:.0f}",
                 _mebibytes(record["peak_bytes"]),
                 f"{max(record['error_output'], record['error_grad'] or 0.0):.0e}",
-                _others(record["other_cores"]),
+                _others(record),
             ]
         )
     return align([head, *rows], left=(0, 1, 6))
 
 
 def means_text(records: Iterable[Record]) -> str:
-    """Geometric means of the speed-ups, by provider, cell and mode."""
+    """Geometric means of the speed-ups of undisturbed cases, by provider, cell and mode."""
     groups: dict[tuple[str, ...], list[float]] = {}
-    for record, case, speedup in compared(records):
+    for record, case, speedup in compared(r for r in records if not is_disturbed(r)):
         key = (record["provider"], case.cell, case.mode, case.dtype, f"{case.threads}t")
         groups.setdefault(key, []).append(speedup["median"])
     if not groups:
-        return f"no speed-ups: nothing was timed beside {BASELINE}"
+        return f"no speed-ups: nothing was timed undisturbed beside {BASELINE}"
     rows = [
         [*key, str(len(values)), f"{geometric_mean(values):.2f}", f"{min(values):.2f}"]
         for key, values in groups.items()
     ]
     head = ["provider", "cell", "mode", "dtype", "threads", "cases", "mean", "least"]
-    title = f"speed-up over {BASELINE}, geometric mean\n"
+    title = f"speed-up over {BASELINE}, geometric mean of undisturbed cases\n"
     return title + align([head, *rows], left=(0, 1, 2, 3))
 
 
@@ -96,6 +97,21 @@ def losses_text(records: Iterable[Record]) -> str:
             f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}; {record['plan']}"
         )
     return "\n".join([f"losses: {len(lines)}", *lines]) if lines else "losses: none"
+
+
+def is_disturbed(record: Record) -> bool:
+    """Whether other processes needed cores that the case's threads were running on."""
+    others = record.get("other_cores") or 0.0
+    return case_of(record).threads + others > record["environment"]["cores"] + NOISY_CORES
+
+
+def disturbed_text(records: Iterable[Record]) -> str:
+    """The line ``disturbed: none``, or each disturbed case."""
+    names = dict.fromkeys(case_of(record).name for record in records if is_disturbed(record))
+    if not names:
+        return "disturbed: none"
+    title = f"disturbed: {len(names)}; their numbers mean little, run them again"
+    return "\n".join([title, *(f"  {name}" for name in names)])
 
 
 def failures_text(records: Iterable[Record]) -> str:
@@ -261,7 +277,7 @@ def _mebibytes(value: int | None) -> str:
     return "" if value is None else f"{value / 2**20:.1f}"
 
 
-def _others(cores: float | None) -> str:
-    if cores is None:
+def _others(record: Record) -> str:
+    if record["other_cores"] is None:
         return ""
-    return f"{cores:.2f}{'*' if cores > NOISY_CORES else ' '}"
+    return f"{record['other_cores']:.2f}{'*' if is_disturbed(record) else ' '}"

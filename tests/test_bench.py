@@ -35,7 +35,12 @@ ENVIRONMENT = {
 
 
 def record(
-    case: Case, provider: str, seconds: float, speedup: Summary, revision: str = "aaaa1111"
+    case: Case,
+    provider: str,
+    seconds: float,
+    speedup: Summary,
+    revision: str = "aaaa1111",
+    other_cores: float = 0.1,
 ) -> store.Record:
     measured = {
         "provider": provider,
@@ -48,7 +53,7 @@ def record(
         "sgemm_fraction": 0.1,
         "error_output": 1e-7,
         "error_grad": 1e-6,
-        "other_cores": 0.5,
+        "other_cores": other_cores,
         "peak_bytes": 1 << 20,
     }
     return store.complete(measured, case, ENVIRONMENT | {"revision": revision})
@@ -221,16 +226,25 @@ def test_losing_cases_are_listed_slowest_first_with_their_verdict() -> None:
     assert report.losses_text(records[2:]) == "losses: none"
 
 
-def test_means_are_geometric() -> None:
+def test_means_are_geometric_and_leave_disturbed_cases_out() -> None:
     records = [
-        record(case(hidden_size=size), "fusedrnn", 1.0, Summary(speedup, speedup, speedup))
-        for size, speedup in ((64, 0.5), (128, 8.0))
+        record(case(hidden_size=size), "fusedrnn", 1.0, Summary(s, s, s), other_cores=others)
+        for size, s, others in ((64, 0.5, 0.0), (128, 8.0, 0.1), (256, 1000.0, 0.9))
     ]
     assert report.means_text(records).splitlines()[-1].split()[-3:] == ["2", "2.00", "0.50"]
+    assert report.disturbed_text(records).splitlines()[1:] == [f"  {case(hidden_size=256).name}"]
+    assert report.disturbed_text(records[:2]) == "disturbed: none"
+
+
+def test_a_spare_core_is_no_disturbance() -> None:
+    one_thread = Case("GRU", Shape(1, 100, 128, 128), "infer", "float32", 1)
+    speedup = Summary(1.0, 1.0, 1.0)
+    assert not report.is_disturbed(record(one_thread, "fusedrnn", 1.0, speedup, other_cores=0.9))
+    assert report.is_disturbed(record(one_thread, "fusedrnn", 1.0, speedup, other_cores=1.9))
 
 
 def test_table_marks_disturbed_and_failed_cases() -> None:
-    good = record(case(), "fusedrnn", 0.25, Summary(2.0, 1.5, 2.5))
+    good = record(case(), "fusedrnn", 0.25, Summary(2.0, 1.5, 2.5), other_cores=0.5)
     failed = store.complete(
         {"provider": "fusedrnn", "status": "failed", "message": "no"}, case("GRU"), ENVIRONMENT
     )
