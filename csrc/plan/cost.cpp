@@ -38,10 +38,11 @@ constexpr double kActivationSeconds = 1.8e-9;
 constexpr double kVectorsOf16[] = {1, 2.7, 4};  // how much faster an Isa is at it
 
 constexpr double kCallSeconds = 1e-6;  // of one product or pointwise kernel
-// Of a parallel region and of a barrier in one, and what each thread adds to them.
+// Of a parallel region and of a barrier in one, with the wait for the slower of unequal cores,
+// and what each thread adds to them.
 constexpr double kForkJoinSeconds = 3e-6;
 constexpr double kForkJoinThreadSeconds = 0.1e-6;
-constexpr double kBarrierSeconds = 0.5e-6;
+constexpr double kBarrierSeconds = 1.0e-6;
 constexpr double kBarrierThreadSeconds = 0.05e-6;
 
 int activations(CellKind cell) {
