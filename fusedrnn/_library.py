@@ -1,4 +1,4 @@
-"""Loads the compiled operators, and completes them with what is written in Python.
+"""Loads the compiled operators and tells torch.compile the shapes of their results.
 
 `available` says whether the compiled part is there, `path` where it lies, and `reason` why it
 is missing. The operators' schemas and the shapes of all tensors are in
@@ -7,6 +7,7 @@ csrc/bindings/library.cpp.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from fusedrnn import reference
 
-_OUTPUTS = 3  # output, h_n, c_n
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
 
 
@@ -56,7 +56,7 @@ def _layer_forward_fake(
         batch_size = h_0.size(1)
     else:
         batch_size = torch.library.get_ctx().new_dynamic_size()
-    rows = input.shape[:-1].numel()
+    rows = math.prod(input.shape[:-1])  # torch.Size.numel would fix a symbolic size
     return (
         input.new_empty(*input.shape[:-1], directions * width),
         input.new_empty(directions, batch_size, width),
@@ -79,56 +79,9 @@ def _layer_backward_fake(
     )
 
 
-def _layer_double_backward(
-    cell: str,
-    grad_grads: Sequence[Tensor | None],
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    *layer: Tensor | None,
-) -> tuple[Tensor, ...]:
-    """Differentiates the backward of the reference, so that it is itself differentiable."""
-    *tensors, batch_sizes = layer
-    cotangents = [grad_output, grad_h_n, grad_c_n]
-    given = [i for i, cotangent in enumerate(cotangents) if cotangent is not None]
-    present = [i for i, tensor in enumerate(tensors) if tensor is not None]
-    wanted = [i for i in present if grad_grads[i] is not None]
-
-    def forward(*primals: Tensor) -> tuple[Tensor, ...]:
-        full: list[Tensor | None] = [None] * len(tensors)
-        for i, primal in zip(present, primals):
-            full[i] = primal
-        input, h_0, c_0, *weights = full
-        reverse = reference.LayerWeights(*weights[5:]) if weights[5] is not None else None
-        outputs = reference.layer_forward(
-            cell, input, h_0, c_0, reference.LayerWeights(*weights[:5]), reverse, batch_sizes
-        )
-        return tuple(outputs[i] for i in given)
-
-    def backward(cotangents: list[Tensor], primals: list[Tensor]) -> tuple[Tensor, ...]:
-        _, pull = torch.func.vjp(forward, *primals)
-        gradients = pull(tuple(cotangents))
-        return tuple(gradients[present.index(i)] for i in wanted)
-
-    _, pull = torch.func.vjp(
-        backward, [cotangents[i] for i in given], [tensors[i] for i in present]
-    )
-    to_cotangents, to_primals = pull(tuple(grad_grads[i] for i in wanted))
-    result = [tensors[0].new_empty(0) for _ in range(_OUTPUTS + len(tensors))]
-    for i, gradient in zip(given, to_cotangents):
-        result[i] = gradient
-    for i, gradient in zip(present, to_primals):
-        result[_OUTPUTS + i] = gradient
-    return tuple(result)
-
-
 if available:
     torch.library.register_fake("fusedrnn::layer_forward", _layer_forward_fake)
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
-    _implementations = torch.library.Library("fusedrnn", "IMPL")
-    _implementations.impl(
-        "layer_double_backward", _layer_double_backward, "CompositeImplicitAutograd"
-    )
 else:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "
