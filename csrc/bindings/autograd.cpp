@@ -1,6 +1,7 @@
 // Gradients of the operators, as graph nodes in the manner of torch's generated ones.
 // torch::autograd::Function would be shorter, but torch.func's transforms refuse it.
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
 #include <torch/library.h>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <string>
 
+#include "bindings/composite.h"
 #include "bindings/schema.h"
 
 namespace torch::autograd {
@@ -54,6 +56,15 @@ std::array<OptionalTensor, N> unpack_all(const SavedArray<N>& saved) {
   return tensors;
 }
 
+// Each tensor as a node of its own, so that two arguments that are one tensor stay apart.
+template <size_t N>
+std::array<OptionalTensor, N> alias_all(std::array<OptionalTensor, N> tensors) {
+  for (OptionalTensor& tensor : tensors) {
+    if (tensor.has_value()) tensor = tensor->view_as(*tensor);
+  }
+  return tensors;
+}
+
 template <size_t N>
 bool any_requires_grad(const std::array<OptionalTensor, N>& tensors) {
   return at::GradMode::is_enabled() &&
@@ -94,29 +105,42 @@ struct LayerNode : Node {
 };
 
 struct LayerDoubleBackward final : LayerNode {
-  SavedArray<kOutputCount> output_grads;
+  SavedArray<kOutputCount> saved_grads;
 
   std::string name() const override { return "fusedrnn::LayerDoubleBackward"; }
 
   void release_others() override {
-    for (SavedVariable& grad : output_grads) grad.reset_data();
+    for (SavedVariable& grad : saved_grads) grad.reset_data();
   }
 
-  variable_list apply(variable_list&& grads) override {
+  variable_list apply(variable_list&& grad_grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
+    const bool create_graph = at::GradMode::is_enabled();
+    const at::AutoGradMode enable_grad(true);
+    const OutputGrads output_grads = alias_all(unpack_all(saved_grads));
+    const LayerTensors layer = alias_all(unpack_all(tensors));
+    const LayerGrads gradients =
+        composite_layer_backward(cell, output_grads, layer, to_optional(batch_sizes.unpack()));
+    variable_list outputs, output_cotangents, inputs;
+    for (int i = 0; i < kLayerTensorCount; ++i) {
+      if (!grad_grads[i].defined() || !gradients[i].requires_grad()) continue;
+      outputs.push_back(gradients[i]);
+      output_cotangents.push_back(grad_grads[i]);
+    }
     variable_list result(kOutputCount + kLayerTensorCount);
-    LayerTensors grad_grads;
-    for (int i = 0; i < kLayerTensorCount; ++i) grad_grads[i] = to_optional(std::move(grads[i]));
-    if (std::none_of(grad_grads.begin(), grad_grads.end(),
-                     [](const OptionalTensor& grad) { return grad.has_value(); })) {
-      return result;
-    }
-    auto gradients =
-        call_layer_double_backward(cell, grad_grads, unpack_all(output_grads), unpack_all(tensors),
-                                   to_optional(batch_sizes.unpack()));
+    if (outputs.empty()) return result;
+
+    std::vector<size_t> positions;
     for (size_t i = 0; i < result.size(); ++i) {
-      if (task_should_compute_output(i)) result[i] = std::move(gradients[i]);
+      const OptionalTensor& tensor = i < kOutputCount ? output_grads[i] : layer[i - kOutputCount];
+      if (!task_should_compute_output(i) || !tensor.has_value()) continue;
+      inputs.push_back(*tensor);
+      positions.push_back(i);
     }
+    const variable_list computed =
+        torch::autograd::grad(outputs, inputs, output_cotangents, /*retain_graph=*/create_graph,
+                              create_graph, /*allow_unused=*/true);
+    for (size_t i = 0; i < positions.size(); ++i) result[positions[i]] = computed[i];
     return result;
   }
 };
@@ -199,7 +223,7 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
       [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
       std::tuple_cat(grads, tensors)));
   node->save_layer(cell, tensors, batch_sizes);
-  save_all(grads, node->output_grads);
+  save_all(grads, node->saved_grads);
   for (int i = 0; i < kLayerTensorCount; ++i) {
     torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
   }

@@ -13,8 +13,7 @@
 //   saved         [D, N, K, H] if `save`, else [0]
 // layer_backward returns the gradients of input, h_0, c_0 and the ten weights in that
 // order; those not in output_mask or of absent tensors are [0].
-// layer_double_backward returns the gradients, through layer_backward, of grad_output,
-// grad_h_n, grad_c_n, input, h_0, c_0 and the ten weights; absent ones are [0].
+// Its own gradients, to any order, are compositions of torch operators (composite.h).
 #include <torch/library.h>
 
 TORCH_LIBRARY(fusedrnn, m) {
@@ -34,14 +33,6 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor? batch_sizes, Tensor output, Tensor saved, bool[13] output_mask) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor)");
-  m.def(
-      "layer_double_backward(str cell, Tensor?[] grad_grads, Tensor? grad_output, "
-      "Tensor? grad_h_n, Tensor? grad_c_n, Tensor input, Tensor? h_0, Tensor? c_0, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
-      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
-      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, Tensor? batch_sizes) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // What would run, as text: the planner's choice for one layer on this machine.
   m.def(

@@ -12,14 +12,6 @@ c10::OperatorHandle find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
 }
 
-template <size_t N>
-c10::List<OptionalTensor> to_list(const std::array<OptionalTensor, N>& tensors) {
-  c10::List<OptionalTensor> list;
-  list.reserve(N);
-  for (const OptionalTensor& tensor : tensors) list.push_back(tensor);
-  return list;
-}
-
 }  // namespace
 
 ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tensors,
@@ -39,22 +31,6 @@ LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
       op.call(cell, grads[0], grads[1], grads[2], *input, h_0, c_0, *w0, *w1, w2, w3, w4, w5, w6,
               w7, w8, w9, batch_sizes, output, saved, mask);
   return std::apply([](auto&... grad) { return LayerGrads{std::move(grad)...}; }, result);
-}
-
-std::array<Tensor, kOutputCount + kLayerTensorCount> call_layer_double_backward(
-    std::string_view cell, const LayerTensors& grad_grads, const OutputGrads& grads,
-    const LayerTensors& tensors, const OptionalTensor& batch_sizes) {
-  static const c10::OperatorHandle op = find_operator("fusedrnn::layer_double_backward");
-  torch::jit::Stack stack;
-  stack.emplace_back(std::string(cell));
-  stack.emplace_back(to_list(grad_grads));
-  for (const OptionalTensor& grad : grads) stack.emplace_back(grad);
-  for (const OptionalTensor& tensor : tensors) stack.emplace_back(tensor);
-  stack.emplace_back(batch_sizes);
-  op.callBoxed(stack);
-  std::array<Tensor, kOutputCount + kLayerTensorCount> result;
-  for (size_t i = 0; i < result.size(); ++i) result[i] = stack[i].toTensor();
-  return result;
 }
 
 }  // namespace fusedrnn

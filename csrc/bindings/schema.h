@@ -41,11 +41,6 @@ ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tens
 LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
                                const LayerTensors& tensors, const OptionalTensor& batch_sizes,
                                const Tensor& output, const Tensor& saved, const GradMask& mask);
-// Gradients of the three output gradients, then of the layer's tensors.
-std::array<Tensor, kOutputCount + kLayerTensorCount> call_layer_double_backward(
-    std::string_view cell, const LayerTensors& grad_grads, const OutputGrads& grads,
-    const LayerTensors& tensors, const OptionalTensor& batch_sizes);
-
 // Kernel, a function like call_layer_forward, with the argument list of the schema.
 template <auto Kernel>
 ForwardResult forward_kernel(
