@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import assert_close, map_tensors, tensors_of, tolerance
+from cases import assert_close, largest, map_tensors, tensors_of, tolerance
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.testing._internal import common_modules
@@ -35,7 +35,8 @@ INFOS = {
     for info in common_modules.module_db
     if info.module_cls in {getattr(nn, name) for name in NAMES}
 }
-ALLOWED = 8  # the longest chain of the inputs below: 2 layers of up to 5 steps, there and back
+# The longest chain: sums over 25 rows, and 2 layers of 5 steps there and back.
+LENGTH = 45
 
 each_space = pytest.mark.parametrize("space", [fusedrnn, compat], ids=["fusedrnn", "compat"])
 each_name = pytest.mark.parametrize("name", NAMES)
@@ -79,11 +80,13 @@ def describe(sample: ModuleInput) -> str:
 
 
 def assert_same(actual: Any, expected: Any, what: str) -> None:
+    """Close in the scale of the largest: torch's inputs saturate units, and small sums cancel."""
     ours, theirs = tensors_of(actual, "result"), tensors_of(expected, "result")
     assert ours.keys() == theirs.keys(), what
+    scale = max(largest(tensor.detach()) for tensor in theirs.values())
     for name, tensor in ours.items():
-        allowed = tolerance(tensor.dtype, ALLOWED)
-        assert_close(tensor, theirs[name], allowed, f"{what}: {name}")
+        allowed = tolerance(tensor.dtype, LENGTH)
+        assert_close(tensor, theirs[name], allowed, f"{what}: {name}", scale)
 
 
 def every_tensor(module: nn.Module, sample: ModuleInput) -> list[Tensor]:
@@ -150,10 +153,15 @@ def test_gradients_equal_torch(
 
 
 def _check_derivatives(
-    check: Callable[..., bool], name: str, space: ModuleType, training: bool, device: str
+    check: Callable[..., bool],
+    name: str,
+    space: ModuleType,
+    training: bool,
+    device: str,
+    part: slice = slice(None),
 ) -> int:
     count = 0
-    for sample in samples(name, torch.float64, training, device, requires_grad=True):
+    for sample in samples(name, torch.float64, training, device, requires_grad=True)[part]:
         module = build(getattr(space, name), sample, training, dtype=torch.float64, device=device)
 
         def results(*_: Tensor, module: nn.Module = module, sample: ModuleInput = sample) -> tuple:
@@ -174,15 +182,14 @@ def test_gradcheck(
     conformance["gradcheck"] += _check_derivatives(gradcheck, name, space, training, device)
 
 
-# compat shares its forward with fusedrnn, and the mode changes nothing: each is covered once.
-@pytest.mark.parametrize(
-    "space, training", [(fusedrnn, True), (compat, False)], ids=["fusedrnn-train", "compat-eval"]
-)
+@each_mode
 @each_name
-def test_gradgradcheck(
-    name: str, space: ModuleType, training: bool, device: str, conformance: Counter
-) -> None:
-    conformance["gradgradcheck"] += _check_derivatives(gradgradcheck, name, space, training, device)
+def test_gradgradcheck(name: str, training: bool, device: str, conformance: Counter) -> None:
+    """The costly one: compat's classes have the same forward, and half of the inputs a mode do."""
+    assert getattr(compat, name).forward is getattr(fusedrnn, name).forward
+    half = slice(int(training), None, 2)
+    count = _check_derivatives(gradgradcheck, name, fusedrnn, training, device, half)
+    conformance["gradgradcheck"] += count
 
 
 @each_mode
@@ -305,6 +312,6 @@ def test_factory_arguments_and_to_place_every_parameter(
         module.to(torch.float32).to(torch.float64)
         result = tensors_of(call(module, sample), "result")
         for key, tensor in tensors_of(expected, "result").items():
-            allowed = 4 * tolerance(torch.float32, ALLOWED)  # the weights were float32 once
+            allowed = 4 * tolerance(torch.float32, LENGTH)  # the weights were float32 once
             assert_close(result[key], tensor, allowed, f"{describe(sample)}: {key}")
         conformance["placement"] += 1

@@ -243,13 +243,13 @@ def test_lstm_state_that_is_no_pair_is_named(space: ModuleType) -> None:
 
 
 def test_weights_that_do_not_fit_raise(compiled_part: None) -> None:
-    """Sizes come from the first weight; the operator compares the others with it."""
+    """Sizes come from the first weights; the operator compares the others with them."""
     module = fusedrnn.LSTM(5, 7)
     module.weight_hh_l0 = nn.Parameter(torch.zeros(12, 7))
     with pytest.raises(RuntimeError, match="weight_"):
         module(torch.zeros(6, 3, 5))
     good = LayerWeights(torch.zeros(21, 5), torch.zeros(21, 7))
-    with pytest.raises(RuntimeError, match="bias"):
+    with pytest.raises(ValueError, match="biases come both or neither"):
         functional.gru(torch.zeros(6, 3, 5), None, [good._replace(bias_ih=torch.zeros(21))])
     with pytest.raises(RuntimeError, match="dtype"):
         weights = good._replace(weight_hh=good.weight_hh.double())

@@ -484,7 +484,7 @@ def test_exports_with_dynamic_length(compiled_part: None) -> None:
     module = fusedrnn.GRU(5, 7, 2, batch_first=True).eval()
     seq_len = torch.export.Dim("seq_len", min=1, max=1000)
     exported = torch.export.export(
-        module, (torch.randn(3, 6, 5),), dynamic_shapes={"input": {1: seq_len}, "hx": None}
+        module, (torch.randn(3, 6, 5),), dynamic_shapes={"input": {1: seq_len}}
     )
     input = torch.randn(3, 11, 5)
     assert_close(exported.module()(input)[0], module(input)[0], tolerance(torch.float32, 12))
