@@ -353,23 +353,17 @@ def _run_cell(
     name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
 ) -> tuple[Tensor, ...]:
     """Runs one time step; `states` is (), (h,) or (h, c), the result (h',) or (h', c')."""
-    rank = input.dim()
-    if rank not in (1, 2):
-        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
-    for idx, state in enumerate(states):
-        if state.dim() not in (1, 2):
-            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
-            raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
-    for _ in range(3 - rank):  # to (1, B, width): one time step, and one row if there is no B
+    if not _fits_cell(input, states, weights):
+        _check_cell(name, cell, input, states, weights)
+    batched = input.dim() == 2
+    if not batched:
         input = input.unsqueeze(0)
-        states = tuple([state.unsqueeze(0) for state in states])
-    _check_cell(input, states, weights)
-    h_0, c_0, *_ = *states, None, None
-    _, h_n, c_n = layer_forward(cell, input, h_0, c_0, weights)
-    finals = (h_n, c_n) if cell == "lstm" else (h_n,)
-    for _ in range(3 - rank):
-        finals = tuple([final.squeeze(0) for final in finals])
-    return finals
+        states = tuple(state.unsqueeze(0) for state in states)
+    h_0 = states[0].unsqueeze(0) if states else None
+    c_0 = states[1].unsqueeze(0) if len(states) > 1 else None
+    _, h_n, c_n = layer_forward(cell, input.unsqueeze(0), h_0, c_0, weights)
+    finals = (h_n.squeeze(0), c_n.squeeze(0)) if cell == "lstm" else (h_n.squeeze(0),)
+    return finals if batched else tuple(final.squeeze(0) for final in finals)
 
 
 def _check_pair(name: str, hx: Tensor | Sequence[Tensor]) -> None:
@@ -426,16 +420,40 @@ def _check_layers(
     _check_placement(input, states, weight)
 
 
-def _check_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> None:
-    """Raises torch's errors, in torch's order, for a cell's input and states, (1, B, width)."""
-    _, batch_size, input_size = input.shape
+def _fits_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> bool:
+    """The common case, told cheaply: batched, and every size, dtype and device as it should be."""
+    if input.dim() != 2:
+        return False
+    weight_ih = weights.weight_ih
+    shape, dtype, device = input.shape, input.dtype, input.device
+    if shape[1] != weight_ih.shape[1]:
+        return False
+    if dtype != weight_ih.dtype or device != weight_ih.device:
+        return False
+    expected = (shape[0], weights.weight_hh.shape[1])
+    return all(s.shape == expected and s.dtype == dtype and s.device == device for s in states)
+
+
+def _check_cell(
+    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
+) -> None:
+    """Raises torch's errors, in torch's order, for a cell's input and states."""
+    rank = input.dim()
+    if rank not in (1, 2):
+        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
+    for idx, state in enumerate(states):
+        if state.dim() not in (1, 2):
+            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
+            raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+    batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
+    batch_size, input_size = (*batch, *input.shape)
     if input_size != weights.weight_ih.size(1):
         raise RuntimeError(
             f"input has inconsistent input_size: got {input_size} expected "
             f"{weights.weight_ih.size(1)}"
         )
     for idx, (state, width) in enumerate(zip(states, _state_widths(weights))):
-        rows, *found = state.shape[1:]
+        rows, *found = (*batch, *state.shape)
         if rows != batch_size:
             raise RuntimeError(
                 f"Input batch size {batch_size} doesn't match hidden{idx} batch size {rows}"

@@ -138,6 +138,32 @@ def test_weights_are_read_at_each_call(cell: str) -> None:
         assert_close(tensor, before[name], tolerance(torch.float32, 2), name)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_weights_that_are_no_parameters_are_seen(cell: str) -> None:
+    input = torch.randn(3, 5)
+    doubled = one_cell(nn, cell, 5, 7)
+    modules = [one_cell(fusedrnn, cell, 5, 7) for _ in range(3)]
+    for module in modules:
+        module.load_state_dict(doubled.state_dict())
+    doubled.weight_ih.data.mul_(2)
+    parametrized, plain, normed = modules
+    nn.utils.parametrize.register_parametrization(parametrized, "weight_ih", _Double())
+    weight = plain.weight_ih
+    del plain.weight_ih
+    plain.weight_ih = 2 * weight.detach()
+    nn.utils.parametrizations.weight_norm(normed, "weight_ih")
+    normed.parametrizations.weight_ih.original0.data.mul_(2)
+    expected = tensors_of(doubled(input), "result")
+    for module in modules:
+        for name, result in tensors_of(module(input), "result").items():
+            assert_close(result, expected[name], tolerance(torch.float32, 2), name)
+
+
+class _Double(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * 2
+
+
 @pytest.mark.parametrize("space", [fusedrnn, compat], ids=["fusedrnn", "compat"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_compiles_to_one_graph_with_dynamic_shapes(
