@@ -1,0 +1,147 @@
+"""Arguments of one layer for the tests of the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fusedrnn import ops, reference
+from fusedrnn.ops import LayerWeights
+
+
+class Layer(NamedTuple):
+    """The arguments of `ops.layer_forward`."""
+
+    cell: str
+    input: Tensor
+    h_0: Tensor | None
+    c_0: Tensor | None
+    weights: LayerWeights
+    weights_reverse: LayerWeights | None = None
+    batch_sizes: Tensor | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor | None]:
+        """What can have a gradient, by its name in the schema and in its order."""
+        reverse = self.weights_reverse or LayerWeights(None, None)
+        return {
+            "input": self.input,
+            "h_0": self.h_0,
+            "c_0": self.c_0,
+            **self.weights._asdict(),
+            **{f"{name}_reverse": weight for name, weight in reverse._asdict().items()},
+        }
+
+    @property
+    def present(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in self.tensors.items() if tensor is not None}
+
+    def replace(self, **changes: Tensor | None) -> Layer:
+        """The same layer with some of `tensors` replaced."""
+        tensors = self.tensors | changes
+        input, h_0, c_0, *weights = tensors.values()
+        reverse = None if weights[5] is None else LayerWeights(*weights[5:])
+        return Layer(
+            self.cell, input, h_0, c_0, LayerWeights(*weights[:5]), reverse, self.batch_sizes
+        )
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
+        return self.replace(**{name: change(tensor) for name, tensor in self.present.items()})
+
+    def leaves(self, dtype: torch.dtype | None = None) -> Layer:
+        """Copies that require a gradient."""
+        return self.map(lambda tensor: tensor.detach().clone().to(dtype).requires_grad_())
+
+    def forward_args(self, save: bool = False) -> tuple[Any, ...]:
+        """The arguments of torch.ops.fusedrnn.layer_forward."""
+        return (self.cell, *self.tensors.values(), self.batch_sizes, save)
+
+
+def make_layer(
+    cell: str,
+    dtype: torch.dtype = torch.float64,
+    *,
+    sizes: tuple[int, int, int, int] = (4, 3, 5, 7),
+    bidirectional: bool = False,
+    packed: bool = False,
+    proj_size: int = 0,
+    bias: bool = True,
+    state: bool = True,
+) -> Layer:
+    """A random layer; `sizes` are seq_len, batch_size, input_size and hidden_size."""
+    seq_len, batch_size, input_size, hidden_size = sizes
+    gates = reference.CELLS[cell].gates
+    width = proj_size or hidden_size
+    directions = 2 if bidirectional else 1
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(*shape, dtype=torch.float64) * scale).to(dtype)
+
+    def draw_weights() -> LayerWeights:
+        scale = hidden_size**-0.5
+        return LayerWeights(
+            draw(gates * hidden_size, input_size, scale=scale),
+            draw(gates * hidden_size, width, scale=scale),
+            draw(gates * hidden_size, scale=scale) if bias else None,
+            draw(gates * hidden_size, scale=scale) if bias else None,
+            draw(proj_size, hidden_size, scale=scale) if proj_size else None,
+        )
+
+    batch_sizes = None
+    input = draw(seq_len, batch_size, input_size)
+    if packed:
+        batch_sizes = torch.tensor([max(batch_size - step, 1) for step in range(seq_len)])
+        input = draw(int(batch_sizes.sum()), input_size)
+    return Layer(
+        cell,
+        input,
+        draw(directions, batch_size, width) if state else None,
+        draw(directions, batch_size, hidden_size) if state and cell == "lstm" else None,
+        draw_weights(),
+        draw_weights() if bidirectional else None,
+        batch_sizes,
+    )
+
+
+# What make_layer can vary, by name; projection is for lstm alone.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "nobias": {"bias": False, "state": False},
+    "both": {"bidirectional": True},
+    "packed": {"packed": True, "bidirectional": True},
+    "packed_zeros": {"packed": True, "state": False},
+    "projection": {"proj_size": 3, "bidirectional": True},
+    "packed_projection": {"proj_size": 3, "packed": True, "bidirectional": True},
+}
+CELL_VARIANTS = [
+    (cell, variant)
+    for cell in reference.CELLS
+    for variant in VARIANTS
+    if cell == "lstm" or "projection" not in variant
+]
+
+
+def results(forward: Any, layer: Layer) -> dict[str, Tensor]:
+    """Every result and every gradient, by name; the loss depends on all results."""
+    layer = layer.leaves()
+    named = dict(zip(("output", "h_n", "c_n"), forward(*layer), strict=True))
+    noise = torch.Generator().manual_seed(7)
+    loss = sum(
+        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64)).sum()
+        for result in named.values()
+    )
+    grads = torch.autograd.grad(loss, list(layer.present.values()))
+    return named | {f"grad_{n}": g for n, g in zip(layer.present, grads, strict=True)}
+
+
+def oracle(layer: Layer) -> dict[str, Tensor]:
+    """`results` of the reference in float64."""
+    return results(reference.layer_forward, layer.leaves(torch.float64))
+
+
+def operator(layer: Layer) -> dict[str, Tensor]:
+    """`results` of the operator."""
+    return results(ops.layer_forward, layer)

@@ -1,0 +1,523 @@
+"""The operators: numbers, gradients, strides, threads, schedules and torch's subsystems."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from typing import Any
+
+import pytest
+import torch
+from cases import CELLS, DTYPES, assert_close, tolerance
+from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer, operator, oracle
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, Dataset
+
+from fusedrnn import _library, ops, reference
+
+if not _library.available:
+    pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
+
+OPS = torch.ops.fusedrnn
+DOUBLE = torch.float64
+# seq_len, batch_size, input_size, hidden_size: ones, primes, one over tiles and vectors.
+SHAPES = [(1, 1, 1, 1), (2, 17, 3, 9), (7, 5, 33, 17), (13, 9, 8, 33), (3, 33, 65, 65)]
+SCHEDULES = ("per_step", "persistent")
+
+
+def assert_matches_oracle(layer: Layer) -> None:
+    actual, expected = operator(layer), oracle(layer)
+    # A gradient's chain goes through the sequence twice, forward and back.
+    allowed = tolerance(layer.input.dtype, 2 * 13)
+    for name, result in actual.items():
+        assert result.dtype == layer.input.dtype, name
+        assert_close(result, expected[name], allowed, name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_results_and_gradients_match_the_reference(
+    cell: str, variant: str, dtype: torch.dtype
+) -> None:
+    assert_matches_oracle(make_layer(cell, dtype, **VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_shape_under_each_schedule(
+    cell: str, sizes: tuple[int, ...], schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    layer = make_layer(cell, torch.float32, sizes=sizes, bidirectional=True)
+    assert_matches_oracle(layer)
+
+
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_gradcheck_and_gradgradcheck(cell: str, variant: str) -> None:
+    options = dict(VARIANTS[variant])
+    if "proj_size" in options:
+        options["proj_size"] = 2
+    layer = make_layer(cell, sizes=(3, 2, 2, 3), **options).leaves()
+
+    def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
+        changed = layer.replace(**dict(zip(layer.present, tensors, strict=True)))
+        return tuple(result for result in ops.layer_forward(*changed) if result.numel())
+
+    inputs = tuple(layer.present.values())
+    torch.autograd.gradcheck(forward, inputs)
+    torch.autograd.gradgradcheck(forward, inputs)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_third_derivative_matches_the_reference(cell: str) -> None:
+    layer = make_layer(cell, sizes=(3, 2, 2, 3))
+
+    def third(forward: Any) -> Tensor:
+        leaves = layer.leaves()
+        value = forward(*leaves)[0].square().sum()
+        for _ in range(3):
+            inputs = (leaves.input, leaves.weights.weight_hh)
+            grads = torch.autograd.grad(value, inputs, create_graph=True)
+            value = sum(grad.square().sum() for grad in grads)
+        return value
+
+    assert_close(third(ops.layer_forward), third(reference.layer_forward), tolerance(DOUBLE, 99))
+
+
+def test_double_backward_keeps_tied_arguments_apart() -> None:
+    layer = make_layer("gru", bidirectional=True)
+
+    def second(forward: Any) -> Tensor:
+        leaves = layer.leaves()
+        tied = leaves.replace(
+            **{f"{name}_reverse": w for name, w in leaves.weights._asdict().items()}
+        )
+        weight = leaves.weights.weight_hh
+        (grad,) = torch.autograd.grad(forward(*tied)[0].sum(), weight, create_graph=True)
+        return torch.autograd.grad(grad.square().sum(), weight)[0]
+
+    assert_close(second(ops.layer_forward), second(reference.layer_forward), tolerance(DOUBLE, 99))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant]).leaves()
+    torch.library.opcheck(OPS.layer_forward.default, layer.forward_args())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant])
+    torch.library.opcheck(OPS.layer_backward.default, backward_args(layer))
+
+
+def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
+    """The arguments of layer_backward after a forward, with some changed by name."""
+    output, h_n, c_n, saved = OPS.layer_forward(*layer.forward_args(save=True))
+    args = {
+        "cell": layer.cell,
+        "grad_output": torch.randn_like(output),
+        "grad_h_n": torch.randn_like(h_n),
+        "grad_c_n": torch.randn_like(c_n) if layer.cell == "lstm" else None,
+        **layer.tensors,
+        "batch_sizes": layer.batch_sizes,
+        "output": output,
+        "saved": saved,
+        "output_mask": [tensor is not None for tensor in layer.tensors.values()],
+    }
+    assert not changes.keys() - args.keys()
+    return tuple((args | changes).values())
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_backward_returns_only_what_the_mask_asks_for(cell: str) -> None:
+    layer = make_layer(cell, bidirectional=True)
+    args = backward_args(layer)
+    everything = OPS.layer_backward(*args)
+    for wanted, tensor in enumerate(layer.tensors.values()):
+        mask = [idx == wanted for idx in range(len(everything))]
+        one = OPS.layer_backward(*args[:-1], mask)
+        for idx, grad in enumerate(one):
+            if idx == wanted and tensor is not None:
+                assert torch.equal(grad, everything[idx])
+            else:
+                assert grad.shape == (0,)
+
+
+@pytest.mark.parametrize("kept", ["grad_output", "grad_h_n", "grad_c_n"])
+def test_absent_gradients_count_as_zeros(kept: str) -> None:
+    layer = make_layer("lstm", bidirectional=True)
+    args = dict(zip(("grad_output", "grad_h_n", "grad_c_n"), backward_args(layer)[1:4]))
+    absent = {name: None for name in args if name != kept}
+    zeros = {name: torch.zeros_like(args[name]) for name in absent}
+    given = {kept: args[kept]}
+    actual = OPS.layer_backward(*backward_args(layer, **given, **absent))
+    expected = OPS.layer_backward(*backward_args(layer, **given, **zeros))
+    for grad, wanted in zip(actual, expected, strict=True):
+        assert_close(grad, wanted, tolerance(DOUBLE, 4))
+
+
+def with_gaps(tensor: Tensor) -> Tensor:
+    """The same values, every second element of a larger tensor, dimensions in reverse order."""
+    larger = torch.full((*reversed(tensor.shape), 2), float("nan"), dtype=tensor.dtype)
+    view = larger[..., 0].permute(*reversed(range(tensor.dim())))
+    return view.copy_(tensor)
+
+
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_strides_do_not_matter(cell: str, variant: str) -> None:
+    layer = make_layer(cell, torch.float32, **VARIANTS[variant])
+    expected = OPS.layer_backward(*backward_args(layer))
+    gaps = layer.map(with_gaps)
+    if layer.batch_sizes is not None:
+        gaps = gaps._replace(batch_sizes=layer.batch_sizes.repeat_interleave(2)[::2])
+    for actual, wanted in zip(ops.layer_forward(*gaps), ops.layer_forward(*layer), strict=True):
+        assert torch.equal(actual, wanted)
+    torch.manual_seed(20)
+    make_layer(cell, torch.float32, **VARIANTS[variant])  # draws what fixed_seed's layer drew
+    args = [
+        with_gaps(arg) if isinstance(arg, Tensor) and arg.is_floating_point() else arg
+        for arg in backward_args(gaps)
+    ]
+    for actual, wanted in zip(OPS.layer_backward(*args), expected, strict=True):
+        assert torch.equal(actual, wanted)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_empty_batch(cell: str) -> None:
+    layer = make_layer(cell, sizes=(4, 0, 5, 7), bidirectional=True)
+    actual = operator(layer)
+    assert actual["output"].shape == (4, 0, 14)
+    assert actual["h_n"].shape == (2, 0, 7)
+    for name, tensor in layer.present.items():
+        assert torch.equal(actual[f"grad_{name}"], torch.zeros_like(tensor))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_input_features(cell: str) -> None:
+    assert_matches_oracle(make_layer(cell, sizes=(4, 3, 0, 7)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("cell", CELLS)
+def test_nan_and_infinity_propagate(cell: str, value: float) -> None:
+    layer = make_layer(cell, torch.float32, sizes=(5, 3, 4, 9))
+    layer.input[2, 1, 0] = value
+    actual, expected = ops.layer_forward(*layer), reference.layer_forward(*layer)
+    for result, wanted in zip(actual, expected, strict=True):
+        assert_close(result, wanted, tolerance(torch.float32, 5))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_same_inputs_give_the_same_bits(
+    cell: str, schedule: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    layer = make_layer(cell, dtype, sizes=(9, 33, 17, 65), bidirectional=True)
+    first = operator(layer)
+    for _ in range(3):
+        again = operator(layer)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+# Threads and processes
+
+
+@pytest.fixture
+def two_threads() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads(cell: str, threads: int, two_threads: None) -> None:
+    torch.set_num_threads(threads)
+    assert_matches_oracle(make_layer(cell, torch.float32, sizes=(7, 17, 33, 65)))
+
+
+def busy_layer() -> Layer:
+    """One that the planner gives more than one thread."""
+    return make_layer("lstm", torch.float32, sizes=(16, 32, 128, 128))
+
+
+def in_forked_child(body: Any) -> int:
+    """The exit status of a forked process that ran body; killed when it hangs."""
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(60)
+        try:
+            body()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_forked_process_runs_after_its_parent_used_threads(two_threads: None) -> None:
+    args = backward_args(busy_layer())
+    expected = OPS.layer_backward(*args)[0]
+
+    def body() -> None:
+        # Only this operator: on two threads torch's own would hang.
+        result = OPS.layer_backward(*args)[0]
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        assert_close(result, expected, tolerance(torch.float32, 32))
+
+    assert in_forked_child(body) == 0
+
+
+class Outputs(Dataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, idx: int) -> Tensor:
+        torch.manual_seed(idx)
+        return ops.layer_forward(*busy_layer())[0].sum()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
+def test_data_loader_workers(two_threads: None) -> None:
+    expected = torch.stack([Outputs()[idx] for idx in range(4)])
+    loader = DataLoader(Outputs(), num_workers=2, multiprocessing_context="fork", timeout=60)
+    assert_close(torch.cat(list(loader)), expected, tolerance(torch.float32, 16))
+
+
+def test_threads_of_the_caller(two_threads: None) -> None:
+    """Several Python threads call at once, each with a region of its own."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    layer = busy_layer()
+    expected = operator(layer)
+    with ThreadPoolExecutor(4) as pool:
+        for actual in pool.map(lambda _: operator(layer), range(8)):
+            assert all(torch.equal(actual[name], expected[name]) for name in expected)
+
+
+# Instruction sets and schedules
+
+
+@pytest.mark.parametrize("isa", OPS.supported_cpu_isas())
+@pytest.mark.parametrize("cell", CELLS)
+def test_forced_instruction_set_is_the_one_that_runs(
+    cell: str, isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", isa)
+    assert OPS.cpu_isa() == isa
+    for dtype in DTYPES:
+        assert_matches_oracle(make_layer(cell, dtype, sizes=(5, 9, 7, 33)))
+        assert OPS.last_cpu_isa() == isa
+
+
+def test_best_instruction_set_runs_unforced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_CPU_ISA", raising=False)
+    ops.layer_forward(*make_layer("gru"))
+    assert OPS.last_cpu_isa() == OPS.cpu_isa() == OPS.supported_cpu_isas()[-1]
+
+
+@pytest.mark.parametrize(
+    "isa", ["sse9", *sorted({"avx2", "avx512"} - set(OPS.supported_cpu_isas()))]
+)
+def test_missing_instruction_set_is_an_error(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", isa)
+    with pytest.raises(RuntimeError, match=isa):
+        ops.layer_forward(*make_layer("gru"))
+    with pytest.raises(RuntimeError, match=isa):
+        OPS.cpu_isa()
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_forced_schedule_is_explained(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    text = OPS.explain_layer("gru", torch.float32, 50, 16, 64, 128, 0, 1, True)
+    assert text.splitlines()[1].startswith(f"{schedule}: ")
+
+
+def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "wavefront")
+    with pytest.raises(RuntimeError, match="wavefront"):
+        ops.layer_forward(*make_layer("gru"))
+
+
+def test_explain_refuses_impossible_sizes() -> None:
+    with pytest.raises(ValueError, match="hidden_size"):
+        OPS.explain_layer("gru", torch.float32, 50, 16, 64, 0, 0, 1, True)
+    with pytest.raises(ValueError, match="rnn_tanh, rnn_relu, lstm, gru"):
+        OPS.explain_layer("mgu", torch.float32, 50, 16, 64, 8, 0, 1, True)
+    with pytest.raises(RuntimeError, match="int64"):
+        OPS.explain_layer("gru", torch.int64, 50, 16, 64, 8, 0, 1, True)
+
+
+# torch's subsystems
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_autocast_runs_in_its_dtype(cell: str) -> None:
+    layer = make_layer(cell, torch.float32, bidirectional=True)
+    for dtype in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", dtype=dtype):
+            actual = operator(layer)
+        expected = oracle(layer)
+        for name, result in actual.items():
+            wanted = torch.float32 if name.startswith("grad_") else dtype
+            assert result.dtype == wanted, name
+            assert_close(result, expected[name], tolerance(dtype, 2 * 13), name)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    layer = make_layer("lstm")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, *_ = ops.layer_forward(*layer)
+    assert output.dtype == DOUBLE
+    assert torch.equal(output, ops.layer_forward(*layer)[0])
+
+
+def loss_of(forward: Any, layer: Layer, *tensors: Tensor) -> Tensor:
+    changed = layer.replace(**dict(zip(layer.present, tensors, strict=True)))
+    output, h_n, _ = forward(*changed)
+    return output.square().sum() + h_n.sin().sum()
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_func_grad_and_its_grad(cell: str) -> None:
+    layer = make_layer(cell, bidirectional=True)
+    tensors = tuple(layer.present.values())
+    places = tuple(range(len(tensors)))
+
+    def first(forward: Any) -> Any:
+        return torch.func.grad(lambda *args: loss_of(forward, layer, *args), argnums=places)
+
+    def second(forward: Any) -> Any:
+        return torch.func.grad(lambda *args: first(forward)(*args)[3].square().sum())
+
+    for derivative in (first, second):
+        actual = derivative(ops.layer_forward)(*tensors)
+        expected = derivative(reference.layer_forward)(*tensors)
+        for grad, wanted in zip(actual, expected, strict=True):
+            assert_close(grad, wanted, tolerance(DOUBLE, 99))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("cell", CELLS)
+def test_func_vmap_of_grad_and_jacrev(cell: str) -> None:
+    layer = make_layer(cell)
+    inputs = torch.randn(3, *layer.input.shape, dtype=DOUBLE)
+
+    def per_sample(forward: Any) -> Tensor:
+        def loss(weight: Tensor, input: Tensor) -> Tensor:
+            changed = layer.replace(weight_hh=weight, input=input)
+            return loss_of(forward, changed, *changed.present.values())
+
+        grad = torch.func.grad(loss)
+        return torch.func.vmap(grad, in_dims=(None, 0))(layer.weights.weight_hh, inputs)
+
+    def jacobian(forward: Any) -> Tensor:
+        return torch.func.jacrev(lambda input: forward(*layer.replace(input=input))[0])(layer.input)
+
+    for derivative in (per_sample, jacobian):
+        actual, expected = derivative(ops.layer_forward), derivative(reference.layer_forward)
+        assert_close(actual, expected, tolerance(DOUBLE, 99))
+
+
+def test_forward_mode_is_refused() -> None:
+    layer = make_layer("gru")
+    with pytest.raises(NotImplementedError, match="forward-mode"):
+        torch.func.jvp(
+            lambda input: ops.layer_forward(*layer.replace(input=input))[0],
+            (layer.input,),
+            (layer.input,),
+        )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_in_one_graph_for_every_length(cell: str, backend: str) -> None:
+    if backend == "inductor" and cell != "lstm":
+        pytest.skip("one cell is enough for the slow backend: the operator is opaque to it")
+    torch._dynamo.reset()
+
+    def forward(*layer: Any) -> Tensor:
+        output, h_n, _ = ops.layer_forward(*layer)
+        return output.square().sum() + h_n.sum()
+
+    compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=backend)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seq_len, batch_size in ((4, 3), (7, 2), (9, 5)):
+            layer = make_layer(cell, sizes=(seq_len, batch_size, 5, 7), bidirectional=True)
+            actual, expected = layer.leaves(), layer.leaves()
+            compiled(*actual).backward()
+            forward(*expected).backward()
+            for name, tensor in actual.present.items():
+                assert_close(tensor.grad, expected.present[name].grad, tolerance(DOUBLE, 9), name)
+
+
+def test_export_with_a_dynamic_length() -> None:
+    layer = make_layer("lstm", bidirectional=True)
+
+    class Model(torch.nn.Module):
+        def forward(self, input: Tensor) -> Tensor:
+            return ops.layer_forward(*layer.replace(input=input))[0]
+
+    length = torch.export.Dim("length", min=2, max=1000)
+    exported = torch.export.export(Model(), (layer.input,), dynamic_shapes=({0: length},))
+    shorter = layer.input[:2]
+    assert torch.equal(exported.module()(shorter), Model()(shorter))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(reentrant: bool) -> None:
+    layer = make_layer("gru", bidirectional=True)
+
+    def gradients(run: Any) -> dict[str, Tensor]:
+        leaves = layer.leaves()
+        run(lambda *tensors: loss_of(ops.layer_forward, leaves, *tensors), leaves).backward()
+        return {name: tensor.grad for name, tensor in leaves.present.items()}
+
+    expected = gradients(lambda loss, leaves: loss(*leaves.present.values()))
+    actual = gradients(
+        lambda loss, leaves: checkpoint(loss, *leaves.present.values(), use_reentrant=reentrant)
+    )
+    for name, wanted in expected.items():
+        assert torch.equal(actual[name], wanted), name
+
+
+def test_changed_input_is_noticed_in_backward() -> None:
+    layer = make_layer("gru").leaves()
+    output, *_ = ops.layer_forward(*layer)
+    with torch.no_grad():
+        layer.weights.weight_hh.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_second_backward_needs_retain_graph() -> None:
+    layer = make_layer("lstm").leaves()
+    loss = ops.layer_forward(*layer)[0].sum()
+    loss.backward(retain_graph=True)
+    once = layer.input.grad.clone()
+    loss.backward()
+    assert torch.equal(layer.input.grad, 2 * once)
+    with pytest.raises(RuntimeError, match="second time"):
+        loss.backward()
+
+
+def test_nothing_is_saved_without_a_gradient() -> None:
+    layer = make_layer("lstm")
+    assert OPS.layer_forward(*layer.forward_args())[3].shape == (0,)
+    leaves = layer.leaves()
+    with torch.no_grad():
+        assert OPS.layer_forward(*leaves.forward_args())[3].shape == (0,)
+    assert OPS.layer_forward(*leaves.forward_args())[3].shape == (1, 12, 5, 7)
