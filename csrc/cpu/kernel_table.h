@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "common/types.h"
+#include "cpu/runtime.h"
 #include "cpu/sweep.h"
 
 namespace fusedrnn {
@@ -12,6 +13,19 @@ namespace fusedrnn {
 struct PanelCount {
   int64_t panels;
   int64_t panel_elements;  // A
+};
+
+// c = op(a) * b, or c += op(a) * b, on A; b [k, n] is packed, c [rows, n] row-major. Strides in
+// elements.
+struct MatMulArgs {
+  Transpose trans_a;
+  int64_t n, k;
+  const void* a;
+  int64_t lda;
+  const void* packed_b;
+  bool accumulate;
+  void* c;
+  int64_t ldc;
 };
 
 // Kernels of one cell and storage type.
@@ -45,12 +59,21 @@ struct DTypeKernels {
   // sums[col] += sum over rows of src[row, col], for columns [col_begin, col_end); A.
   void (*column_sums)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
                       int64_t col_end, void* sums);
+  // Products of whole matrices: the size of packed op(b) [k, n], packing of some of its panels,
+  // and some rows and panels of c. A transposed a needs scratch for each thread.
+  PanelCount (*count_matmul_panels)(int64_t n, int64_t k);
+  void (*pack_matmul_panels)(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb,
+                             int64_t panel_begin, int64_t panel_end, void* packed);
+  void (*matmul)(const MatMulArgs& args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
+                 int64_t panel_end, void* scratch);
+  int64_t matmul_scratch_elements;  // A
   // dst = o * tanh(c) from the values that LSTM's forward saved; S [rows, 5, H] to A [rows, H].
   void (*lstm_output)(const void* saved, void* dst, int64_t rows, int64_t hidden_size);
 };
 
 struct KernelTable {
   Isa isa;
+  bool has_matmul;  // worth using in place of the runtime's products
   int vector_bytes;
   DTypeKernels dtypes[4];  // by DType
 };

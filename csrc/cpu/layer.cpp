@@ -38,6 +38,7 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
              Runtime& layer_runtime)
     : shape(layer_shape),
       plan(layer_plan),
+      has_matmul(table.has_matmul && layer_plan.schedule == Schedule::kPersistent),
       cell(cell_info(layer_shape.cell)),
       rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
       kernels(rows.cells[static_cast<int>(layer_shape.cell)]),
@@ -98,6 +99,55 @@ void Layer::gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int
     return;
   }
   runtime.gemm(accum_dtype, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
+}
+
+Operand Layer::take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb) {
+  Operand operand{trans_b, n, k, nullptr, 0, nullptr};
+  if (has_matmul) {
+    const PanelCount count = rows.count_matmul_panels(n, k);
+    operand.packed = take(count.panels * count.panel_elements);
+    if (matmul_scratch == nullptr) {
+      matmul_scratch = take(num_threads * rows.matmul_scratch_elements);
+    }
+  }
+  if (b != nullptr) replace_operand(b, ldb, k, &operand);
+  return operand;
+}
+
+void Layer::replace_operand(const void* b, int64_t ldb, int64_t k, Operand* operand) const {
+  operand->k = k;
+  operand->b = b;
+  operand->ldb = ldb;
+  if (operand->packed == nullptr) return;
+  const PanelCount count = rows.count_matmul_panels(operand->n, operand->k);
+  parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
+    rows.pack_matmul_panels(operand->trans, operand->n, operand->k, b, ldb, begin, end,
+                            operand->packed);
+  });
+}
+
+void Layer::matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, const Operand& operand,
+                   bool accumulate, void* c, int64_t ldc) const {
+  const int64_t n = operand.n, k = operand.k;
+  if (operand.packed == nullptr || m == 0 || n == 0 || k == 0) {
+    gemm(trans_a, operand.trans, m, n, k, a, lda, operand.b, operand.ldb, accumulate ? 1 : 0, c,
+         ldc);
+    return;
+  }
+  constexpr int64_t kProductsOfElement = 32;  // multiply-adds that take as long as one element
+  const MatMulArgs args{trans_a, n, k, a, lda, operand.packed, accumulate, c, ldc};
+  const int64_t panels = rows.count_matmul_panels(n, k).panels;
+  const bool split_rows = m >= panels;
+  const int64_t parts = split_rows ? m : panels;
+  parallel_for(runtime, num_threads, parts, m * n / parts * k / kProductsOfElement,
+               [&](int thread_idx, int64_t begin, int64_t end) {
+                 void* scratch = accum(matmul_scratch, thread_idx * rows.matmul_scratch_elements);
+                 if (split_rows) {
+                   rows.matmul(args, begin, end, 0, panels, scratch);
+                 } else {
+                   rows.matmul(args, 0, m, begin, end, scratch);
+                 }
+               });
 }
 
 RowRange Layer::chunk_rows(int64_t begin, int64_t end) const {

@@ -19,6 +19,15 @@ struct RowRange {
   int64_t count;
 };
 
+// The right operand of a product of whole matrices.
+struct Operand {
+  Transpose trans;
+  int64_t n, k;
+  const void* b;  // A, as given
+  int64_t ldb;
+  void* packed;  // A, or null
+};
+
 class Layer {
  public:
   Layer(const LayerShape& layer_shape, const Plan& layer_plan, const KernelTable& table,
@@ -53,9 +62,19 @@ class Layer {
   void gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k, const void* a,
             int64_t lda, const void* b, int64_t ldb, double beta, void* c, int64_t ldc) const;
 
+  // op(b) [k, n] for matmul: packed into new scratch, or as it is for the runtime's products.
+  // With a null b, replace_operand gives one before its use.
+  Operand take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb);
+  // Another b for an operand, with no larger a k, into the same scratch.
+  void replace_operand(const void* b, int64_t ldb, int64_t k, Operand* operand) const;
+  // c = op(a) * operand, or c += op(a) * operand if `accumulate`.
+  void matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, const Operand& operand,
+              bool accumulate, void* c, int64_t ldc) const;
+
   template <class Body>
   void parallel(int64_t count, int64_t item_work, const Body& body) const {
-    parallel_for(runtime, num_threads, count, item_work, body);
+    parallel_for(runtime, num_threads, count, item_work,
+                 [&](int, int64_t begin, int64_t end) { body(begin, end); });
   }
 
   bool is_persistent() const { return plan.schedule == Schedule::kPersistent; }
@@ -83,6 +102,7 @@ class Layer {
 
   const LayerShape& shape;
   const Plan& plan;
+  bool has_matmul;
   const CellInfo& cell;
   const DTypeKernels& rows;
   const CellKernels& kernels;
@@ -97,9 +117,10 @@ class Layer {
   int64_t output_size;  // P
   int64_t chunk_steps;
   int64_t chunk_max_rows;
-  TeamSlot* team = nullptr;       // persistent: [num_threads]
-  int64_t packed_bytes = 0;       // of weights that a thread reads in every step
-  int64_t slice_limit_bytes = 0;  // what stays in a core's cache from one step to the next
+  void* matmul_scratch = nullptr;  // A, a piece for each thread
+  TeamSlot* team = nullptr;        // persistent: [num_threads]
+  int64_t packed_bytes = 0;        // of weights that a thread reads in every step
+  int64_t slice_limit_bytes = 0;   // what stays in a core's cache from one step to the next
 };
 
 }  // namespace fusedrnn

@@ -32,7 +32,7 @@ class Backward {
         if (sweep_.begin == 0 && args_.grad_h_0 != nullptr) step(-1);
       }
       multiply_chunk();
-      beta_ = 1;
+      has_sums_ = true;
       keep_first_step();
     }
     finish();
@@ -59,17 +59,31 @@ class Backward {
     grad_weight_hh_ = accumulator(args_.grad_weight_hh, gate_size * output_size);
     grad_weight_hr_ = accumulator(args_.grad_weight_hr, output_size * hidden_size);
     if (args_.grad_input != nullptr) {
-      weight_ih_ = layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size);
+      weight_ih_ = layer_.take_operand(
+          Transpose::kNo, shape.input_size, gate_size,
+          layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
       if (!layer_.is_accum) grad_input_ = layer_.take(max_rows * shape.input_size);
     }
-    if (grad_weight_ih_ != nullptr && !layer_.is_accum) {
-      input_copy_ = layer_.take(max_rows * shape.input_size);
+    if (grad_weight_ih_ != nullptr) {
+      if (!layer_.is_accum) input_copy_ = layer_.take(max_rows * shape.input_size);
+      input_ = take_rows_operand(shape.input_size);
     }
-    if (grad_weight_hh_ != nullptr) h_before_ = layer_.take(max_rows * output_size);
-    if (grad_weight_hr_ != nullptr) h_raw_ = layer_.take(max_rows * hidden_size);
+    if (grad_weight_hh_ != nullptr) {
+      h_before_copy_ = layer_.take(max_rows * output_size);
+      h_before_ = take_rows_operand(output_size);
+    }
+    if (grad_weight_hr_ != nullptr) {
+      h_raw_copy_ = layer_.take(max_rows * hidden_size);
+      h_raw_ = take_rows_operand(hidden_size);
+    }
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
     if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
     sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
+  }
+
+  // A right operand with a row for each row of a chunk.
+  Operand take_rows_operand(int64_t cols) {
+    return layer_.take_operand(Transpose::kNo, cols, layer_.chunk_max_rows, nullptr, cols);
   }
 
   void prepare_recurrent_weights() {
@@ -126,30 +140,26 @@ class Backward {
   }
 
   void multiply_chunk() {
-    const int64_t gate_size = layer_.gate_size, output_size = layer_.output_size;
     const int64_t input_size = args_.shape.input_size, hidden_size = layer_.hidden_size;
     const int64_t count = chunk_.count;
     if (args_.grad_input != nullptr) multiply_grad_input();
     if (grad_weight_ih_ != nullptr) {
       const void* input = layer_.as_accum(layer_.storage(args_.input, chunk_.first * input_size),
                                           count, input_size, input_copy_);
-      layer_.gemm(Transpose::kYes, Transpose::kNo, gate_size, input_size, count, sweep_.dgx,
-                  gate_size, input, input_size, beta_, grad_weight_ih_, input_size);
+      add_grad_weight(sweep_.dgx, layer_.gate_size, input, &input_, grad_weight_ih_);
     }
     if (grad_weight_hh_ != nullptr) {
       gather_h_before();
-      layer_.gemm(Transpose::kYes, Transpose::kNo, gate_size, output_size, count, sweep_.dgr,
-                  gate_size, h_before_, output_size, beta_, grad_weight_hh_, output_size);
+      add_grad_weight(sweep_.dgr, layer_.gate_size, h_before_copy_, &h_before_, grad_weight_hh_);
     }
     if (grad_weight_hr_ != nullptr) {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
       layer_.parallel(count, hidden_size, [&](int64_t begin, int64_t end) {
         layer_.rows.lstm_output(
             layer_.storage(args_.saved, (chunk_.first + begin) * saved_row_size),
-            layer_.accum(h_raw_, begin * hidden_size), end - begin, hidden_size);
+            layer_.accum(h_raw_copy_, begin * hidden_size), end - begin, hidden_size);
       });
-      layer_.gemm(Transpose::kYes, Transpose::kNo, output_size, hidden_size, count, sweep_.dh,
-                  output_size, h_raw_, hidden_size, beta_, grad_weight_hr_, hidden_size);
+      add_grad_weight(sweep_.dh, layer_.output_size, h_raw_copy_, &h_raw_, grad_weight_hr_);
     }
     if (sums_x_ != nullptr) {
       sum_columns(sweep_.dgx, sums_x_);
@@ -157,13 +167,20 @@ class Backward {
     }
   }
 
+  // grad_weight [grad_cols, cols] += grads^T * values over the rows of the chunk.
+  void add_grad_weight(const void* grads, int64_t grad_cols, const void* values, Operand* operand,
+                       void* grad_weight) {
+    layer_.replace_operand(values, operand->n, chunk_.count, operand);
+    layer_.matmul(Transpose::kYes, grad_cols, grads, grad_cols, *operand, has_sums_, grad_weight,
+                  operand->n);
+  }
+
   void multiply_grad_input() {
-    const int64_t gate_size = layer_.gate_size, input_size = args_.shape.input_size;
+    const int64_t input_size = args_.shape.input_size;
     void* target = layer_.storage(args_.grad_input, chunk_.first * input_size);
     void* product = layer_.is_accum ? target : grad_input_;
-    layer_.gemm(Transpose::kNo, Transpose::kNo, chunk_.count, input_size, gate_size, sweep_.dgx,
-                gate_size, weight_ih_, input_size,
-                layer_.is_accum && args_.accumulate_grad_input ? 1 : 0, product, input_size);
+    layer_.matmul(Transpose::kNo, chunk_.count, sweep_.dgx, layer_.gate_size, weight_ih_,
+                  layer_.is_accum && args_.accumulate_grad_input, product, input_size);
     if (layer_.is_accum) return;
     layer_.parallel(chunk_.count, input_size, [&](int64_t begin, int64_t end) {
       layer_.rows.store_rows(layer_.accum(product, begin * input_size), input_size,
@@ -172,7 +189,7 @@ class Backward {
     });
   }
 
-  // h_before_ = the h that each row of the chunk started from.
+  // h_before_copy_ = the h that each row of the chunk started from.
   void gather_h_before() {
     const Steps& steps = layer_.steps;
     const int64_t cols = layer_.output_size;
@@ -181,7 +198,7 @@ class Backward {
       for (int64_t s = sweep_.begin + begin; s < sweep_.begin + end; ++s) {
         const int64_t rows = steps.rows(s);
         const int64_t old_rows = std::min(rows, steps.rows(s - 1));
-        void* to = layer_.accum(h_before_, (steps.row(s) - chunk_.first) * cols);
+        void* to = layer_.accum(h_before_copy_, (steps.row(s) - chunk_.first) * cols);
         if (old_rows > 0) {
           const int64_t offset = steps.row(s - 1) * args_.output_row_stride;
           layer_.rows.load_rows(layer_.storage(args_.output, offset), args_.output_row_stride, to,
@@ -238,10 +255,10 @@ class Backward {
   Layer layer_;
   BackwardSweep sweep_{};
   RowRange chunk_{};
-  double beta_ = 0;  // 1 once a chunk has written the gradients of the weights
+  bool has_sums_ = false;  // a chunk has written the gradients of the weights
   void* dgr_end_ = nullptr;
-  const void* weight_ih_ = nullptr;  // weights as A
-  const void* weight_hh_ = nullptr;
+  Operand weight_ih_{};
+  const void* weight_hh_ = nullptr;  // per_step: weights as A
   const void* weight_hr_ = nullptr;
   void* product_ = nullptr;
   void* projected_ = nullptr;
@@ -249,11 +266,12 @@ class Backward {
   void* grad_weight_hh_ = nullptr;
   void* grad_weight_hr_ = nullptr;
   void* grad_input_ = nullptr;  // A [rows of the chunk, I]
-  void* input_copy_ = nullptr;  // A [rows of the chunk, I]
-  void* h_before_ = nullptr;    // A [rows of the chunk, P]
-  void* h_raw_ = nullptr;       // A [rows of the chunk, H], h before the projection
-  void* sums_x_ = nullptr;      // A [G * H], gradient of bias_ih
-  void* sums_r_ = nullptr;      // A [G * H], gradient of bias_hh
+  Operand input_{}, h_before_{}, h_raw_{};
+  void* input_copy_ = nullptr;     // A [rows of the chunk, I]
+  void* h_before_copy_ = nullptr;  // A [rows of the chunk, P]
+  void* h_raw_copy_ = nullptr;     // A [rows of the chunk, H], h before the projection
+  void* sums_x_ = nullptr;         // A [G * H], gradient of bias_ih
+  void* sums_r_ = nullptr;         // A [G * H], gradient of bias_hh
 };
 
 // Gradients of an empty batch.

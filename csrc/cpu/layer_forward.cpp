@@ -39,7 +39,9 @@ class Forward {
     sweep_.args = &args_;
     sweep_.steps = layer_.steps;
 
-    weight_ih_ = layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size);
+    weight_ih_ = layer_.take_operand(
+        Transpose::kYes, gate_size, shape.input_size,
+        layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
     input_copy_ = layer_.is_accum ? nullptr : layer_.take(layer_.chunk_max_rows * shape.input_size);
     void* bias_x = layer_.take_state(args_.weights.bias_ih, 1, gate_size);
     void* bias_r = layer_.take_state(args_.weights.bias_hh, 1, gate_size);
@@ -83,8 +85,8 @@ class Forward {
     sweep_.gx = gx_in_saved_ ? layer_.accum(gx_, chunk.first * sweep_.gx_row_stride) : gx_;
     const void* input = layer_.as_accum(layer_.storage(args_.input, chunk.first * input_size),
                                         chunk.count, input_size, input_copy_);
-    layer_.gemm(Transpose::kNo, Transpose::kYes, chunk.count, layer_.gate_size, input_size, input,
-                input_size, weight_ih_, input_size, 0, sweep_.gx, sweep_.gx_row_stride);
+    layer_.matmul(Transpose::kNo, chunk.count, input, input_size, weight_ih_, false, sweep_.gx,
+                  sweep_.gx_row_stride);
   }
 
   void step(int64_t s) {
@@ -136,10 +138,10 @@ class Forward {
   Layer layer_;
   ForwardSweep sweep_{};
   bool gx_in_saved_ = false;
-  void* gx_ = nullptr;               // of the chunk, or the whole of `saved`
-  void* input_copy_ = nullptr;       // A [rows of the chunk, I]
-  const void* weight_ih_ = nullptr;  // weights as A
-  const void* weight_hh_ = nullptr;
+  void* gx_ = nullptr;          // of the chunk, or the whole of `saved`
+  void* input_copy_ = nullptr;  // A [rows of the chunk, I]
+  Operand weight_ih_{};
+  const void* weight_hh_ = nullptr;  // per_step: weights as A
   const void* weight_hr_ = nullptr;
   void* product_ = nullptr;
   void* projected_ = nullptr;

@@ -39,8 +39,8 @@ class Workspace {
   int64_t left_ = 0;
 };
 
-// Calls body(begin, end) on contiguous parts of [0, count), on several threads if `count`
-// items of `item_work` elements each are worth it.
+// Calls body(thread_idx, begin, end) on contiguous parts of [0, count), on several threads if
+// `count` items of `item_work` elements each are worth it.
 template <class Body>
 void parallel_for(Runtime& runtime, int max_threads, int64_t count, int64_t item_work,
                   const Body& body) {
@@ -49,11 +49,11 @@ void parallel_for(Runtime& runtime, int max_threads, int64_t count, int64_t item
   int64_t threads = max_threads < work_threads ? max_threads : work_threads;
   if (threads > count) threads = count;
   if (threads <= 1) {
-    body(0, count);
+    body(0, int64_t{0}, count);
     return;
   }
   auto part = [&](int thread_idx, int num_threads) {
-    body(count * thread_idx / num_threads, count * (thread_idx + 1) / num_threads);
+    body(thread_idx, count * thread_idx / num_threads, count * (thread_idx + 1) / num_threads);
   };
   runtime.parallel(static_cast<int>(threads), part);
 }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "common/macros.h"
+#include "cpu/isa/step.h"
 #include "math/pack.h"
 
 namespace fusedrnn {
@@ -23,22 +24,27 @@ constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
 constexpr int tile_cols(int cols) { return cols == 4 && kAccumulators < 24 ? 2 : cols; }
 constexpr int tile_rows(int cols) { return kAccumulators / tile_cols(cols); }
 
-FUSEDRNN_HD void prefetch(const void* ptr) {
-#if defined(__GNUC__) || defined(__clang__)
-  __builtin_prefetch(ptr);
-#else
-  static_cast<void>(ptr);
-#endif
-}
-
 // Bytes ahead of its use that a panel is fetched: beyond the reach of the caches' own guess
 // when a panel has been evicted to the outer cache.
 constexpr int kPrefetchBytes = 1024;
 
+// The left operand: rows of a matrix, or a block of at most kBlockRows of them with the values
+// of one k side by side.
+template <class A>
+struct RowMajor {
+  const A* ptr;
+  int64_t row_stride;
+  FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[row * row_stride + k]; }
+};
+template <class A, int kBlockRows>
+struct Interleaved {
+  const A* ptr;
+  FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[k * kBlockRows + row]; }
+};
+
 // sums[row * kCols + col] = rows * tile, for kRows rows and kTileCols vectors of columns.
-template <class V, int kRows, int kTileCols, int kCols, class A>
-FUSEDRNN_HD void multiply_tile(const A* rows, int64_t row_stride, const A* tile, int64_t k_size,
-                               V* sums) {
+template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
+FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, V* sums) {
   V acc[kRows][kTileCols];
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
@@ -53,7 +59,7 @@ FUSEDRNN_HD void multiply_tile(const A* rows, int64_t row_stride, const A* tile,
     tile += kTileCols * V::kLanes;
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
-      const V value(rows[row * row_stride + k]);
+      const V value(left.at(row, k));
 #pragma GCC unroll 24
       for (int col = 0; col < kTileCols; ++col) {
         acc[row][col] = madd(value, weights[col], acc[row][col]);
@@ -68,8 +74,8 @@ FUSEDRNN_HD void multiply_tile(const A* rows, int64_t row_stride, const A* tile,
 }
 
 // One row: enough sums to hide the latency of an addition come from taking several k at once.
-template <class V, int kCols, class A>
-FUSEDRNN_HD void multiply_row(const A* row, const A* tile, int64_t k_size, V* sums) {
+template <class V, int kCols, class Left, class A>
+FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   constexpr int kSteps = 8 / kTileCols;
   V acc[kSteps][kTileCols];
@@ -82,7 +88,7 @@ FUSEDRNN_HD void multiply_row(const A* row, const A* tile, int64_t k_size, V* su
   for (; k + kSteps <= k_size; k += kSteps) {
 #pragma GCC unroll 8
     for (int step = 0; step < kSteps; ++step) {
-      const V value(row[k + step]);
+      const V value(left.at(0, k + step));
 #pragma GCC unroll 24
       for (int col = 0; col < kTileCols; ++col) {
         acc[step][col] = madd(value, V::load(tile), acc[step][col]);
@@ -93,7 +99,7 @@ FUSEDRNN_HD void multiply_row(const A* row, const A* tile, int64_t k_size, V* su
   for (; k < k_size; ++k) {
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) {
-      acc[0][col] = madd(V(row[k]), V::load(tile), acc[0][col]);
+      acc[0][col] = madd(V(left.at(0, k)), V::load(tile), acc[0][col]);
       tile += V::kLanes;
     }
   }
@@ -106,47 +112,50 @@ FUSEDRNN_HD void multiply_row(const A* row, const A* tile, int64_t k_size, V* su
   }
 }
 
-template <class V, int kRows, int kCols, class A>
-void multiply_rows(const A* rows, int64_t row_stride, const A* panel, int64_t k_size, V* sums) {
+// Not inlined: one copy serves every cell.
+template <class V, int kRows, int kCols, class Left, class A>
+void multiply_rows(const Left& left, const A* panel, int64_t k_size, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const A* tile = panel + col * k_size * V::kLanes;
-    if (kRows == 1) {
-      multiply_row<V, kCols>(rows, tile, k_size, sums + col);
+    if constexpr (kRows == 1) {
+      multiply_row<V, kCols>(left, tile, k_size, sums + col);
     } else {
-      multiply_tile<V, kRows, kTileCols, kCols>(rows, row_stride, tile, k_size, sums + col);
+      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, sums + col);
     }
   }
 }
 
-// sums [row_count, kCols] = rows * panel, 1 <= row_count <= tile_rows(kCols).
-template <class V, int kCols, int kRows = tile_rows(kCols), class A>
-FUSEDRNN_HD void multiply_block(int row_count, const A* rows, int64_t row_stride, const A* panel,
-                                int64_t k_size, V* sums) {
+// sums [row_count, kCols] = left * panel, 1 <= row_count <= tile_rows(kCols).
+template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class A>
+FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const A* panel, int64_t k_size,
+                                V* sums) {
   if constexpr (kRows > 1) {
     if (row_count < kRows) {
-      return multiply_block<V, kCols, kRows - 1>(row_count, rows, row_stride, panel, k_size, sums);
+      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, sums);
     }
   }
-  multiply_rows<V, kRows, kCols>(rows, row_stride, panel, k_size, sums);
+  multiply_rows<V, kRows, kCols>(left, panel, k_size, sums);
 }
 
-// Calls body(row, sums) with the product of each of the rows [row_begin, row_end) and the
-// panel, sums [kCols]. `rows` is row 0.
-template <class V, int kCols, class A, class Body>
+// Calls finish(row, sums) with the product of each of the rows [row_begin, row_end) and the
+// panel, sums [kCols]; and prepare(row) some time before. `rows` is row 0.
+template <class V, int kCols, class A, class Prepare, class Finish>
 FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end, const A* rows,
                                 int64_t row_stride, const A* panel, int64_t k_size,
-                                const Body& body) {
+                                const Prepare& prepare, const Finish& finish) {
   constexpr int kRows = tile_rows(kCols);
   const int64_t count = row_end - row_begin;
   const int64_t blocks = (count + kRows - 1) / kRows;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first = row_begin + count * block / blocks;
     const int64_t last = row_begin + count * (block + 1) / blocks;
+    for (int64_t row = first; row < last; ++row) prepare(row);
     V sums[kRows * kCols];
-    multiply_block<V, kCols>(static_cast<int>(last - first), rows + first * row_stride, row_stride,
-                             panel, k_size, sums);
-    for (int64_t row = first; row < last; ++row) body(row, sums + (row - first) * kCols);
+    multiply_block<V, kCols>(static_cast<int>(last - first),
+                             RowMajor<A>{rows + first * row_stride, row_stride}, panel, k_size,
+                             sums);
+    for (int64_t row = first; row < last; ++row) finish(row, sums + (row - first) * kCols);
   }
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/isa/gemm.h"
+#include "cpu/isa/step.h"
 #include "cpu/kernel_table.h"
 #include "math/half.h"
 
@@ -53,20 +54,20 @@ FUSEDRNN_HD PanelLayout make_panel_layout(RecurrentProduct product, const LayerS
   return {hidden_size, output_size, 0, 1, hidden_size, 1, 2};
 }
 
-// Packs one tile [k_size][kTileCols][lanes]. Its first column is vector `vector` of the panel.
+// Packs one vector of units for all k; those of successive k are dst_stride apart.
 template <class V, class S, class A>
 void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit, A* dst,
                  int64_t dst_stride) {
   const int64_t left = layout.units - unit;
   const int lanes = left <= 0 ? 0 : left < V::kLanes ? static_cast<int>(left) : V::kLanes;
+  if (lanes < V::kLanes) {
+    for (int64_t k = 0; k < layout.k_size; ++k) V(A(0)).store(dst + k * dst_stride);
+  }
+  if (lanes == 0) return;
   const S* src = weight + unit * layout.unit_stride;
-  if (lanes < V::kLanes || layout.unit_stride == 1) {
+  if (layout.unit_stride == 1) {
     for (int64_t k = 0; k < layout.k_size; ++k) {
-      A* to = dst + k * dst_stride;
-      const S* from = src + k * layout.k_stride;
-      for (int lane = 0; lane < V::kLanes; ++lane) {
-        to[lane] = lane < lanes ? to_accum(from[lane * layout.unit_stride]) : A(0);
-      }
+      V::load_partial(src + k * layout.k_stride, lanes).store(dst + k * dst_stride);
     }
     return;
   }
@@ -74,9 +75,28 @@ void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit, A* ds
   constexpr int64_t kBlock = 64;
   for (int64_t begin = 0; begin < layout.k_size; begin += kBlock) {
     const int64_t end = layout.k_size - begin < kBlock ? layout.k_size : begin + kBlock;
-    for (int lane = 0; lane < V::kLanes; ++lane) {
+    for (int lane = 0; lane < lanes; ++lane) {
       const S* from = src + lane * layout.unit_stride;
-      for (int64_t k = begin; k < end; ++k) dst[k * dst_stride + lane] = to_accum(from[k]);
+      for (int64_t k = begin; k < end; ++k) {
+        dst[k * dst_stride + lane] = to_accum(from[k * layout.k_stride]);
+      }
+    }
+  }
+}
+
+// Packs panels [panel_begin, panel_end), gemm.h's layout.
+template <class V, class S, class A>
+void pack_panels(const PanelLayout& layout, const S* weight, int64_t panel_begin, int64_t panel_end,
+                 A* packed) {
+  const int cols = layout.groups * layout.vectors, tile = tile_cols(cols);
+  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+    A* dst = packed + panel * layout.panel_elements<V>();
+    for (int col = 0; col < cols; ++col) {
+      const int group = col / layout.vectors, vector = col % layout.vectors;
+      A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
+      pack_vector<V>(layout, weight + group * layout.group_stride,
+                     (panel * layout.vectors + vector) * V::kLanes,
+                     tile_start + col % tile * V::kLanes, tile * V::kLanes);
     }
   }
 }
@@ -93,18 +113,8 @@ struct PackWeights {
 
   static void pack(RecurrentProduct product, const LayerShape& shape, const void* weight,
                    int64_t panel_begin, int64_t panel_end, void* packed) {
-    const PanelLayout layout = make_panel_layout<Cell>(product, shape);
-    const int cols = layout.groups * layout.vectors, tile = tile_cols(cols);
-    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      A* dst = static_cast<A*>(packed) + panel * layout.panel_elements<V>();
-      for (int col = 0; col < cols; ++col) {
-        const int group = col / layout.vectors, vector = col % layout.vectors;
-        A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
-        pack_vector<V>(layout, static_cast<const S*>(weight) + group * layout.group_stride,
-                       (panel * layout.vectors + vector) * V::kLanes,
-                       tile_start + col % tile * V::kLanes, tile * V::kLanes);
-      }
-    }
+    pack_panels<V>(make_panel_layout<Cell>(product, shape), static_cast<const S*>(weight),
+                   panel_begin, panel_end, static_cast<A*>(packed));
   }
 };
 

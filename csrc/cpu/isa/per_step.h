@@ -6,14 +6,12 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// Calls body(row, unit, lanes) for each vector of V of rows [row_begin, row_end).
+// Calls body(row, unit, lanes) for the vectors of V of each of the rows [row_begin, row_end).
 template <class V, class Body>
-FUSEDRNN_HD void for_each_vector(int64_t row_begin, int64_t row_end, int64_t units,
-                                 const Body& body) {
+FUSEDRNN_HD void for_each_row_vector(int64_t row_begin, int64_t row_end, int64_t units,
+                                     const Body& body) {
   for (int64_t row = row_begin; row < row_end; ++row) {
-    for (int64_t unit = 0; unit < units; unit += V::kLanes) {
-      body(row, unit, lanes_at<V>(unit, units));
-    }
+    for_each_vector<V>(0, units, [&](int64_t unit, auto lanes) { body(row, unit, lanes); });
   }
 }
 
@@ -28,13 +26,13 @@ struct PerStep {
     const ForwardStep<Cell, S> step(sweep, s);
     const int64_t units = sweep.args->shape.hidden_size;
     const auto* product = static_cast<const A*>(sweep.product);
-    for_each_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, int lanes) {
-      Values<V, kGates> r;
+    for_each_row_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, auto lanes) {
+      V gates[kGates];
       for (int gate = 0; gate < kGates; ++gate) {
-        r[gate] = load_lanes_or_zero<V>(
+        gates[gate] = load_lanes_or_zero<V>(
             offset_or_null(product, (row * kGates + gate) * units + unit), lanes);
       }
-      step.cell(row, unit, lanes, r);
+      step.cell(row, unit, lanes, gates, 1);
     });
   }
 
@@ -43,7 +41,7 @@ struct PerStep {
     const ForwardStep<Cell, S> step(sweep, s);
     const int64_t units = sweep.args->shape.proj_size;
     const auto* projected = static_cast<const A*>(sweep.projected);
-    for_each_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, int lanes) {
+    for_each_row_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, auto lanes) {
       step.hidden(row, unit, lanes, load_lanes<V>(projected + row * units + unit, lanes));
     });
   }
@@ -54,7 +52,7 @@ struct PerStep {
     const int64_t units = step.output_size;
     const int64_t product_rows = sweep.steps.rows(s + 1);
     const auto* product = static_cast<const A*>(sweep.product);
-    for_each_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, int lanes) {
+    for_each_row_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, auto lanes) {
       step.hidden(
           row, unit, lanes,
           row < product_rows ? load_lanes<V>(product + row * units + unit, lanes) : V(0.0f));
@@ -66,7 +64,7 @@ struct PerStep {
     const BackwardStep<Cell, S> step(sweep, s);
     const int64_t units = sweep.args->shape.hidden_size;
     const auto* projected = static_cast<const A*>(sweep.projected);
-    for_each_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, int lanes) {
+    for_each_row_vector<V>(row_begin, row_end, units, [&](int64_t row, int64_t unit, auto lanes) {
       step.cell(row, unit, lanes, load_lanes<V>(projected + row * units + unit, lanes));
     });
   }

@@ -33,13 +33,10 @@ struct Persistent {
         multiply_panel<V, kGates * kGateVectors>(
             row_begin, row_end, step.h_prev, step.h_row_stride,
             panel_ptr(sweep.packed_hh, gates, panel), gates.k_size,
+            [&](int64_t row) { step.prefetch_cell(row, panel * kGateVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
-              for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, int lanes) {
-                Values<V, kGates> product;
-                for (int gate = 0; gate < kGates; ++gate) {
-                  product[gate] = sums[gate * kGateVectors + v];
-                }
-                step.cell(row, unit, lanes, product);
+              for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
+                step.cell(row, unit, lanes, sums + v, kGateVectors);
               });
             });
       });
@@ -47,9 +44,9 @@ struct Persistent {
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors>(
             row_begin, row_end, step.h_raw, shape.hidden_size,
-            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size,
+            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size, [](int64_t) {},
             [&](int64_t row, const V* sums) {
-              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, int lanes) {
+              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
                 step.hidden(row, unit, lanes, sums[v]);
               });
             });
@@ -83,13 +80,15 @@ struct Persistent {
       if (product_end < row_begin) product_end = row_begin;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
         const auto finish_row = [&](int64_t row, const V* sums) {
-          for_each_unit<kUnitVectors>(hidden, panel, [&](int v, int64_t unit, int lanes) {
+          for_each_unit<kUnitVectors>(hidden, panel, [&](int v, int64_t unit, auto lanes) {
             step.hidden(row, unit, lanes, sums[v]);
           });
         };
-        multiply_panel<V, kUnitVectors>(row_begin, product_end, dgr_before, gate_size,
-                                        panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size,
-                                        finish_row);
+        multiply_panel<V, kUnitVectors>(
+            row_begin, product_end, dgr_before, gate_size,
+            panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size,
+            [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
+            finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
         for (int64_t row = product_end; row < row_end; ++row) finish_row(row, zeros);
       });
@@ -99,8 +98,9 @@ struct Persistent {
         multiply_panel<V, kUnitVectors>(
             row_begin, row_end, step.dh, step.output_size,
             panel_ptr(sweep.packed_hr, projected, panel), projected.k_size,
+            [&](int64_t row) { step.prefetch_cell(row, panel * kUnitVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
-              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, int lanes) {
+              for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
                 step.cell(row, unit, lanes, sums[v]);
               });
             });
@@ -114,20 +114,15 @@ struct Persistent {
     return static_cast<const A*>(packed) + panel * layout.panel_elements<V>();
   }
 
-  // Calls body(vector, unit, lanes) for each vector of units of a panel; `lanes` is a constant
-  // where the vector is full.
+  // Calls body(vector, unit, lanes) for each vector of units of a panel.
   template <int kVectors, class Body>
   FUSEDRNN_HD static void for_each_unit(const PanelLayout& layout, int64_t panel,
                                         const Body& body) {
-    for (int v = 0; v < kVectors; ++v) {
-      const int64_t unit = (panel * kVectors + v) * V::kLanes;
-      const int64_t left = layout.units - unit;
-      if (left >= V::kLanes) {
-        body(v, unit, V::kLanes);
-      } else if (left > 0) {
-        body(v, unit, static_cast<int>(left));
-      }
-    }
+    const int64_t begin = panel * kVectors * V::kLanes;
+    const int64_t end = begin + kVectors * V::kLanes;
+    int v = 0;
+    for_each_vector<V>(begin, end < layout.units ? end : layout.units,
+                       [&](int64_t unit, auto lanes) { body(v++, unit, lanes); });
   }
 };
 

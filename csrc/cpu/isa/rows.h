@@ -15,7 +15,7 @@ struct Rows {
                    int64_t cols) {
     const auto* from = static_cast<const S*>(src);
     auto* to = static_cast<A*>(dst);
-    for_each_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, int lanes) {
+    for_each_row_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, auto lanes) {
       store_lanes(load_lanes<V>(from + row * src_stride + col, lanes), to + row * dst_stride + col,
                   lanes);
     });
@@ -25,7 +25,7 @@ struct Rows {
                     int64_t rows, int64_t cols, bool accumulate) {
     const auto* from = static_cast<const A*>(src);
     auto* to = static_cast<S*>(dst);
-    for_each_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, int lanes) {
+    for_each_row_vector<V>(0, rows, cols, [&](int64_t row, int64_t col, auto lanes) {
       S* element = to + row * dst_stride + col;
       V value = load_lanes<V>(from + row * src_stride + col, lanes);
       if (accumulate) value += load_lanes<V>(element, lanes);
@@ -41,14 +41,13 @@ struct Rows {
     auto* to = static_cast<A*>(sums);
     for (int64_t first = 0; first < rows; first += kBlock) {
       const int64_t last = rows - first < kBlock ? rows : first + kBlock;
-      for (int64_t col = col_begin; col < col_end; col += V::kLanes) {
-        const int lanes = lanes_at<V>(col, col_end);
+      for_each_vector<V>(col_begin, col_end, [&](int64_t col, auto lanes) {
         V sum(0.0f);
         for (int64_t row = first; row < last; ++row) {
           sum += load_lanes<V>(from + row * src_stride + col, lanes);
         }
         store_lanes(sum + load_lanes<V>(to + col, lanes), to + col, lanes);
-      }
+      });
     }
   }
 
@@ -56,7 +55,7 @@ struct Rows {
     constexpr int kOutputGate = 3, kC = 4, kWidth = 5;
     const auto* from = static_cast<const S*>(saved);
     auto* to = static_cast<A*>(dst);
-    for_each_vector<V>(0, rows, hidden_size, [&](int64_t row, int64_t unit, int lanes) {
+    for_each_row_vector<V>(0, rows, hidden_size, [&](int64_t row, int64_t unit, auto lanes) {
       const S* saved_row = from + row * kWidth * hidden_size + unit;
       const V o = load_lanes<V>(saved_row + kOutputGate * hidden_size, lanes);
       const V c = load_lanes<V>(saved_row + kC * hidden_size, lanes);

@@ -2,7 +2,7 @@
 //
 // Both schedules end a matrix product in one of these functions: per_step reads the product
 // from memory, persistent has it in registers. `row` is a row of the batch, `unit` the first
-// of `lanes` units of the vector.
+// of `lanes` units of the vector, where Count is AllLanes or int.
 #pragma once
 
 #include "cells/registry.h"
@@ -13,29 +13,46 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// `lanes` elements from src, of storage or accumulation type.
+// The number of lanes of a full vector, known to the compiler; a part of one is an int.
+struct AllLanes {};
+
+// The first `lanes` elements from src, of storage or accumulation type; the others are zeros.
+template <class V, class T>
+FUSEDRNN_HD V load_lanes(const T* src, AllLanes) {
+  return V::load(src);
+}
 template <class V, class T>
 FUSEDRNN_HD V load_lanes(const T* src, int lanes) {
-  return lanes == V::kLanes ? V::load(src) : V::load_partial(src, lanes);
+  return V::load_partial(src, lanes);
 }
 // As load_lanes; zeros where src is null.
-template <class V, class T>
-FUSEDRNN_HD V load_lanes_or_zero(const T* src, int lanes) {
+template <class V, class T, class Count>
+FUSEDRNN_HD V load_lanes_or_zero(const T* src, Count lanes) {
   return src != nullptr ? load_lanes<V>(src, lanes) : V(0.0f);
 }
 template <class V, class T>
+FUSEDRNN_HD void store_lanes(const V& value, T* dst, AllLanes) {
+  value.store(dst);
+}
+template <class V, class T>
 FUSEDRNN_HD void store_lanes(const V& value, T* dst, int lanes) {
-  if (lanes == V::kLanes) {
-    value.store(dst);
-  } else {
-    value.store_partial(dst, lanes);
-  }
+  value.store_partial(dst, lanes);
 }
 
-// Lanes of the vector of V that starts at `unit`.
-template <class V>
-FUSEDRNN_HD int lanes_at(int64_t unit, int64_t units) {
-  return units - unit < V::kLanes ? static_cast<int>(units - unit) : V::kLanes;
+// Calls body(unit, lanes) for the vectors of V of units [begin, end).
+template <class V, class Body>
+FUSEDRNN_HD void for_each_vector(int64_t begin, int64_t end, const Body& body) {
+  int64_t unit = begin;
+  for (; unit + V::kLanes <= end; unit += V::kLanes) body(unit, AllLanes{});
+  if (unit < end) body(unit, static_cast<int>(end - unit));
+}
+
+FUSEDRNN_HD void prefetch(const void* ptr) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(ptr);
+#else
+  static_cast<void>(ptr);
+#endif
 }
 
 template <class T>
@@ -68,17 +85,32 @@ struct ForwardStep {
     if (saved != nullptr) saved += row * kSavedWidth * hidden_size;
   }
 
-  // The cell, given the recurrent side of its pre-activations without bias.
-  FUSEDRNN_HD void cell(int64_t row, int64_t unit, int lanes,
-                        const Values<V, C::kGates>& product) const {
+  // Fetches what cell will read and has not been touched since another row.
+  FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
+    for (int gate = 0; gate < C::kGates; ++gate) {
+      prefetch(gx + row * gx_row_stride + gate * hidden_size + unit);
+    }
+  }
+
+  // The cell, given the recurrent side of its pre-activations without bias, of which those of
+  // successive gates are `stride` apart.
+  template <class Count>
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* product,
+                        int stride) const {
     Values<V, C::kGates> x, r;
     const A* gx_row = gx + row * gx_row_stride + unit;
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
       x[gate] =
           load_lanes<V>(gx_row + column, lanes) + load_lanes<V>(bias_x + column + unit, lanes);
-      r[gate] = product[gate];
-      if (C::kSplit) r[gate] = r[gate] + load_lanes<V>(bias_r + column + unit, lanes);
+      // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
+      // before their parts have arrived.
+      if (C::kSplit) {
+        r[gate] = product[gate * stride] + load_lanes<V>(bias_r + column + unit, lanes);
+      } else {
+        x[gate] += product[gate * stride];
+        r[gate] = V(0.0f);
+      }
     }
     Values<V, C::kStates> prev, next;
     // A cell that uses h itself is never projected, so its h has hidden_size columns.
@@ -104,7 +136,8 @@ struct ForwardStep {
 
   // Hands h to the output and, as the output rounds it, to the next step: a sequence gives
   // the same numbers whether it comes at once or in pieces.
-  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, int lanes, const V& h) const {
+  template <class Count>
+  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& h) const {
     S* output_row = output + row * output_row_stride + unit;
     store_lanes(h, output_row, lanes);
     store_lanes(load_lanes<V>(output_row, lanes), h_next + row * h_row_stride + unit, lanes);
@@ -164,9 +197,29 @@ struct BackwardStep {
     }
   }
 
+  // Fetches what hidden and cell will read and has not been touched since another row.
+  FUSEDRNN_HD void prefetch_hidden(int64_t row, int64_t unit) const {
+    if (row >= rows) return;
+    if (grad_output != nullptr) prefetch(grad_output + row * grad_output_row_stride + unit);
+    if (dh == nullptr) prefetch_cell(row, unit);
+  }
+  FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
+    for (int k = 0; k < kSavedWidth; ++k) {
+      prefetch(saved + (row * kSavedWidth + k) * hidden_size + unit);
+    }
+    if (dh == nullptr) prefetch(output + row * output_row_stride + unit);
+    if (row < rows_before && C::kStates > 1) {
+      prefetch(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
+    }
+    if (row < rows_before && dh == nullptr) {
+      prefetch(output_before + row * output_row_stride + unit);
+    }
+  }
+
   // The gradient of h, given what flows into it through the recurrent product. Rows that no
   // earlier step of the sweep has are done: they deliver grad_h_0.
-  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, int lanes, const V& product) const {
+  template <class Count>
+  FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& product) const {
     A* carry_row = carry + row * output_size + unit;
     V total = product + load_lanes<V>(carry_row, lanes);
     if (row >= rows) {
@@ -185,7 +238,8 @@ struct BackwardStep {
   }
 
   // The cell, given the gradient of its h.
-  FUSEDRNN_HD void cell(int64_t row, int64_t unit, int lanes, const V& grad_h) const {
+  template <class Count>
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V& grad_h) const {
     const int64_t state = row * hidden_size + unit;
     const bool is_first = row >= rows_before;  // the row's previous state is the initial one
     Values<V, C::kSaved> kept;

@@ -2,6 +2,7 @@
 // compiler's flags for it. Exports that set's kernel table and nothing else: see
 // Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
 // the standard library.
+#include "cpu/isa/matmul.h"
 #include "cpu/isa/per_step.h"
 #include "cpu/isa/persistent.h"
 #include "cpu/isa/rows.h"
@@ -29,6 +30,10 @@ constexpr DTypeKernels make_dtype_kernels() {
       Rows<S>::load,
       Rows<S>::store,
       Rows<S>::column_sums,
+      MatMul<accum_t<S>>::count,
+      MatMul<accum_t<S>>::pack,
+      MatMul<accum_t<S>>::multiply,
+      MatMul<accum_t<S>>::kScratchElements,
       Rows<S>::lstm_output,
   };
 }
@@ -49,6 +54,7 @@ constexpr Isa compiled_isa() {
 extern const KernelTable kernel_table;
 const KernelTable kernel_table = {
     compiled_isa(),
+    compiled_isa() != Isa::kGeneric,
     Pack<float>::kLanes * static_cast<int>(sizeof(float)),
     {make_dtype_kernels<float>(), make_dtype_kernels<double>(), make_dtype_kernels<BFloat16>(),
      make_dtype_kernels<Float16>()},

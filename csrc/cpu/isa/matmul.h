@@ -1,0 +1,112 @@
+// Products of whole matrices on the tiles of gemm.h: c = op(a) * b, or c += op(a) * b, where b
+// has been packed into panels. The layer's input projection and gradients spend here what the
+// sweep does not.
+//
+// The panels are read once for each block of rows of a; a block of them and one panel stay in
+// the second cache. A transposed block is interleaved first.
+#pragma once
+
+#include "cpu/isa/gemm.h"
+#include "cpu/isa/pack_weights.h"
+#include "cpu/runtime.h"
+
+namespace fusedrnn {
+inline namespace FUSEDRNN_ISA {
+
+template <class A>
+struct MatMul {
+  using V = Pack<A>;
+  static constexpr int kCols = 2;  // vectors of a panel
+  static constexpr int kRows = tile_rows(kCols);
+  static constexpr int64_t kBlockDepth = 1024;       // of k
+  static constexpr int64_t kBlockRows = kRows * 16;  // of a
+
+  FUSEDRNN_HD static PanelLayout layout(Transpose trans_b, int64_t n, int64_t k, int64_t ldb) {
+    return trans_b == Transpose::kYes ? PanelLayout{n, k, 0, ldb, 1, 1, kCols}
+                                      : PanelLayout{n, k, 0, 1, ldb, 1, kCols};
+  }
+
+  static PanelCount count(int64_t n, int64_t k) {
+    const PanelLayout panels = layout(Transpose::kNo, n, k, n);
+    return {panels.panel_count<V>(), panels.panel_elements<V>()};
+  }
+
+  static void pack(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb,
+                   int64_t panel_begin, int64_t panel_end, void* packed) {
+    pack_panels<V>(layout(trans_b, n, k, ldb), static_cast<const A*>(b), panel_begin, panel_end,
+                   static_cast<A*>(packed));
+  }
+
+  // Elements of scratch that multiply needs for a transposed a.
+  static constexpr int64_t kScratchElements = kBlockRows * kBlockDepth;
+
+  static void multiply(const MatMulArgs& args, int64_t row_begin, int64_t row_end,
+                       int64_t panel_begin, int64_t panel_end, void* scratch) {
+    for (int64_t k = 0; k < args.k; k += kBlockDepth) {
+      const int64_t depth = args.k - k < kBlockDepth ? args.k - k : kBlockDepth;
+      const bool accumulate = args.accumulate || k > 0;
+      for (int64_t row = row_begin; row < row_end; row += kBlockRows) {
+        const int64_t rows = row_end - row < kBlockRows ? row_end - row : kBlockRows;
+        A* c = static_cast<A*>(args.c) + row * args.ldc;
+        if (args.trans_a == Transpose::kYes) {
+          auto* block = static_cast<A*>(scratch);
+          interleave(static_cast<const A*>(args.a) + k * args.lda + row, args.lda, rows, depth,
+                     block);
+          multiply_rows_of_block(
+              args, k, depth, rows, panel_begin, panel_end, accumulate, c,
+              [&](int64_t first) { return Interleaved<A, kRows>{block + first * depth}; });
+        } else {
+          const A* block = static_cast<const A*>(args.a) + row * args.lda + k;
+          multiply_rows_of_block(
+              args, k, depth, rows, panel_begin, panel_end, accumulate, c,
+              [&](int64_t first) { return RowMajor<A>{block + first * args.lda, args.lda}; });
+        }
+      }
+    }
+  }
+
+ private:
+  // block [rows / kRows][depth][kRows] = a [depth, rows] with row stride lda.
+  FUSEDRNN_HD static void interleave(const A* a, int64_t lda, int64_t rows, int64_t depth,
+                                     A* block) {
+    for (int64_t k = 0; k < depth; ++k) {
+      const A* from = a + k * lda;
+      for (int64_t first = 0; first < rows; first += kRows) {
+        A* to = block + first * depth + k * kRows;
+        const int64_t count = rows - first < kRows ? rows - first : kRows;
+        for (int64_t row = 0; row < count; ++row) to[row] = from[first + row];
+      }
+    }
+  }
+
+  // left(first) is the left operand from row `first` of the block on, a multiple of kRows.
+  template <class LeftAt>
+  FUSEDRNN_HD static void multiply_rows_of_block(const MatMulArgs& args, int64_t k, int64_t depth,
+                                                 int64_t rows, int64_t panel_begin,
+                                                 int64_t panel_end, bool accumulate, A* c,
+                                                 const LeftAt& left) {
+    constexpr int64_t kPanelCols = kCols * V::kLanes;
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      const A* weights = static_cast<const A*>(args.packed_b) + (panel * args.k + k) * kPanelCols;
+      const int64_t col = panel * kPanelCols;
+      const int64_t col_end = args.n - col < kPanelCols ? args.n : col + kPanelCols;
+      for (int64_t first = 0; first < rows; first += kRows) {
+        const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
+        for (int row = 0; row < count; ++row) prefetch(c + (first + row) * args.ldc + col);
+        V sums[kRows * kCols];
+        multiply_block<V, kCols>(count, left(first), weights, depth, sums);
+        for (int row = 0; row < count; ++row) {
+          const V* sum = sums + row * kCols;
+          for_each_vector<V>(col, col_end, [&](int64_t unit, auto lanes) {
+            A* element = c + (first + row) * args.ldc + unit;
+            store_lanes(accumulate ? *sum + load_lanes<V>(element, lanes) : *sum, element, lanes);
+            ++sum;
+          });
+        }
+      }
+    }
+  }
+};
+
+}  // namespace FUSEDRNN_ISA
+}  // namespace fusedrnn
