@@ -37,6 +37,24 @@ path, reason = _load()
 available = path is not None
 
 
+def _check_layer(tensors: Sequence[Tensor | None], batch_sizes: Tensor | None) -> None:
+    """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
+    input = tensors[0]
+    weight_ranks = (2, 2, 1, 1, 2)
+    for tensor, rank in zip(
+        tensors, (3 if batch_sizes is None else 2, 3, 3, *weight_ranks, *weight_ranks)
+    ):
+        if tensor is not None:
+            torch._check(
+                tensor.device == input.device,
+                lambda t=tensor: f"expected device {input.device} as input's, got {t.device}",
+            )
+            torch._check(
+                tensor.dim() == rank,
+                lambda t=tensor, r=rank: f"expected {r} dimensions, got shape {tuple(t.shape)}",
+            )
+
+
 def _layer_forward_fake(
     cell: str,
     input: Tensor,
@@ -45,6 +63,7 @@ def _layer_forward_fake(
     *weights_batch_sizes_save: Tensor | bool | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *weights, batch_sizes, save = weights_batch_sizes_save
+    _check_layer((input, h_0, c_0, *weights), batch_sizes)
     weight_hh, weight_hr, weight_ih_reverse = weights[1], weights[4], weights[5]
     spec = reference.CELLS[cell]
     directions = 1 if weight_ih_reverse is None else 2
@@ -72,7 +91,8 @@ def _layer_backward_fake(
     grad_c_n: Tensor | None,
     *layer: Tensor | Sequence[bool] | None,
 ) -> tuple[Tensor, ...]:
-    *tensors, _batch_sizes, output, _saved, output_mask = layer
+    *tensors, batch_sizes, output, _saved, output_mask = layer
+    _check_layer(tensors, batch_sizes)
     return tuple(
         output.new_empty(tensor.shape if wanted and tensor is not None else (0,))
         for tensor, wanted in zip(tensors, output_mask)

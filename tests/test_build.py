@@ -1,0 +1,131 @@
+"""The build: what it says when something is missing, and what the packages contain."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fusedrnn import _library
+
+ROOT = Path(__file__).resolve().parent.parent
+
+if not (ROOT / "setup.py").is_file() or not (ROOT / "csrc").is_dir():
+    pytest.skip("the sources are not here: an installed package is tested", allow_module_level=True)
+setuptools = pytest.importorskip("setuptools")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the build reads, so that tests leave nothing behind in the sources."""
+    copy = tmp_path / "tree"
+    for folder in ("csrc", "fusedrnn"):
+        ignore = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+def run_setup(
+    tree: Path, *command: str, before: str = "pass", **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs setup.py with that command, after the Python statements `before`."""
+    arguments = ["setup.py", "-q", *command]
+    code = f"import runpy, sys; sys.argv = {arguments!r}; {before}; runpy.run_path('setup.py')"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tree,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+HIDE_TORCH = "sys.modules['torch'] = None"
+
+
+def last_line(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode != 0
+    assert "Traceback" not in result.stderr
+    return result.stderr.strip().splitlines()[-1]
+
+
+def test_missing_torch_is_one_sentence_with_the_command(tree: Path) -> None:
+    result = run_setup(tree, "build_ext", before=HIDE_TORCH)
+    assert last_line(result) == (
+        "fusedrnn cannot be built: torch is missing; "
+        "run: pip install torch && pip install --no-build-isolation ."
+    )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="setuptools looks for MSVC itself")
+def test_missing_compiler_is_one_sentence_with_the_command(tree: Path) -> None:
+    result = run_setup(tree, "build_ext", CXX="no-such-compiler")
+    assert last_line(result) == (
+        "fusedrnn cannot be built: the C++ compiler no-such-compiler is missing; "
+        "run: apt-get install g++"
+    )
+
+
+def test_cuda_that_cannot_be_built_is_an_error_when_asked_for(tree: Path) -> None:
+    shutil.rmtree(tree / "csrc" / "cuda", ignore_errors=True)
+    result = run_setup(tree, "build_ext", FUSEDRNN_CUDA="1")
+    assert "FUSEDRNN_CUDA=1, but this version has no CUDA sources" in last_line(result)
+
+
+def test_isolated_build_finds_the_torch_it_will_run_with(tree: Path, tmp_path: Path) -> None:
+    """As in pip's isolated build: the environment's packages are off the path."""
+    isolated = tmp_path / "isolated"
+    isolated.mkdir()
+    packages = Path(setuptools.__file__).parent.parent
+    for name in ("setuptools", "_distutils_hack", "pkg_resources"):
+        if (packages / name).is_dir():
+            (isolated / name).symlink_to(packages / name)
+    hide = (
+        f"sys.path[:] = [{str(isolated)!r}] + "
+        "[p for p in sys.path if 'site-packages' not in p and 'dist-packages' not in p]"
+    )
+    result = run_setup(tree, "build_ext", before=hide, CXX="no-such-compiler")
+    assert "the C++ compiler no-such-compiler is missing" in last_line(result)
+
+
+def test_torch_is_no_build_requirement() -> None:
+    section = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("[build-system]")[1]
+    requires = next(line for line in section.splitlines() if line.startswith("requires"))
+    assert "setuptools" in requires
+    assert "torch" not in requires
+
+
+def test_sdist_has_every_source_and_is_made_without_torch(tree: Path, tmp_path: Path) -> None:
+    result = run_setup(
+        tree, "sdist", "--dist-dir", str(tmp_path), "--formats", "gztar", before=HIDE_TORCH
+    )
+    assert result.returncode == 0, result.stderr
+    [archive] = tmp_path.glob("fusedrnn-*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.split("/", 1)[-1] for name in packed.getnames()}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("csrc", "fusedrnn")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".typed")
+        and "__pycache__" not in path.parts
+    }
+    assert expected | {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert not {name for name in names if name.endswith((".so", ".o", ".pyc"))}
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")
+def test_one_openmp_runtime_is_loaded(compiled_part: None) -> None:
+    """The extension shares torch's threads; two pools would fight for the cores."""
+    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    assert str(_library.path) in maps
+    runtimes = {line.split()[-1] for line in maps.splitlines() if "omp" in line.rsplit("/", 1)[-1]}
+    assert len(runtimes) <= 1, runtimes

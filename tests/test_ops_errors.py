@@ -1,0 +1,206 @@
+"""An operator called directly with anything raises, and says what is wrong; it never crashes."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from layer_cases import VARIANTS, Layer, make_layer
+from torch import Tensor
+
+from fusedrnn import _library, ops
+
+if not _library.available:
+    pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
+
+OPS = torch.ops.fusedrnn
+FORWARD = ("cell", *make_layer("lstm").tensors, "batch_sizes", "save")
+BACKWARD = (
+    *("cell", "grad_output", "grad_h_n", "grad_c_n", *make_layer("lstm").tensors),
+    *("batch_sizes", "output", "saved", "output_mask"),
+)
+REBUILD = "no kernels for it.*pip install"
+
+
+def forward_args(layer: Layer) -> dict[str, Any]:
+    return dict(zip(FORWARD, layer.forward_args(save=True), strict=True))
+
+
+def backward_args(layer: Layer) -> dict[str, Any]:
+    output, h_n, c_n, saved = OPS.layer_forward(*layer.forward_args(save=True))
+    grads = (torch.ones_like(output), torch.ones_like(h_n), torch.ones_like(c_n))
+    rest = (layer.batch_sizes, output, saved, [True] * 13)
+    return dict(zip(BACKWARD, (layer.cell, *grads, *layer.tensors.values(), *rest), strict=True))
+
+
+def sizes(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)
+
+
+# Variant of the layer, what is changed, and what the message says. Sizes are T 4, B 3, I 5, H 7.
+FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
+    ("plain", {"cell": "mgu"}, ValueError, "cell: expected one of rnn_tanh, rnn_relu, lstm, gru"),
+    ("plain", {"cell": ""}, ValueError, "cell: expected one of"),
+    ("plain", {"cell": "gru"}, RuntimeError, "weight_hh: expected shape"),
+    ("plain", {"input": torch.randn(3, 5)}, RuntimeError, "expected dtype float32 as input's"),
+    ("plain", {"input": torch.ones(4, 3, 5, dtype=torch.int64)}, RuntimeError, "got int64"),
+    ("plain", {"input": torch.ones(4, 3, 5, dtype=torch.complex64)}, RuntimeError, "input: expect"),
+    ("plain", {"input": torch.randn(3, 5).double()}, RuntimeError, "input: expected 3 dimensions"),
+    ("plain", {"input": torch.tensor(1.0).double()}, RuntimeError, "input: expected 3 dimensions"),
+    (
+        "plain",
+        {"input": torch.randn(0, 3, 5).double()},
+        RuntimeError,
+        "Expected sequence length to be larger than 0 in RNN",
+    ),
+    (
+        "plain",
+        {"input": torch.randn(4, 3, 6).double()},
+        RuntimeError,
+        r"weight_ih: expected shape \(4 \* hidden_size, input_size\) = \(28, 6\), got \(28, 5\)",
+    ),
+    ("plain", {"input": torch.randn(4, 3, 5).double().to_sparse()}, Exception, "dense|to_dense"),
+    ("plain", {"input": torch.randn(4, 3, 5, device="meta").double()}, RuntimeError, "device"),
+    ("plain", {"h_0": torch.randn(3, 7).double()}, RuntimeError, r"h_0: expected shape \(directio"),
+    ("plain", {"h_0": torch.randn(1, 4, 7).double()}, RuntimeError, r"= \(1, 3, 7\), got \(1, 4,"),
+    ("plain", {"h_0": torch.randn(1, 3, 7)}, RuntimeError, "h_0: expected dtype float64"),
+    ("plain", {"c_0": torch.randn(2, 3, 7).double()}, RuntimeError, "c_0: expected shape"),
+    (
+        "plain",
+        {"weight_hh": torch.randn(21, 7).double()},
+        RuntimeError,
+        r"weight_hh: expected shape \(4 \* hidden_size, hidden_size\) = \(28, 7\), got \(21, 7\)",
+    ),
+    ("plain", {"weight_hh": torch.randn(28).double()}, RuntimeError, "weight_hh: expected 2 dimen"),
+    ("plain", {"weight_hh": torch.randn(0, 0).double()}, ValueError, "hidden_size > 0"),
+    ("plain", {"bias_ih": None}, ValueError, "biases come both or neither"),
+    ("plain", {"bias_hh": torch.randn(28, 1).double()}, RuntimeError, r"bias_hh: .* = \(28,\), go"),
+    ("plain", {"bias_hh": torch.randn(28).bfloat16()}, RuntimeError, "got bfloat16"),
+    ("plain", {"weight_hr": torch.randn(7, 7).double()}, ValueError, "0 < proj_size < hidden_siz"),
+    ("plain", {"weight_hr": torch.randn(3, 7).double()}, RuntimeError, "proj_size"),
+    ("plain", {"weight_hr": torch.randn(3).double()}, RuntimeError, "weight_hr: expected 2 dimens"),
+    ("plain", {"weight_ih_reverse": torch.randn(28, 5).double()}, ValueError, "weight_hh_reverse"),
+    ("plain", {"bias_ih_reverse": torch.randn(28).double()}, ValueError, "bias_ih_reverse: expec"),
+    ("both", {"weight_hh_reverse": torch.randn(28, 8).double()}, RuntimeError, "hh_reverse: expec"),
+    ("both", {"bias_hh_reverse": None}, ValueError, "bias_hh_reverse: expected a tensor"),
+    ("projection", {"weight_hr_reverse": None}, ValueError, "weight_hr_reverse: expected a tensor"),
+    ("projection", {"weight_hr": None}, ValueError, "weight_hr_reverse: expected None"),
+    ("projection", {"cell": "gru"}, ValueError, "only lstm has a projection"),
+    ("packed", {"batch_sizes": None}, RuntimeError, "input: expected 3 dimensions"),
+    ("plain", {"batch_sizes": sizes(3, 3, 3, 3)}, RuntimeError, "input: expected 2 dimensions"),
+    ("packed", {"batch_sizes": sizes()}, RuntimeError, "Expected sequence length to be larger"),
+    ("packed", {"batch_sizes": sizes(3, 2, 1)}, ValueError, "expected the sum 7"),
+    ("packed", {"batch_sizes": sizes(3, 2, 2, 1)}, ValueError, "expected the sum 7"),
+    ("packed", {"batch_sizes": sizes(3, 1, 2, 1)}, ValueError, "never increase, got 2 at step 2"),
+    ("packed", {"batch_sizes": sizes(3, 3, 1, 0)}, ValueError, "positive values.* got 0 at step 3"),
+    ("packed", {"batch_sizes": sizes(4, 2, 1, -1)}, ValueError, "positive values"),
+    ("packed", {"batch_sizes": sizes(2**62, 2**62, 2**62)}, ValueError, "expected the sum 7"),
+    ("packed", {"batch_sizes": sizes(3, 2, 1, 1).int()}, RuntimeError, "int64 CPU tensor"),
+    ("packed", {"batch_sizes": sizes(3, 2, 1, 1)[None]}, RuntimeError, "of one dimension"),
+    ("packed", {"batch_sizes": sizes(4, 2, 1)}, RuntimeError, r"h_0: expected .* \(2, 4, 7\)"),
+]
+
+
+def call_with(op: Any, args: dict[str, Any], changes: dict[str, Any]) -> Any:
+    assert changes.keys() <= args.keys()
+    return op(*(args | changes).values())
+
+
+@pytest.mark.parametrize(("variant", "changes", "kind", "message"), FORWARD_ERRORS)
+def test_bad_argument_of_forward(
+    variant: str, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        call_with(OPS.layer_forward, forward_args(make_layer("lstm", **VARIANTS[variant])), changes)
+
+
+@pytest.mark.parametrize(("variant", "changes", "kind", "message"), FORWARD_ERRORS)
+def test_bad_argument_of_backward(
+    variant: str, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    args = backward_args(make_layer("lstm", **VARIANTS[variant]))
+    with pytest.raises(kind, match=message):
+        call_with(OPS.layer_backward, args, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"grad_output": torch.randn(4, 3, 8).double()}, "grad_output: expected shape of output"),
+        ({"grad_output": torch.randn(4, 3, 7)}, "grad_output: expected dtype float64"),
+        ({"grad_h_n": torch.randn(1, 2, 7).double()}, "grad_h_n: expected shape of h_n"),
+        ({"grad_c_n": torch.randn(3, 7).double()}, "grad_c_n: expected shape of c_n"),
+        ({"output": torch.randn(4, 3, 8).double()}, "output: expected shape that layer_forward"),
+        ({"saved": torch.randn(0).double()}, r"save=True = \(1, 12, 5, 7\), got \(0,\)"),
+        ({"saved": torch.randn(1, 12, 5, 7)}, "saved: expected dtype float64"),
+        ({"output_mask": [True] * 12}, "output_mask|array"),
+    ],
+)
+def test_bad_gradient_or_result(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        call_with(OPS.layer_backward, backward_args(make_layer("lstm")), changes)
+
+
+def test_cell_without_c_refuses_c_0() -> None:
+    args = forward_args(make_layer("gru"))
+    with pytest.raises(ValueError, match="c_0: expected None for cell gru"):
+        call_with(OPS.layer_forward, args, {"c_0": torch.zeros(1, 3, 7, dtype=torch.float64)})
+
+
+def test_device_without_kernels_is_refused_with_the_remedy() -> None:
+    """The meta device has a fake implementation; hidden from it, it is like any other device."""
+    layer = make_layer("gru", torch.float32).map(lambda tensor: tensor.to("meta"))
+    output, *_ = ops.layer_forward(*layer)
+    assert output.is_meta
+    with pytest.raises(NotImplementedError, match=REBUILD):
+        OPS.layer_forward.default._op_dk(
+            torch._C.DispatchKey.CompositeExplicitAutograd, *layer.forward_args()
+        )
+
+
+JUNK: list[Any] = [
+    None,
+    torch.tensor(float("nan")),
+    torch.empty(0),
+    torch.empty(0, 0, dtype=torch.float64),
+    torch.randn(1, 1, 1).double(),
+    torch.randn(2, 3, 7).double(),
+    torch.randn(28, 7).double(),
+    torch.randn(28, 5).double().t(),
+    torch.randn(28).double(),
+    torch.randn(1).double().expand(4, 3, 5),
+    torch.randn(4, 3, 5).double().to_sparse(),
+    torch.randn(4, 3, 5, device="meta"),
+    torch.ones(4, dtype=torch.int64),
+    torch.tensor([-1, 2**62]),
+    torch.ones(3, 3, dtype=torch.bool),
+    torch.empty(4, 3, 5, dtype=torch.float8_e4m3fn),
+    torch.empty(2**40, 0, 5, dtype=torch.float64),
+    torch.empty(1, dtype=torch.float64).expand(2**40).reshape(-1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("op", ["layer_forward", "layer_backward"])
+def test_junk_in_any_place_raises_or_works(op: str, variant: str) -> None:
+    layer = make_layer("lstm", **VARIANTS[variant])
+    args = forward_args(layer) if op == "layer_forward" else backward_args(layer)
+    places = [name for name in args if name not in ("cell", "save", "output_mask")]
+    call = getattr(OPS, op)
+    draw = random.Random(20)
+    refused = 0
+    for round_idx in range(len(places) * len(JUNK) + 200):
+        # Each junk in each place, then in several places at once.
+        if round_idx < len(places) * len(JUNK):
+            place, junk = divmod(round_idx, len(JUNK))
+            changes = {places[place]: JUNK[junk]}
+        else:
+            changes = {name: draw.choice(JUNK) for name in draw.sample(places, 3)}
+        try:
+            call_with(call, args, changes)
+        except (RuntimeError, ValueError, NotImplementedError, TypeError) as error:
+            assert str(error)
+            refused += 1
+    assert refused > len(places) * len(JUNK) / 2
