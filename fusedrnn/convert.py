@@ -17,8 +17,8 @@ from torch import nn
 from torch.nn.modules import rnn as torch_classes  # `patch` leaves this module as it is
 from torch.nn.utils import parametrize
 
+from fusedrnn import _library, modules
 from fusedrnn import compat as compat_classes
-from fusedrnn import modules
 
 __all__ = ["Report", "patch", "replace", "to_torch"]
 
@@ -142,9 +142,24 @@ def _reason_to_skip(
             return "no class to convert it to"
         return f"a subclass of {_label(base)}, whose own code may rely on it"
     weight = next(module.parameters(), None)
-    if weight is not None and weight.dtype not in _DTYPES:
+    if weight is None or classes[exact].__module__ == torch_classes.__name__:
+        return None
+    if weight.dtype not in _DTYPES:
         return f"its weights are {weight.dtype}, which has no kernel"
+    if not _has_kernels(weight.device):
+        return f"its weights are on {weight.device}, which has no kernel"
     return None
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """The fallback runs on every device, and meta tensors have nothing to run."""
+    return (
+        not _library.available
+        or device.type == "meta"
+        or torch._C._dispatch_has_kernel_for_dispatch_key(
+            "fusedrnn::layer_forward", device.type.upper()
+        )
+    )
 
 
 def _exact_type(module: nn.Module) -> type[nn.Module]:

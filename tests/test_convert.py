@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 import fusedrnn
-from fusedrnn import compat
+from fusedrnn import compat, convert
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 
@@ -162,6 +162,19 @@ def test_what_cannot_be_replaced_is_skipped_with_a_reason() -> None:
     assert type(model["mine"]) is Mine and type(model["named"]) is nn.GRU
     lines = str(report).splitlines()
     assert lines[0] == "1 replaced, 4 skipped" and len(lines) == 6
+
+
+def test_module_on_a_device_without_kernels_is_skipped(
+    compiled_part: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert convert._has_kernels(torch.device("cpu"))
+    assert convert._has_kernels(torch.device("meta"))
+    assert not convert._has_kernels(torch.device("xpu"))
+    monkeypatch.setattr(convert, "_has_kernels", lambda device: False)
+    model = nn.Sequential(nn.GRU(5, 7))
+    report = fusedrnn.replace(model)
+    assert report.skipped == [("0", "torch.nn.GRU", "its weights are on cpu, which has no kernel")]
+    assert type(model[0]) is nn.GRU
 
 
 def test_replace_twice_changes_nothing_more() -> None:

@@ -175,6 +175,32 @@ def test_no_grad_gives_the_same_bits_without_a_graph(cell: str) -> None:
         assert torch.equal(output, module(input)[0])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_autocast_equals_the_module_in_that_dtype(cell: str, dtype: torch.dtype) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True)
+    input = torch.randn(6, 3, 5)
+    with torch.autocast("cpu", dtype=dtype):
+        output, _ = module(input)
+    output.float().sum().backward()
+    assert output.dtype == dtype and module.weight_hh_l0.grad.dtype == torch.float32
+    assert torch.equal(output, module.to(dtype)(input.to(dtype))[0])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_ensemble_of_modules_runs_under_vmap(cell: str) -> None:
+    modules = [layers(fusedrnn, cell, 5, 7, 2) for _ in range(3)]
+    weights, _ = torch.func.stack_module_state(modules)
+    input = torch.randn(6, 3, 5)
+
+    def output(weights: dict[str, Tensor]) -> Tensor:
+        return torch.func.functional_call(modules[0], weights, (input,))[0]
+
+    actual = torch.func.vmap(output)(weights)
+    for idx, module in enumerate(modules):
+        assert_close(actual[idx], module(input)[0], tolerance(torch.float32, 12), f"model {idx}")
+
+
 # The contract of a torch.nn module.
 
 
@@ -470,6 +496,15 @@ def test_compiles_to_one_graph_with_dynamic_shapes(cell: str, compiled_part: Non
                 name, compiled_results.get(name.replace("grad ", "grad _orig_mod."))
             )
             assert_close(actual, result, tolerance(torch.float32, 12), name)
+
+
+def test_compat_computes_the_same_under_compile() -> None:
+    """torch.compile runs its layers uncompiled; a graph break is no error."""
+    module = nn.Sequential(compat.LSTM(5, 7))
+    torch._dynamo.reset()
+    compiled = torch.compile(module, backend="aot_eager")
+    input = torch.randn(6, 3, 5)
+    assert torch.equal(compiled(input)[0], module(input)[0])
 
 
 def test_compiles_with_inductor(compiled_part: None) -> None:
