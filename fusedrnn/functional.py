@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, fits_cell
 from fusedrnn.ops import LayerWeights, layer_forward
 
 __all__ = ["LayerWeights", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
@@ -120,7 +121,7 @@ def lstm(
         (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
     """
     if hx is not None:
-        _check_pair("LSTM", hx)
+        check_pair("LSTM", hx)
     return _run_layers(
         "LSTM",
         "lstm",
@@ -241,7 +242,7 @@ def lstm_cell(
     """
     if hx is None:
         return _run_cell("LSTMCell", "lstm", input, (), weights)
-    _check_pair("LSTMCell", hx)
+    check_pair("LSTMCell", hx)
     return _run_cell("LSTMCell", "lstm", input, (hx[0], hx[1]), weights)
 
 
@@ -292,7 +293,7 @@ def _run_layers(
         )
     if isinstance(input, PackedSequence):
         data, batch_sizes, sorted_indices, unsorted_indices = input
-        _check_layers(cell, data, states, weights, batch_sizes)
+        check_layers(cell, data, states, weights, batch_sizes)
         if sorted_indices is not None:
             states = tuple(state.index_select(1, sorted_indices) for state in states)
         data, states = _run_stack(cell, data, states, weights, directions, dropout, batch_sizes)
@@ -300,14 +301,14 @@ def _run_layers(
             states = tuple(state.index_select(1, unsorted_indices) for state in states)
         return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), states
 
-    _check_ranks(name, input, states)
+    check_ranks(name, input, states)
     batched = input.dim() == 3
     if not batched:
         input = input.unsqueeze(1)
         states = tuple(state.unsqueeze(1) for state in states)
     elif batch_first:
         input = input.transpose(0, 1)
-    _check_layers(cell, input, states, weights, None)
+    check_layers(cell, input, states, weights, None)
     output, states = _run_stack(cell, input, states, weights, directions, dropout, None)
     if not batched:
         return output.squeeze(1), tuple(state.squeeze(1) for state in states)
@@ -353,8 +354,8 @@ def _run_cell(
     name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
 ) -> tuple[Tensor, ...]:
     """Runs one time step; `states` is (), (h,) or (h, c), the result (h',) or (h', c')."""
-    if not _fits_cell(input, states, weights):
-        _check_cell(name, cell, input, states, weights)
+    if not fits_cell(input, states, weights):
+        check_cell(name, cell, input, states, weights)
     batched = input.dim() == 2
     if not batched:
         input = input.unsqueeze(0)
@@ -364,134 +365,3 @@ def _run_cell(
     _, h_n, c_n = layer_forward(cell, input.unsqueeze(0), h_0, c_0, weights)
     finals = (h_n.squeeze(0), c_n.squeeze(0)) if cell == "lstm" else (h_n.squeeze(0),)
     return finals if batched else tuple(final.squeeze(0) for final in finals)
-
-
-def _check_pair(name: str, hx: Tensor | Sequence[Tensor]) -> None:
-    if isinstance(hx, Tensor) or len(hx) != 2:
-        found = "a Tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
-        raise TypeError(f"{name}: expected hx to be a tuple (h_0, c_0), got {found}; pass both")
-
-
-def _check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
-    """Raises torch's errors for the number of dimensions of a stack's input and states."""
-    rank = input.dim()
-    if rank not in (2, 3):
-        noun = " tensor" if name == "RNN" else ""
-        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{noun} instead")
-    ranks = [state.dim() for state in states]
-    if any(found != rank for found in ranks):
-        names, found = ("hx", f"{ranks[0]}-D tensor")
-        if name == "LSTM":
-            names, found = ("hx and cx", f"({ranks[0]}-D, {ranks[1]}-D) tensors")
-        raise RuntimeError(
-            f"For {'batched' if rank == 3 else 'unbatched'} {rank}-D input, {names} should also "
-            f"be {rank}-D but got {found}"
-        )
-
-
-def _check_layers(
-    cell: str,
-    input: Tensor,
-    states: tuple[Tensor, ...],
-    weights: Sequence[LayerWeights],
-    batch_sizes: Tensor | None,
-) -> None:
-    """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
-    weight = weights[0].weight_ih
-    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
-        raise ValueError(
-            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
-        )
-    if batch_sizes is not None and input.dim() != 2:
-        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
-    if input.size(-1) != weight.size(1):
-        raise RuntimeError(
-            "input.size(-1) must be equal to input_size. "
-            f"Expected {weight.size(1)}, got {input.size(-1)}"
-        )
-    if states:
-        batch_size = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-        for idx, (state, width) in enumerate(zip(states, _state_widths(weights[0]))):
-            expected = (len(weights), batch_size, width)
-            if state.size() != expected:
-                label = f"hidden[{idx}]" if cell == "lstm" else "hidden"
-                raise RuntimeError(f"Expected {label} size {expected}, got {list(state.size())}")
-    _check_placement(input, states, weight)
-
-
-def _fits_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> bool:
-    """The common case, told cheaply: batched, and every size, dtype and device as it should be."""
-    if input.dim() != 2:
-        return False
-    weight_ih = weights.weight_ih
-    shape, dtype, device = input.shape, input.dtype, input.device
-    if shape[1] != weight_ih.shape[1]:
-        return False
-    if dtype != weight_ih.dtype or device != weight_ih.device:
-        return False
-    expected = (shape[0], weights.weight_hh.shape[1])
-    return all(s.shape == expected and s.dtype == dtype and s.device == device for s in states)
-
-
-def _check_cell(
-    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
-) -> None:
-    """Raises torch's errors, in torch's order, for a cell's input and states."""
-    rank = input.dim()
-    if rank not in (1, 2):
-        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
-    for idx, state in enumerate(states):
-        if state.dim() not in (1, 2):
-            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
-            raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
-    batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
-    batch_size, input_size = (*batch, *input.shape)
-    if input_size != weights.weight_ih.size(1):
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {input_size} expected "
-            f"{weights.weight_ih.size(1)}"
-        )
-    for idx, (state, width) in enumerate(zip(states, _state_widths(weights))):
-        rows, *found = (*batch, *state.shape)
-        if rows != batch_size:
-            raise RuntimeError(
-                f"Input batch size {batch_size} doesn't match hidden{idx} batch size {rows}"
-            )
-        if found != [width]:
-            shown = found[0] if found and found[0] != width else found
-            raise RuntimeError(
-                f"hidden{idx} has inconsistent hidden_size: got {shown}, expected {width}"
-            )
-    if input.dtype != weights.weight_ih.dtype and not torch._C._is_any_autocast_enabled():
-        raise RuntimeError(
-            f"input: expected dtype {weights.weight_ih.dtype}, that of the weights, got "
-            f"{input.dtype}; convert it with input.to({weights.weight_ih.dtype})"
-        )
-    _check_placement(input, states, weights.weight_ih)
-
-
-def _state_widths(weights: LayerWeights) -> tuple[int, int]:
-    """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
-    return weights.weight_hh.size(1), weights.weight_hh.size(0) // 4
-
-
-def _check_placement(input: Tensor, states: tuple[Tensor, ...], weight: Tensor) -> None:
-    """Raises unless input, states and weight share a device, and input and states a dtype."""
-    if input.device != weight.device:
-        raise RuntimeError(
-            "Input and parameter tensors are not at the same device, found input tensor at "
-            f"{input.device} and parameter tensor at {weight.device}"
-        )
-    for idx, state in enumerate(states):
-        if state.device != input.device:
-            raise RuntimeError(
-                "Input and hidden tensors are not at the same device, found input tensor at "
-                f"{input.device} and hidden tensor at {state.device}"
-            )
-        if state.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
-            label = "hx" if len(states) == 1 else f"hx[{idx}]"
-            raise RuntimeError(
-                f"{label}: expected dtype {input.dtype}, that of the input, got {state.dtype}; "
-                f"convert it with {label}.to({input.dtype})"
-            )

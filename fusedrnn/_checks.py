@@ -1,0 +1,146 @@
+"""Argument checks of `fusedrnn.functional`: torch's exception types and texts, in torch's order.
+
+Sizes are compared with the weights of the call. Where torch's text does not help ("mat1 and mat2
+must have the same dtype"), the message names the argument, what was expected, what was found and
+the remedy. The operators check the rest: weights against each other, and what no kernel takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fusedrnn.reference import LayerWeights
+
+
+def check_pair(name: str, hx: Tensor | Sequence[Tensor]) -> None:
+    if isinstance(hx, Tensor) or len(hx) != 2:
+        found = "a Tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
+        raise TypeError(f"{name}: expected hx to be a tuple (h_0, c_0), got {found}; pass both")
+
+
+def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
+    """Raises torch's errors for the number of dimensions of a stack's input and states."""
+    rank = input.dim()
+    if rank not in (2, 3):
+        noun = " tensor" if name == "RNN" else ""
+        raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{noun} instead")
+    ranks = [state.dim() for state in states]
+    if any(found != rank for found in ranks):
+        names, found = ("hx", f"{ranks[0]}-D tensor")
+        if name == "LSTM":
+            names, found = ("hx and cx", f"({ranks[0]}-D, {ranks[1]}-D) tensors")
+        raise RuntimeError(
+            f"For {'batched' if rank == 3 else 'unbatched'} {rank}-D input, {names} should also "
+            f"be {rank}-D but got {found}"
+        )
+
+
+def check_layers(
+    cell: str,
+    input: Tensor,
+    states: tuple[Tensor, ...],
+    weights: Sequence[LayerWeights],
+    batch_sizes: Tensor | None,
+) -> None:
+    """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
+    weight = weights[0].weight_ih
+    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
+    if batch_sizes is not None and input.dim() != 2:
+        raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
+    if input.size(-1) != weight.size(1):
+        raise RuntimeError(
+            "input.size(-1) must be equal to input_size. "
+            f"Expected {weight.size(1)}, got {input.size(-1)}"
+        )
+    if states:
+        batch_size = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+        for idx, (state, width) in enumerate(zip(states, _state_widths(weights[0]))):
+            expected = (len(weights), batch_size, width)
+            if state.size() != expected:
+                label = f"hidden[{idx}]" if cell == "lstm" else "hidden"
+                raise RuntimeError(f"Expected {label} size {expected}, got {list(state.size())}")
+    _check_placement(input, states, weight)
+
+
+def fits_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> bool:
+    """The common case, told cheaply: batched, and every size, dtype and device as it should be."""
+    if input.dim() != 2:
+        return False
+    weight_ih = weights.weight_ih
+    shape, dtype, device = input.shape, input.dtype, input.device
+    if shape[1] != weight_ih.shape[1]:
+        return False
+    if dtype != weight_ih.dtype or device != weight_ih.device:
+        return False
+    expected = (shape[0], weights.weight_hh.shape[1])
+    return all(s.shape == expected and s.dtype == dtype and s.device == device for s in states)
+
+
+def check_cell(
+    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
+) -> None:
+    """Raises torch's errors, in torch's order, for a cell's input and states."""
+    rank = input.dim()
+    if rank not in (1, 2):
+        raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
+    for idx, state in enumerate(states):
+        if state.dim() not in (1, 2):
+            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
+            raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
+    batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
+    batch_size, input_size = (*batch, *input.shape)
+    if input_size != weights.weight_ih.size(1):
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input_size} expected "
+            f"{weights.weight_ih.size(1)}"
+        )
+    for idx, (state, width) in enumerate(zip(states, _state_widths(weights))):
+        rows, *found = (*batch, *state.shape)
+        if rows != batch_size:
+            raise RuntimeError(
+                f"Input batch size {batch_size} doesn't match hidden{idx} batch size {rows}"
+            )
+        if found != [width]:
+            shown = found[0] if found and found[0] != width else found
+            raise RuntimeError(
+                f"hidden{idx} has inconsistent hidden_size: got {shown}, expected {width}"
+            )
+    if input.dtype != weights.weight_ih.dtype and not torch._C._is_any_autocast_enabled():
+        raise RuntimeError(
+            f"input: expected dtype {weights.weight_ih.dtype}, that of the weights, got "
+            f"{input.dtype}; convert it with input.to({weights.weight_ih.dtype})"
+        )
+    _check_placement(input, states, weights.weight_ih)
+
+
+def _state_widths(weights: LayerWeights) -> tuple[int, int]:
+    """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
+    return weights.weight_hh.size(1), weights.weight_hh.size(0) // 4
+
+
+def _check_placement(input: Tensor, states: tuple[Tensor, ...], weight: Tensor) -> None:
+    """Raises unless input, states and weight share a device, and input and states a dtype."""
+    if input.device != weight.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{input.device} and parameter tensor at {weight.device}"
+        )
+    for idx, state in enumerate(states):
+        if state.device != input.device:
+            raise RuntimeError(
+                "Input and hidden tensors are not at the same device, found input tensor at "
+                f"{input.device} and hidden tensor at {state.device}"
+            )
+        if state.dtype != input.dtype and not torch._C._is_any_autocast_enabled():
+            label = "hx" if len(states) == 1 else f"hx[{idx}]"
+            raise RuntimeError(
+                f"{label}: expected dtype {input.dtype}, that of the input, got {state.dtype}; "
+                f"convert it with {label}.to({input.dtype})"
+            )
