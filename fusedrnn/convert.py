@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from fusedrnn import _library, modules
 from fusedrnn import compat as compat_classes
+from fusedrnn.modules.base import CellMixin, LayersMixin
 
 __all__ = ["Report", "patch", "replace", "to_torch"]
 
@@ -112,11 +113,9 @@ def _convert(
 ) -> Report:
     report = Report(model)
     for name, module in model.named_modules():
-        if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or _exact_type(module) in set(
-            classes.values()
-        ):
-            continue
         old = _exact_type(module)
+        if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or old in classes.values():
+            continue
         reason = _reason_to_skip(name, module, classes, skip)
         if reason:
             report.skipped.append((name, _label(old), reason))
@@ -138,9 +137,10 @@ def _reason_to_skip(
     exact = _exact_type(module)
     if exact not in classes:
         base = next((base for base in exact.__mro__ if base in classes), None)
-        if base is None:
-            return "no class to convert it to"
-        return f"a subclass of {_label(base)}, whose own code may rely on it"
+        if base is not None:
+            return f"a subclass of {_label(base)}, whose own code may rely on it"
+        ours = isinstance(module, (LayersMixin, CellMixin))
+        return "fusedrnn's already" if ours else "no class to convert it to"
     weight = next(module.parameters(), None)
     if weight is None or classes[exact].__module__ == torch_classes.__name__:
         return None

@@ -182,6 +182,9 @@ def test_replace_twice_changes_nothing_more() -> None:
     fusedrnn.replace(model)
     again = fusedrnn.replace(model)
     assert not again.replaced and not again.skipped
+    other = fusedrnn.replace(model, compat=True)
+    assert not other.replaced
+    assert {reason for *_, reason in other.skipped} == {"fusedrnn's already"}
 
 
 def test_replaced_model_pickles() -> None:
