@@ -57,22 +57,22 @@ struct LayerForwardArgs {
 struct LayerBackwardArgs {
   LayerShape shape;
   LayerWeights weights;
-  const void* input;               // as in forward
-  const void* h_0;                 // as in forward
-  const void* c_0;                 // as in forward
-  const void* output;              // as forward wrote it
+  const void* input;   // as in forward
+  const void* h_0;     // as in forward
+  const void* c_0;     // as in forward
+  const void* output;  // as forward wrote it
   int64_t output_row_stride;
-  const void* saved;               // as forward wrote it; never modified
-  const void* grad_output;         // S [total_rows, output_size], row stride below, or null: zeros
+  const void* saved;        // as forward wrote it; never modified
+  const void* grad_output;  // S [total_rows, output_size], row stride below, or null: zeros
   int64_t grad_output_row_stride;
-  const void* grad_h_n;            // S [batch_size, output_size], contiguous, or null: zeros
-  const void* grad_c_n;            // S [batch_size, hidden_size], contiguous, or null: zeros
+  const void* grad_h_n;  // S [batch_size, output_size], contiguous, or null: zeros
+  const void* grad_c_n;  // S [batch_size, hidden_size], contiguous, or null: zeros
   // Results, contiguous, overwritten; null when not wanted.
-  void* grad_input;                // S [total_rows, input_size]
-  bool accumulate_grad_input;      // add to grad_input: the second direction of a layer
-  void* grad_h_0;                  // S [batch_size, output_size]
-  void* grad_c_0;                  // S [batch_size, hidden_size]
-  void* grad_weight_ih;            // S, shapes as in LayerWeights
+  void* grad_input;            // S [total_rows, input_size]
+  bool accumulate_grad_input;  // add to grad_input: the second direction of a layer
+  void* grad_h_0;              // S [batch_size, output_size]
+  void* grad_c_0;              // S [batch_size, hidden_size]
+  void* grad_weight_ih;        // S, shapes as in LayerWeights
   void* grad_weight_hh;
   void* grad_bias_ih;
   void* grad_bias_hh;

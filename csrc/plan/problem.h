@@ -12,12 +12,12 @@ struct Problem {
   DType dtype;
   int64_t seq_len;
   int64_t batch_size;
-  int64_t total_rows;   // rows over all steps; seq_len * batch_size unless packed
+  int64_t total_rows;  // rows over all steps; seq_len * batch_size unless packed
   int64_t input_size;
   int64_t hidden_size;
-  int64_t proj_size;    // 0 without projection
-  int directions;       // 1 or 2
-  bool training;        // backward will be asked for, or this is the backward
+  int64_t proj_size;  // 0 without projection
+  int directions;     // 1 or 2
+  bool training;      // backward will be asked for, or this is the backward
 };
 
 }  // namespace fusedrnn
