@@ -30,6 +30,9 @@ def _load() -> tuple[Path | None, str]:
         torch.ops.load_library(path)
     except OSError as error:
         return None, str(error)
+    built, running = torch.ops.fusedrnn.built_torch(), torch.__version__
+    if not running.startswith(f"{built}."):
+        return None, f"it was compiled with torch {built}, and this is torch {running}"
     return path, ""
 
 

@@ -113,7 +113,7 @@ void check_direction(const CheckedLayer& layer, int direction) {
   const int64_t rows = gates * layer.hidden_size, h_size = layer.output_size();
   auto check = [&](DirectionWeight weight, at::IntArrayRef expected, const char* formula) {
     const OptionalTensor& tensor = layer.weight(direction, weight);
-    const char* name = kTensorNames[kWeights + direction * kWeightCount + weight];
+    const char* name = kTensorNames[weight_place(direction, weight)];
     if (tensor.has_value()) check_shape(name, *tensor, expected, formula, gates);
   };
   check(kWeightHr, {layer.proj_size, layer.hidden_size}, "(proj_size, hidden_size)");
@@ -131,7 +131,7 @@ void check_presence(const CheckedLayer& layer) {
                     "weight_hr: expected None for cell ", layer.cell.name,
                     ", because only lstm has a projection");
   for (int direction = 0; direction < 2; ++direction) {
-    const int first = kWeights + direction * kWeightCount;
+    const int first = weight_place(direction, 0);
     const bool exists = direction == 0 || layer.directions == 2;
     for (int weight = 0; weight < kWeightCount; ++weight) {
       const bool given = layer.tensors[first + weight].has_value();

@@ -35,7 +35,7 @@ struct CheckedLayer {
   at::DimVector saved_shape() const;   // [D, N, K, H]
 
   const OptionalTensor& weight(int direction, DirectionWeight weight) const {
-    return tensors[kWeights + direction * kWeightCount + weight];
+    return tensors[weight_place(direction, weight)];
   }
 };
 

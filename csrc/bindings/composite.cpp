@@ -160,14 +160,14 @@ Tensor state_part(const OptionalTensor& state, int direction, const Tensor& firs
 template <class Cell>
 LayerGrads layer_backward(const OutputGrads& grads, const LayerTensors& tensors,
                           const OptionalTensor& batch_sizes) {
-  const int directions = tensors[kWeights + kWeightCount].has_value() ? 2 : 1;
+  const int directions = tensors[weight_place(1, kWeightIh)].has_value() ? 2 : 1;
   const std::vector<Tensor> input = split_steps(*tensors[kInput], batch_sizes);
   LayerGrads result;
   std::vector<Tensor> dh_0, dc_0;
   for (int d = 0; d < directions; ++d) {
     Sweep<Cell> sweep;
     for (int i = 0; i < kWeightCount; ++i) {
-      sweep.weights[i] = tensors[kWeights + d * kWeightCount + i].value_or(Tensor());
+      sweep.weights[i] = tensors[weight_place(d, i)].value_or(Tensor());
     }
     const auto h_size = sweep.weights[kWeightHh].sym_size(1);
     const auto c_size = sweep.weights[kWeightHh].sym_size(0) / Cell::kGates;
@@ -190,7 +190,7 @@ LayerGrads layer_backward(const OutputGrads& grads, const LayerTensors& tensors,
     dh_0.push_back(sweep.dh);
     dc_0.push_back(sweep.dc);
     for (int i = 0; i < kWeightCount; ++i) {
-      result[kWeights + d * kWeightCount + i] = sweep.dweights[i];
+      result[weight_place(d, i)] = sweep.dweights[i];
     }
   }
   result[kH0] = at::stack(dh_0);

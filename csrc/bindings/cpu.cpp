@@ -118,7 +118,7 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
     args.accumulate_grad_input = d > 0;
     args.grad_h_0 = write_part(result[kH0], d * h_part);
     args.grad_c_0 = write_part(result[kC0], d * c_part);
-    const Tensor* weight_grads = &result[kWeights + d * kWeightCount];
+    const Tensor* weight_grads = &result[weight_place(d, 0)];
     args.grad_weight_ih = write_part(weight_grads[kWeightIh], 0);
     args.grad_weight_hh = write_part(weight_grads[kWeightHh], 0);
     args.grad_bias_ih = write_part(weight_grads[kBiasIh], 0);

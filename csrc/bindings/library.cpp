@@ -15,6 +15,14 @@
 // order; those not in output_mask or of absent tensors are [0].
 // Its own gradients, to any order, are compositions of torch operators (composite.h).
 #include <torch/library.h>
+#include <torch/version.h>
+
+#include <string>
+
+namespace {
+const std::string kBuiltTorch =
+    std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR);
+}  // namespace
 
 TORCH_LIBRARY(fusedrnn, m) {
   m.def(
@@ -38,6 +46,8 @@ TORCH_LIBRARY(fusedrnn, m) {
   m.def(
       "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
       "int hidden_size, int proj_size, int directions, bool training) -> str");
+  // The torch that this library was compiled with, as "major.minor".
+  m.def("built_torch() -> str", [] { return kBuiltTorch; });
   m.def("cpu_isa() -> str");       // the ISA that the next call uses; errors as the call would
   m.def("last_cpu_isa() -> str");  // the ISA that this thread's last call used
   m.def("built_cpu_isas() -> str[]");

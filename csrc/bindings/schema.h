@@ -24,6 +24,12 @@ enum LayerTensor : int {
 };
 enum DirectionWeight : int { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kWeightCount };
 constexpr int kLayerTensorCount = kWeights + 2 * kWeightCount;
+
+// The place of a weight among the layer's tensors.
+constexpr int weight_place(int direction, int weight) {
+  return kWeights + direction * kWeightCount + weight;
+}
+
 using LayerTensors = std::array<OptionalTensor, kLayerTensorCount>;
 using GradMask = std::array<bool, kLayerTensorCount>;
 using LayerGrads = std::array<Tensor, kLayerTensorCount>;
