@@ -1,5 +1,6 @@
 // The kernels of a layer against plain double loops: every cell, storage type, schedule,
-// split, thread count, direction and kind of batch, on sizes around each tile.
+// split, thread count, direction and kind of batch, on sizes around each tile. Long because the
+// oracle, the generator of cases and the comparison belong together and serve these tests alone.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
