@@ -6,6 +6,8 @@
 // the second cache. A transposed block is interleaved first.
 #pragma once
 
+#include <cstring>
+
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/pack_weights.h"
 #include "cpu/runtime.h"
@@ -66,16 +68,18 @@ struct MatMul {
   }
 
  private:
-  // block [rows / kRows][depth][kRows] = a [depth, rows] with row stride lda.
+  // block [rows / kRows][depth][kRows] = a [depth, rows] with row stride lda; the last rows of
+  // the block may be left out.
   FUSEDRNN_HD static void interleave(const A* a, int64_t lda, int64_t rows, int64_t depth,
                                      A* block) {
     for (int64_t k = 0; k < depth; ++k) {
       const A* from = a + k * lda;
-      for (int64_t first = 0; first < rows; first += kRows) {
-        A* to = block + first * depth + k * kRows;
-        const int64_t count = rows - first < kRows ? rows - first : kRows;
-        for (int64_t row = 0; row < count; ++row) to[row] = from[first + row];
+      A* to = block + k * kRows;
+      int64_t row = 0;
+      for (; row + kRows <= rows; row += kRows) {
+        std::memcpy(to + row * depth, from + row, kRows * sizeof(A));
       }
+      if (row < rows) std::memcpy(to + row * depth, from + row, (rows - row) * sizeof(A));
     }
   }
 

@@ -54,49 +54,47 @@ FUSEDRNN_HD PanelLayout make_panel_layout(RecurrentProduct product, const LayerS
   return {hidden_size, output_size, 0, 1, hidden_size, 1, 2};
 }
 
-// Packs one vector of units for all k; those of successive k are dst_stride apart.
+// Packs k in [k_begin, k_end) of one vector of units; dst_stride lies between successive k.
 template <class V, class S, class A>
-void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit, A* dst,
-                 int64_t dst_stride) {
+FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit,
+                             int64_t k_begin, int64_t k_end, A* dst, int64_t dst_stride) {
   const int64_t left = layout.units - unit;
   const int lanes = left <= 0 ? 0 : left < V::kLanes ? static_cast<int>(left) : V::kLanes;
-  if (lanes < V::kLanes) {
-    for (int64_t k = 0; k < layout.k_size; ++k) V(A(0)).store(dst + k * dst_stride);
-  }
-  if (lanes == 0) return;
-  const S* src = weight + unit * layout.unit_stride;
-  if (layout.unit_stride == 1) {
-    for (int64_t k = 0; k < layout.k_size; ++k) {
-      V::load_partial(src + k * layout.k_stride, lanes).store(dst + k * dst_stride);
+  if (layout.unit_stride == 1 && lanes == V::kLanes) {
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      V::load(weight + unit + k * layout.k_stride).store(dst + k * dst_stride);
     }
     return;
   }
-  // Transposes in blocks whose destination stays in the first cache.
-  constexpr int64_t kBlock = 64;
-  for (int64_t begin = 0; begin < layout.k_size; begin += kBlock) {
-    const int64_t end = layout.k_size - begin < kBlock ? layout.k_size : begin + kBlock;
-    for (int lane = 0; lane < lanes; ++lane) {
-      const S* from = src + lane * layout.unit_stride;
-      for (int64_t k = begin; k < end; ++k) {
-        dst[k * dst_stride + lane] = to_accum(from[k * layout.k_stride]);
-      }
+  if (lanes < V::kLanes) {
+    for (int64_t k = k_begin; k < k_end; ++k) V(A(0)).store(dst + k * dst_stride);
+  }
+  for (int lane = 0; lane < lanes; ++lane) {
+    const S* from = weight + (unit + lane) * layout.unit_stride;
+    for (int64_t k = k_begin; k < k_end; ++k) {
+      dst[k * dst_stride + lane] = to_accum(from[k * layout.k_stride]);
     }
   }
 }
 
-// Packs panels [panel_begin, panel_end), gemm.h's layout.
+// Packs panels [panel_begin, panel_end), gemm.h's layout. Takes few k at a time, so that what
+// is transposed stays in the first cache, and lines shared by panels in the second.
 template <class V, class S, class A>
 void pack_panels(const PanelLayout& layout, const S* weight, int64_t panel_begin, int64_t panel_end,
                  A* packed) {
+  constexpr int64_t kBlock = 64;
   const int cols = layout.groups * layout.vectors, tile = tile_cols(cols);
-  for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-    A* dst = packed + panel * layout.panel_elements<V>();
-    for (int col = 0; col < cols; ++col) {
-      const int group = col / layout.vectors, vector = col % layout.vectors;
-      A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
-      pack_vector<V>(layout, weight + group * layout.group_stride,
-                     (panel * layout.vectors + vector) * V::kLanes,
-                     tile_start + col % tile * V::kLanes, tile * V::kLanes);
+  for (int64_t k_begin = 0; k_begin < layout.k_size; k_begin += kBlock) {
+    const int64_t k_end = layout.k_size - k_begin < kBlock ? layout.k_size : k_begin + kBlock;
+    for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
+      A* dst = packed + panel * layout.panel_elements<V>();
+      for (int col = 0; col < cols; ++col) {
+        const int group = col / layout.vectors, vector = col % layout.vectors;
+        A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
+        pack_vector<V>(layout, weight + group * layout.group_stride,
+                       (panel * layout.vectors + vector) * V::kLanes, k_begin, k_end,
+                       tile_start + col % tile * V::kLanes, tile * V::kLanes);
+      }
     }
   }
 }
