@@ -22,10 +22,12 @@ namespace fusedrnn {
 namespace {
 
 #ifndef _WIN32
+// A child of a process that ran kernels inherits a pool whose threads are gone.
+std::atomic<bool> ran_kernels{false};
 std::atomic<bool> forked{false};
-const int fork_handler =
-    pthread_atfork(nullptr, nullptr, [] { forked.store(true, std::memory_order_relaxed); });
+const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = ran_kernels.load(); });
 #else
+std::atomic<bool> ran_kernels{false};
 constexpr struct {
   bool load(std::memory_order) const { return false; }
 } forked;
@@ -61,6 +63,7 @@ int available_threads() {
 }
 
 ForkGuard::ForkGuard() {
+  ran_kernels.store(true, std::memory_order_relaxed);
   if (!forked.load(std::memory_order_relaxed)) return;
   const int threads = at::get_num_threads();
   if (threads == 1) return;
