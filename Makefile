@@ -9,6 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
+JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
+NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
 CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' | sort)
 CSRC := $(filter csrc/%,$(CPP))
@@ -21,12 +23,15 @@ demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model/drop_in.py
 
 test: $(BUILT)  ## the native tests, then every Python test
-	$(MAKE) -C tests/native run
+	$(NATIVE) all
+	$(NATIVE) -j 1 run
 	$(BIN)/python -m pytest
 
 native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
-	$(MAKE) -C tests/native run
-	$(MAKE) -C tests/native run SANITIZE=address,undefined
+	$(NATIVE) all
+	$(NATIVE) -j 1 run
+	$(NATIVE) all SANITIZE=address,undefined
+	$(NATIVE) -j 1 run SANITIZE=address,undefined
 
 lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .
