@@ -35,6 +35,7 @@ struct Case {
   int64_t seq_len = 4, batch_size = 3, input_size = 5, hidden_size = 7, proj_size = 0;
   bool packed = false, bias = true, states = true, training = true;
   bool accumulate = false;  // into grad_input
+  int64_t nan_row = -1;     // row of the input with a NaN
   int absent_grad = -1;     // index of the gradient that is not wanted or not given
   int64_t chunk_steps = 3;
 
@@ -225,6 +226,9 @@ Numbers make_problem(const Case& k, unsigned seed) {
   const double scale = 1 / std::sqrt(static_cast<double>(k.hidden_size));
   Numbers problem;
   problem.inputs[kX] = draw(k.total_rows() * k.input_size, 1);
+  if (k.nan_row >= 0) {
+    problem.inputs[kX][k.nan_row * k.input_size] = std::numeric_limits<double>::quiet_NaN();
+  }
   if (k.states) problem.inputs[kH0] = draw(k.batch_size * p, 1);
   if (k.states && k.has_c()) problem.inputs[kC0] = draw(k.batch_size * k.hidden_size, 1);
   problem.inputs[kWeightIh] = draw(gate_size * k.input_size, scale);
@@ -428,7 +432,9 @@ bool is_close(const Case& k, const char* name, const Buffer& actual, const Doubl
   const double limit = tolerance(k, scale);
   for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i) {
     const double value = actual.get(i / cols * row_stride + i % cols);
-    if (std::fabs(value - expected[i]) <= limit) continue;
+    if (std::isnan(expected[i]) ? std::isnan(value) : std::fabs(value - expected[i]) <= limit) {
+      continue;
+    }
     std::printf("%s: %s[%d] is %.9g, expected %.9g within %.3g\n", k.text().c_str(), name, int(i),
                 value, expected[i], limit);
     return false;
@@ -674,6 +680,30 @@ TEST(gradients_may_be_absent_or_accumulated) {
           }
         }
       }
+    });
+  });
+}
+
+TEST(nan_goes_on_in_time_and_stays_in_its_sequence) {
+  for_each_isa([](Isa isa) {
+    for_each_cell_and_way([&](Case k) {
+      k.batch_size = 7;
+      k.nan_row = k.batch_size + 2;
+      k.training = false;
+      for (DType dtype : kAllDTypes) {
+        k.dtype = dtype;
+        CHECK(run_case(k, isa));
+      }
+    });
+  });
+}
+
+TEST(subnormal_numbers_are_the_callers_own_again) {
+  volatile float tiny = std::numeric_limits<float>::min();
+  for_each_isa([&](Isa isa) {
+    for_each_cell_and_way([&](const Case& k) {
+      CHECK(run_case(k, isa));
+      CHECK(tiny / 4 > 0);
     });
   });
 }
