@@ -1,10 +1,11 @@
-// Lanes<T, N>: N scalars side by side with elementwise operators, plus select, convert and
-// splat. The compiler's vector type where it has one (GCC, Clang), else a plain array.
+// Lanes<T, N>: N scalars side by side with elementwise operators, plus select, convert, splat
+// and interleave. The compiler's vector type where it has one (GCC, Clang), else a plain array.
 // Comparisons give lanes of a signed integer of T's size: all bits set where true.
 // For math/pack.h only; everything else uses packs.
 #pragma once
 
 #include <cstdint>
+#include <utility>
 
 #include "common/macros.h"
 
@@ -29,6 +30,16 @@ FUSEDRNN_HD V select_lanes(const Mask& mask, const V& a, const V& b) {
 template <class To, class From>
 FUSEDRNN_HD To convert_lanes(const From& from) {
   return __builtin_convertvector(from, To);
+}
+
+// The lanes kPick of a followed by b.
+template <int... kPick, class V>
+FUSEDRNN_HD V shuffle_lanes(const V& a, const V& b) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, kPick...);
+#else
+  return __builtin_shuffle(a, b, decltype(a < b){kPick...});
+#endif
 }
 
 #else
@@ -120,7 +131,24 @@ FUSEDRNN_HD To convert_lanes(const Lanes<T, N>& from) {
   return to;
 }
 
+template <int... kPick, class T, int N>
+FUSEDRNN_HD Lanes<T, N> shuffle_lanes(const Lanes<T, N>& a, const Lanes<T, N>& b) {
+  const int picks[] = {kPick...};
+  Lanes<T, N> result;
+  for (int i = 0; i < N; ++i) result[i] = picks[i] < N ? a[picks[i]] : b[picks[i] - N];
+  return result;
+}
+
 #endif
+
+// a[0], b[0], a[1], b[1] and so on: the first N of them in `low`, the others in `high`.
+template <class V, int... kLane>
+FUSEDRNN_HD void interleave_lanes(const V& a, const V& b, V* low, V* high,
+                                  std::integer_sequence<int, kLane...>) {
+  constexpr int n = sizeof...(kLane);
+  *low = shuffle_lanes<(kLane % 2 * n + kLane / 2)...>(a, b);
+  *high = shuffle_lanes<(kLane % 2 * n + (n + kLane) / 2)...>(a, b);
+}
 
 // value in each lane: one broadcast instruction, where a loop over the lanes would insert each.
 template <class V, class T>

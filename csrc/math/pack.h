@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "common/types.h"
 #include "math/half.h"
@@ -137,6 +138,24 @@ FUSEDRNN_HD typename Pack<T>::Mask operator<=(const Pack<T>& a, const Pack<T>& b
 template <class T>
 FUSEDRNN_HD Pack<T> select(const typename Pack<T>::Mask& mask, const Pack<T>& a, const Pack<T>& b) {
   return Pack<T>(select_lanes(mask, a.v, b.v));
+}
+
+// Lane j of pack i becomes lane i of pack j. Each pass interleaves the packs of the first half
+// with those of the second, which rotates the bits of (pack, lane) by one.
+template <class T>
+FUSEDRNN_HD void transpose(Pack<T> (&packs)[Pack<T>::kLanes]) {
+  constexpr int n = Pack<T>::kLanes;
+#pragma GCC unroll 4
+  for (int pass = 1; pass < n; pass *= 2) {
+    Pack<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      interleave_lanes(packs[i].v, packs[i + n / 2].v, &next[2 * i].v, &next[2 * i + 1].v,
+                       std::make_integer_sequence<int, n>());
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) packs[i] = next[i];
+  }
 }
 
 template <class T>

@@ -19,14 +19,28 @@ constexpr int kAccumulators = 24;
 constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
 #endif
 
-// Vectors of columns, and at most rows, of a tile. Six rows by two vectors use less bandwidth
-// for the panel than three by four, which compilers also fail to keep in 16 registers.
-constexpr int tile_cols(int cols) { return cols == 4 && kAccumulators < 24 ? 2 : cols; }
+// Vectors of columns, and at most rows, of a tile. Many rows by two vectors use less bandwidth
+// for the panel than half the rows by four, which compilers also fail to keep in 16 registers.
+constexpr int tile_cols(int cols) { return cols == 4 ? 2 : cols; }
 constexpr int tile_rows(int cols) { return kAccumulators / tile_cols(cols); }
 
-// Bytes ahead of its use that a panel is fetched: beyond the reach of the caches' own guess
-// when a panel has been evicted to the outer cache.
+// A panel is fetched twice: into the second cache while the panel before it is multiplied, and
+// this many bytes ahead of its use into the first.
 constexpr int kPrefetchBytes = 1024;
+constexpr int kLineBytes = 64;
+
+// What a tile fetches into the second cache: a line for each of its k, so that the tiles of a
+// panel fetch kParts pieces of the next panel, and then again the first.
+template <class V, int kCols, class A>
+struct NextPanel {
+  static constexpr int kBytes = kCols * static_cast<int>(sizeof(V));  // of one k
+  static constexpr int kParts = kBytes > kLineBytes ? kBytes / kLineBytes : 1;
+  const A* panel;
+  int64_t k_size;
+  FUSEDRNN_HD const char* part(int64_t idx) const {
+    return reinterpret_cast<const char*>(panel) + idx % kParts * k_size * kLineBytes;
+  }
+};
 
 // The left operand: rows of a matrix, or a block of at most kBlockRows of them with the values
 // of one k side by side.
@@ -42,9 +56,11 @@ struct Interleaved {
   FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[k * kBlockRows + row]; }
 };
 
-// sums[row * kCols + col] = rows * tile, for kRows rows and kTileCols vectors of columns.
+// sums[row * kCols + col] = rows * tile, for kRows rows and kTileCols vectors of columns; `ahead`
+// is a part of NextPanel.
 template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
-FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, V* sums) {
+FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, const char* ahead,
+                               V* sums) {
   V acc[kRows][kTileCols];
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
@@ -56,6 +72,8 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, 
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) weights[col] = V::load(tile + col * V::kLanes);
     prefetch(reinterpret_cast<const char*>(tile) + kPrefetchBytes);
+    prefetch_outer(ahead);
+    ahead += kLineBytes;
     tile += kTileCols * V::kLanes;
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
@@ -114,14 +132,15 @@ FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, V
 
 // Not inlined: one copy serves every cell.
 template <class V, int kRows, int kCols, class Left, class A>
-void multiply_rows(const Left& left, const A* panel, int64_t k_size, V* sums) {
+void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char* ahead, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const A* tile = panel + col * k_size * V::kLanes;
     if constexpr (kRows == 1) {
       multiply_row<V, kCols>(left, tile, k_size, sums + col);
     } else {
-      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, sums + col);
+      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, ahead, sums + col);
+      ahead += k_size * kLineBytes;
     }
   }
 }
@@ -129,22 +148,24 @@ void multiply_rows(const Left& left, const A* panel, int64_t k_size, V* sums) {
 // sums [row_count, kCols] = left * panel, 1 <= row_count <= tile_rows(kCols).
 template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class A>
 FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const A* panel, int64_t k_size,
-                                V* sums) {
+                                const char* ahead, V* sums) {
   if constexpr (kRows > 1) {
     if (row_count < kRows) {
-      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, sums);
+      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, ahead, sums);
     }
   }
-  multiply_rows<V, kRows, kCols>(left, panel, k_size, sums);
+  multiply_rows<V, kRows, kCols>(left, panel, k_size, ahead, sums);
 }
 
 // Calls finish(row, sums) with the product of each of the rows [row_begin, row_end) and the
-// panel, sums [kCols]; and prepare(row) some time before. `rows` is row 0.
+// panel, sums [kCols]; and prepare(row) some time before. `rows` is row 0, next_panel the panel
+// that will probably come next.
 template <class V, int kCols, class A, class Prepare, class Finish>
 FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end, const A* rows,
-                                int64_t row_stride, const A* panel, int64_t k_size,
-                                const Prepare& prepare, const Finish& finish) {
-  constexpr int kRows = tile_rows(kCols);
+                                int64_t row_stride, const A* panel, const A* next_panel,
+                                int64_t k_size, const Prepare& prepare, const Finish& finish) {
+  constexpr int kRows = tile_rows(kCols), kTiles = kCols / tile_cols(kCols);
+  const NextPanel<V, kCols, A> next{next_panel, k_size};
   const int64_t count = row_end - row_begin;
   const int64_t blocks = (count + kRows - 1) / kRows;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -154,7 +175,7 @@ FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end, const A* row
     V sums[kRows * kCols];
     multiply_block<V, kCols>(static_cast<int>(last - first),
                              RowMajor<A>{rows + first * row_stride, row_stride}, panel, k_size,
-                             sums);
+                             next.part(block * kTiles), sums);
     for (int64_t row = first; row < last; ++row) finish(row, sums + (row - first) * kCols);
   }
 }

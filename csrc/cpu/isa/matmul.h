@@ -92,13 +92,16 @@ struct MatMul {
     constexpr int64_t kPanelCols = kCols * V::kLanes;
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
       const A* weights = static_cast<const A*>(args.packed_b) + (panel * args.k + k) * kPanelCols;
+      const NextPanel<V, kCols, A> next{
+          panel + 1 < panel_end ? weights + args.k * kPanelCols : weights, depth};
       const int64_t col = panel * kPanelCols;
       const int64_t col_end = args.n - col < kPanelCols ? args.n : col + kPanelCols;
       for (int64_t first = 0; first < rows; first += kRows) {
         const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
         for (int row = 0; row < count; ++row) prefetch(c + (first + row) * args.ldc + col);
         V sums[kRows * kCols];
-        multiply_block<V, kCols>(count, left(first), weights, depth, sums);
+        multiply_block<V, kCols>(count, left(first), weights, depth, next.part(first / kRows),
+                                 sums);
         for (int row = 0; row < count; ++row) {
           const V* sum = sums + row * kCols;
           for_each_vector<V>(col, col_end, [&](int64_t unit, auto lanes) {

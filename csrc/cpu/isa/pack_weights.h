@@ -66,6 +66,18 @@ FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t
     }
     return;
   }
+  if (layout.k_stride == 1 && lanes == V::kLanes) {
+    for (; k_begin + V::kLanes <= k_end; k_begin += V::kLanes) {
+      V block[V::kLanes];
+#pragma GCC unroll 16
+      for (int lane = 0; lane < V::kLanes; ++lane) {
+        block[lane] = V::load(weight + (unit + lane) * layout.unit_stride + k_begin);
+      }
+      transpose(block);
+#pragma GCC unroll 16
+      for (int i = 0; i < V::kLanes; ++i) block[i].store(dst + (k_begin + i) * dst_stride);
+    }
+  }
   if (lanes < V::kLanes) {
     for (int64_t k = k_begin; k < k_end; ++k) V(A(0)).store(dst + k * dst_stride);
   }

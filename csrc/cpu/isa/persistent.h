@@ -32,7 +32,8 @@ struct Persistent {
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kGates * kGateVectors>(
             row_begin, row_end, step.h_prev, step.h_row_stride,
-            panel_ptr(sweep.packed_hh, gates, panel), gates.k_size,
+            panel_ptr(sweep.packed_hh, gates, panel),
+            next_panel_ptr(sweep.packed_hh, gates, panel, descending), gates.k_size,
             [&](int64_t row) { step.prefetch_cell(row, panel * kGateVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
               for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
@@ -44,7 +45,9 @@ struct Persistent {
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors>(
             row_begin, row_end, step.h_raw, shape.hidden_size,
-            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size, [](int64_t) {},
+            panel_ptr(sweep.packed_hr, projected, panel),
+            next_panel_ptr(sweep.packed_hr, projected, panel, descending), projected.k_size,
+            [](int64_t) {},
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
                 step.hidden(row, unit, lanes, sums[v]);
@@ -86,7 +89,8 @@ struct Persistent {
         };
         multiply_panel<V, kUnitVectors>(
             row_begin, product_end, dgr_before, gate_size,
-            panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size,
+            panel_ptr(sweep.packed_hh, hidden, panel),
+            next_panel_ptr(sweep.packed_hh, hidden, panel, descending), hidden.k_size,
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
             finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
@@ -97,7 +101,8 @@ struct Persistent {
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors>(
             row_begin, row_end, step.dh, step.output_size,
-            panel_ptr(sweep.packed_hr, projected, panel), projected.k_size,
+            panel_ptr(sweep.packed_hr, projected, panel),
+            next_panel_ptr(sweep.packed_hr, projected, panel, descending), projected.k_size,
             [&](int64_t row) { step.prefetch_cell(row, panel * kUnitVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
@@ -112,6 +117,13 @@ struct Persistent {
   FUSEDRNN_HD static const A* panel_ptr(const void* packed, const PanelLayout& layout,
                                         int64_t panel) {
     return static_cast<const A*>(packed) + panel * layout.panel_elements<V>();
+  }
+
+  // The panel that a thread takes after this one, unless another thread has taken it.
+  FUSEDRNN_HD static const A* next_panel_ptr(const void* packed, const PanelLayout& layout,
+                                             int64_t panel, bool descending) {
+    const int64_t next = panel + (descending ? -1 : 1);
+    return panel_ptr(packed, layout, next < 0 || next == layout.panel_count<V>() ? 0 : next);
   }
 
   // Calls body(vector, unit, lanes) for each vector of units of a panel.

@@ -55,6 +55,21 @@ FUSEDRNN_HD void prefetch(const void* ptr) {
 #endif
 }
 
+// Into the second cache.
+FUSEDRNN_HD void prefetch_outer(const void* ptr) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(ptr, 0, 2);
+#else
+  static_cast<void>(ptr);
+#endif
+}
+
+// Fetches the last line of a vector: where it lies across two, the vector before it has the first.
+template <class V, class S>
+FUSEDRNN_HD void prefetch_vector(const S* ptr) {
+  prefetch(ptr + V::kLanes - 1);
+}
+
 template <class T>
 FUSEDRNN_HD const T* offset_or_null(const T* base, int64_t offset) {
   return base != nullptr ? base + offset : nullptr;
@@ -88,7 +103,7 @@ struct ForwardStep {
   // Fetches what cell will read and has not been touched since another row.
   FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
     for (int gate = 0; gate < C::kGates; ++gate) {
-      prefetch(gx + row * gx_row_stride + gate * hidden_size + unit);
+      prefetch_vector<V>(gx + row * gx_row_stride + gate * hidden_size + unit);
     }
   }
 
@@ -200,19 +215,20 @@ struct BackwardStep {
   // Fetches what hidden and cell will read and has not been touched since another row.
   FUSEDRNN_HD void prefetch_hidden(int64_t row, int64_t unit) const {
     if (row >= rows) return;
-    if (grad_output != nullptr) prefetch(grad_output + row * grad_output_row_stride + unit);
+    if (grad_output != nullptr)
+      prefetch_vector<V>(grad_output + row * grad_output_row_stride + unit);
     if (dh == nullptr) prefetch_cell(row, unit);
   }
   FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
     for (int k = 0; k < kSavedWidth; ++k) {
-      prefetch(saved + (row * kSavedWidth + k) * hidden_size + unit);
+      prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
     }
-    if (dh == nullptr) prefetch(output + row * output_row_stride + unit);
+    if (dh == nullptr) prefetch_vector<V>(output + row * output_row_stride + unit);
     if (row < rows_before && C::kStates > 1) {
-      prefetch(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
+      prefetch_vector<V>(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
     }
     if (row < rows_before && dh == nullptr) {
-      prefetch(output_before + row * output_row_stride + unit);
+      prefetch_vector<V>(output_before + row * output_row_stride + unit);
     }
   }
 
