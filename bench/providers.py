@@ -140,4 +140,6 @@ class FusedProvider(ModuleProvider):
 
 
 BASELINE = "torch.nn"
-PROVIDERS: dict[str, Provider] = {name: ModuleProvider(name) for name in (BASELINE, "fusedrnn")}
+PROVIDERS: dict[str, Provider] = {
+    provider.name: provider for provider in (ModuleProvider(BASELINE), FusedProvider())
+}

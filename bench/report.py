@@ -92,9 +92,10 @@ def losses_text(records: Iterable[Record]) -> str:
     for record, beyond_noise in losing(records):
         speedup = record["speedup"]
         verdict = "slower" if beyond_noise else "within noise"
+        plan = f"; {record['plan']}" if record["plan"] else ""
         lines.append(
             f"  {record['provider']} {case_of(record).name}: {speedup['median']:.2f} "
-            f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}; {record['plan']}"
+            f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}{plan}"
         )
     return "\n".join([f"losses: {len(lines)}", *lines]) if lines else "losses: none"
 

@@ -87,6 +87,13 @@ def test_the_table_has_48_cases_with_names_of_their_own() -> None:
     ]
 
 
+def test_fusedrnn_tells_the_schedule_it_would_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for schedule in ("per_step", "persistent"):
+        monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+        for cell in ("LSTM", "GRU", "RNN"):
+            assert PROVIDERS["fusedrnn"].plan(case(cell)).startswith(f"{schedule}: modelled ")
+
+
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "0,1,1,1", "a,b,c,d", "1,-2,3,4"])
 def test_a_malformed_shape_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="expected B,T,I,H"):

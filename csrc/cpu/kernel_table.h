@@ -41,8 +41,8 @@ struct CellKernels {
 
   // persistent: packs panels [panel_begin, panel_end) of the weight of a product, then what
   // each thread of the region does for the sweep's chunk.
-  PanelCount (*count_panels)(RecurrentProduct product, const LayerShape& shape);
-  void (*pack_panels)(RecurrentProduct product, const LayerShape& shape, const void* weight,
+  PanelCount (*count_panels)(SweepProduct product, const LayerShape& shape);
+  void (*pack_panels)(SweepProduct product, const LayerShape& shape, const void* weight,
                       int64_t panel_begin, int64_t panel_end, void* packed);
   void (*forward_sweep)(const ForwardSweep& sweep, int thread_idx, int num_threads);
   void (*backward_sweep)(const BackwardSweep& sweep, int thread_idx, int num_threads);

@@ -58,7 +58,7 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
   slice_limit_bytes = query_cpu(table.isa, num_threads, true).l2_bytes * 9 / 10;
 }
 
-const void* Layer::pack(RecurrentProduct product, const void* weight) {
+const void* Layer::pack(SweepProduct product, const void* weight) {
   if (weight == nullptr) return nullptr;
   const PanelCount count = kernels.count_panels(product, shape);
   void* packed = take(count.panels * count.panel_elements);

@@ -80,7 +80,7 @@ class Layer {
   bool is_persistent() const { return plan.schedule == Schedule::kPersistent; }
 
   // The packed weight of a product; null for a null weight.
-  const void* pack(RecurrentProduct product, const void* weight);
+  const void* pack(SweepProduct product, const void* weight);
 
   // Fills in what a persistent sweep needs besides its weights.
   template <class Sweep>

@@ -89,8 +89,8 @@ class Backward {
   void prepare_recurrent_weights() {
     const LayerWeights& weights = args_.weights;
     if (layer_.is_persistent()) {
-      sweep_.packed_hh = layer_.pack(RecurrentProduct::kGradHidden, weights.weight_hh);
-      sweep_.packed_hr = layer_.pack(RecurrentProduct::kGradProjected, weights.weight_hr);
+      sweep_.packed_hh = layer_.pack(SweepProduct::kGradHidden, weights.weight_hh);
+      sweep_.packed_hr = layer_.pack(SweepProduct::kGradProjected, weights.weight_hr);
       layer_.set_team(&sweep_);
       return;
     }

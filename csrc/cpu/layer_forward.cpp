@@ -1,5 +1,5 @@
 // layer_forward_cpu: the input projection of a chunk of time steps by one matrix product,
-// then the sweep over the chunk's steps, chunk after chunk.
+// then the sweep over the chunk's steps, chunk after chunk; or the sweep does both.
 #include <algorithm>
 #include <cstring>
 
@@ -19,10 +19,13 @@ class Forward {
 
   void run() {
     prepare();
-    for (int64_t begin = 0; begin < args_.shape.seq_len; begin += layer_.chunk_steps) {
+    // Without a product and a conversion to hold in cache, the whole sequence is one chunk.
+    const bool chunked = !multiplies_input_ || !layer_.is_accum;
+    const int64_t chunk_steps = chunked ? layer_.chunk_steps : args_.shape.seq_len;
+    for (int64_t begin = 0; begin < args_.shape.seq_len; begin += chunk_steps) {
       sweep_.begin = begin;
-      sweep_.end = std::min(begin + layer_.chunk_steps, args_.shape.seq_len);
-      project_input();
+      sweep_.end = std::min(begin + chunk_steps, args_.shape.seq_len);
+      load_input();
       if (layer_.is_persistent()) {
         layer_.run_region(layer_.kernels.forward_sweep, sweep_);
       } else {
@@ -39,22 +42,19 @@ class Forward {
     sweep_.args = &args_;
     sweep_.steps = layer_.steps;
 
-    weight_ih_ = layer_.take_operand(
-        Transpose::kYes, gate_size, shape.input_size,
-        layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
+    multiplies_input_ = layer_.plan.multiplies_input;
+    if (!multiplies_input_) {
+      weight_ih_ = layer_.take_operand(
+          Transpose::kYes, gate_size, shape.input_size,
+          layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
+      take_gx();
+    }
     input_copy_ = layer_.is_accum ? nullptr : layer_.take(layer_.chunk_max_rows * shape.input_size);
     void* bias_x = layer_.take_state(args_.weights.bias_ih, 1, gate_size);
     void* bias_r = layer_.take_state(args_.weights.bias_hh, 1, gate_size);
     if (!layer_.cell.split) layer_.rows.column_sums(bias_r, 0, 1, 0, gate_size, bias_x);
     sweep_.bias_x = bias_x;
     sweep_.bias_r = bias_r;
-
-    // Training keeps what the cell saves where its input side was, if that has room.
-    gx_in_saved_ =
-        args_.saved != nullptr && layer_.is_accum && layer_.cell.saved_width() >= layer_.cell.gates;
-    sweep_.gx_row_stride =
-        gx_in_saved_ ? layer_.cell.saved_width() * layer_.hidden_size : gate_size;
-    gx_ = gx_in_saved_ ? args_.saved : layer_.take(layer_.chunk_max_rows * gate_size);
 
     const int64_t output_size = layer_.output_size;
     sweep_.h_row_stride = output_size;
@@ -65,8 +65,11 @@ class Forward {
     if (shape.proj_size > 0) sweep_.h_raw = layer_.take(shape.batch_size * layer_.hidden_size);
 
     if (layer_.is_persistent()) {
-      sweep_.packed_hh = layer_.pack(RecurrentProduct::kGates, args_.weights.weight_hh);
-      sweep_.packed_hr = layer_.pack(RecurrentProduct::kProjected, args_.weights.weight_hr);
+      if (multiplies_input_) {
+        sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
+      }
+      sweep_.packed_hh = layer_.pack(SweepProduct::kGates, args_.weights.weight_hh);
+      sweep_.packed_hr = layer_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
       layer_.set_team(&sweep_);
       return;
     }
@@ -78,13 +81,26 @@ class Forward {
     }
   }
 
-  void project_input() {
+  // Training keeps what the cell saves where its input side was, if that has room.
+  void take_gx() {
+    gx_in_saved_ =
+        args_.saved != nullptr && layer_.is_accum && layer_.cell.saved_width() >= layer_.cell.gates;
+    sweep_.gx_row_stride =
+        gx_in_saved_ ? layer_.cell.saved_width() * layer_.hidden_size : layer_.gate_size;
+    gx_ = gx_in_saved_ ? args_.saved : layer_.take(layer_.chunk_max_rows * layer_.gate_size);
+  }
+
+  void load_input() {
     const RowRange chunk = layer_.chunk_rows(sweep_.begin, sweep_.end);
     const int64_t input_size = args_.shape.input_size;
     sweep_.first_row = chunk.first;
-    sweep_.gx = gx_in_saved_ ? layer_.accum(gx_, chunk.first * sweep_.gx_row_stride) : gx_;
     const void* input = layer_.as_accum(layer_.storage(args_.input, chunk.first * input_size),
                                         chunk.count, input_size, input_copy_);
+    if (multiplies_input_) {
+      sweep_.input = input;
+      return;
+    }
+    sweep_.gx = gx_in_saved_ ? layer_.accum(gx_, chunk.first * sweep_.gx_row_stride) : gx_;
     layer_.matmul(Transpose::kNo, chunk.count, input, input_size, weight_ih_, false, sweep_.gx,
                   sweep_.gx_row_stride);
   }
@@ -137,6 +153,7 @@ class Forward {
   const LayerForwardArgs& args_;
   Layer layer_;
   ForwardSweep sweep_{};
+  bool multiplies_input_ = false;  // the sweep does
   bool gx_in_saved_ = false;
   void* gx_ = nullptr;          // of the chunk, or the whole of `saved`
   void* input_copy_ = nullptr;  // A [rows of the chunk, I]

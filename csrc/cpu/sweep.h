@@ -38,8 +38,9 @@ struct Steps {
 };
 
 // The matrix products inside a sweep; persistent packs the weight of each.
-enum class RecurrentProduct : int8_t {
+enum class SweepProduct : int8_t {
   kGates,          // h * weight_hh^T
+  kInputs,         // input * weight_ih^T, where the sweep multiplies it as well
   kProjected,      // h before the projection * weight_hr^T
   kGradHidden,     // gradient of the gates * weight_hh
   kGradProjected,  // gradient of h * weight_hr
@@ -61,10 +62,12 @@ struct ForwardSweep {
   const LayerForwardArgs* args;
   Steps steps;
   int64_t begin, end;  // sweep steps of this chunk
-  int64_t first_row;   // the row of the sequence that row 0 of gx is
+  int64_t first_row;   // the row of the sequence that row 0 of input and gx is
   const void* bias_x;  // A [G * H], bias of the input side; without kSplit of both sides
   const void* bias_r;  // A [G * H], bias of the recurrent side; zeros without kSplit
-  void* gx;            // A [rows of the chunk, G * H], input side; may lie in args->saved
+  const void* input;   // A [rows of the chunk, I], with packed_ih
+  void* gx;            // A [rows of the chunk, G * H], input side without bias; may lie in
+                       // args->saved; null with packed_ih
   int64_t gx_row_stride;
   void* h[2];  // A [batch_size, h_row_stride]; step s reads h[s & 1], writes the other
   int64_t h_row_stride;
@@ -73,6 +76,7 @@ struct ForwardSweep {
   const void* product;    // per_step: A [batch_size, G * H], recurrent side; null: added to gx
   const void* projected;  // per_step: A [batch_size, P], h_raw * weight_hr^T
   // persistent only
+  const void* packed_ih;  // A, panels of weight_ih; null: gx holds the product
   const void* packed_hh;  // A, panels of weight_hh
   const void* packed_hr;  // A, panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region

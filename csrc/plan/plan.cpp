@@ -15,6 +15,9 @@ constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent"
 // Splitting rows pays when a thread has enough of them to reuse each weight it loads.
 constexpr int64_t kMinRowsOfThread = 8;
 
+// Rows a step for which the sweep multiplies the input as well.
+constexpr int64_t kMinRowsOfInput = 16;
+
 // Rows of an input projection: enough for a large product to reach its rate, and no more than
 // stay in cache until the sweep reads them.
 constexpr int64_t kMinChunkRows = 768;
@@ -64,6 +67,14 @@ int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
   const int64_t rows_of_step = ceil_div(problem.total_rows, problem.seq_len);
   const int64_t steps = rows > rows_of_step ? rows / rows_of_step : 1;
   return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));
+}
+
+// Multiplied in the sweep, the input side is still in registers when the recurrent side is added
+// to it. The weights of both must pass through a core in every step, though, which enough rows
+// have to outweigh.
+bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, Schedule schedule) {
+  return schedule == Schedule::kPersistent && cpu.isa != Isa::kGeneric &&
+         !cell_info(problem.cell).split && problem.total_rows >= kMinRowsOfInput * problem.seq_len;
 }
 
 // A printf into a buffer that drops what does not fit.
@@ -151,6 +162,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->split = choice.split;
   plan->num_threads = choice.num_threads;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
+  plan->multiplies_input = choose_multiplies_input(problem, cpu, choice.schedule);
   plan->modelled_seconds = choice.seconds;
   plan->rejection_count = 0;
   for (int i = 0; i < kScheduleCount; ++i) {
@@ -181,7 +193,12 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
                  plan.split == Split::kRows ? "no barrier" : "a barrier a step");
   }
   writer.write("\n");
-  writer.write("input projection: %lld steps at once\n", static_cast<long long>(plan.chunk_steps));
+  if (plan.multiplies_input) {
+    writer.write("input projection: in the sweep\n");
+  } else {
+    writer.write("input projection: %lld steps at once\n",
+                 static_cast<long long>(plan.chunk_steps));
+  }
   if (plan.schedule == Schedule::kPersistent && cpu.num_threads > 1 && !cpu.concurrent_threads) {
     writer.write("no split by units: its barrier needs threads that run at the same time\n");
   }

@@ -31,6 +31,7 @@ struct Plan {
   Schedule schedule;
   Split split;              // persistent only
   int num_threads;          // at most CpuInfo::num_threads
+  bool multiplies_input;    // persistent, cells without kSplit: the sweep projects the input
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of the chosen schedule, forward or backward as in Problem
   int rejection_count;

@@ -244,6 +244,19 @@ TEST(a_chunk_is_large_for_the_product_and_small_for_the_cache) {
   });
 }
 
+TEST(the_sweep_multiplies_the_input_when_rows_outweigh_two_weights) {
+  for_each_case([](const Problem& problem, const CpuInfo& cpu) {
+    const Plan plan = plan_of(problem, cpu);
+    const bool can = plan.schedule == Schedule::kPersistent && problem.cell != CellKind::kGru &&
+                     cpu.isa != Isa::kGeneric;
+    CHECK(plan.multiplies_input == (can && problem.batch_size >= 16));
+    char text[2048];
+    print_plan(problem, cpu, plan, text, sizeof(text));
+    CHECK((std::strstr(text, "projection: in the sweep") != nullptr) == plan.multiplies_input);
+    CHECK((std::strstr(text, " steps at once\n") != nullptr) != plan.multiplies_input);
+  });
+}
+
 TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
   Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
   problem.proj_size = 96;
@@ -253,7 +266,7 @@ TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
   for (const char* part :
        {"lstm float32: seq_len 100, batch_size 32, input_size 512, hidden_size 512, proj_size 96, "
         "each of 2 directions, inference\n",
-        "persistent: modelled ", ", 2 threads split by ", " steps at once\n",
+        "persistent: modelled ", ", 2 threads split by ", "input projection: in the sweep\n",
         "not per_step: modelled "}) {
     CHECK_THAT(text.find(part) != std::string::npos, "'%s' is not in\n%s", part, text.c_str());
   }

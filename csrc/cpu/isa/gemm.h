@@ -16,7 +16,7 @@ inline namespace FUSEDRNN_ISA {
 #if defined(__aarch64__)
 constexpr int kAccumulators = 24;
 #else
-constexpr int kAccumulators = kVectorBytes == 64 ? 24 : 12;
+constexpr int kAccumulators = kVectorBytes == 64 ? 28 : 12;
 #endif
 
 // Vectors of columns, and at most rows, of a tile. Many rows by two vectors use less bandwidth
@@ -56,16 +56,18 @@ struct Interleaved {
   FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[k * kBlockRows + row]; }
 };
 
-// sums[row * kCols + col] = rows * tile, for kRows rows and kTileCols vectors of columns; `ahead`
-// is a part of NextPanel.
+// sums[row * kCols + col] = rows * tile, or += if `accumulate`, for kRows rows and kTileCols
+// vectors of columns; `ahead` is a part of NextPanel.
 template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
 FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, const char* ahead,
-                               V* sums) {
+                               bool accumulate, V* sums) {
   V acc[kRows][kTileCols];
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) acc[row][col] = V(A(0));
+    for (int col = 0; col < kTileCols; ++col) {
+      acc[row][col] = accumulate ? sums[row * kCols + col] : V(A(0));
+    }
   }
   for (int64_t k = 0; k < k_size; ++k) {
     V weights[kTileCols];
@@ -93,7 +95,8 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, 
 
 // One row: enough sums to hide the latency of an addition come from taking several k at once.
 template <class V, int kCols, class Left, class A>
-FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, V* sums) {
+FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, bool accumulate,
+                              V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   constexpr int kSteps = 8 / kTileCols;
   V acc[kSteps][kTileCols];
@@ -123,7 +126,7 @@ FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, V
   }
 #pragma GCC unroll 24
   for (int col = 0; col < kTileCols; ++col) {
-    V sum = acc[0][col];
+    V sum = accumulate ? sums[col] + acc[0][col] : acc[0][col];
 #pragma GCC unroll 8
     for (int step = 1; step < kSteps; ++step) sum += acc[step][col];
     sums[col] = sum;
@@ -132,40 +135,51 @@ FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, V
 
 // Not inlined: one copy serves every cell.
 template <class V, int kRows, int kCols, class Left, class A>
-void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char* ahead, V* sums) {
+void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char* ahead,
+                   bool accumulate, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const A* tile = panel + col * k_size * V::kLanes;
     if constexpr (kRows == 1) {
-      multiply_row<V, kCols>(left, tile, k_size, sums + col);
+      multiply_row<V, kCols>(left, tile, k_size, accumulate, sums + col);
     } else {
-      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, ahead, sums + col);
+      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, ahead, accumulate, sums + col);
       ahead += k_size * kLineBytes;
     }
   }
 }
 
-// sums [row_count, kCols] = left * panel, 1 <= row_count <= tile_rows(kCols).
+// sums [row_count, kCols] = left * panel, or += if `accumulate`, 1 <= row_count <=
+// tile_rows(kCols).
 template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class A>
 FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const A* panel, int64_t k_size,
-                                const char* ahead, V* sums) {
+                                const char* ahead, bool accumulate, V* sums) {
   if constexpr (kRows > 1) {
     if (row_count < kRows) {
-      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, ahead, sums);
+      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, ahead, accumulate,
+                                                 sums);
     }
   }
-  multiply_rows<V, kRows, kCols>(left, panel, k_size, ahead, sums);
+  multiply_rows<V, kRows, kCols>(left, panel, k_size, ahead, accumulate, sums);
 }
 
-// Calls finish(row, sums) with the product of each of the rows [row_begin, row_end) and the
-// panel, sums [kCols]; and prepare(row) some time before. `rows` is row 0, next_panel the panel
-// that will probably come next.
-template <class V, int kCols, class A, class Prepare, class Finish>
-FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end, const A* rows,
-                                int64_t row_stride, const A* panel, const A* next_panel,
-                                int64_t k_size, const Prepare& prepare, const Finish& finish) {
+// A product of a few rows, the first of them at `rows`, and a panel.
+template <class A>
+struct Factors {
+  const A* rows;
+  int64_t row_stride;
+  const A* panel;
+  int64_t k_size;
+};
+
+// Calls finish(row, sums) with the sum of the products for each of the rows [row_begin,
+// row_end), sums [kCols]; and prepare(row) some time before. next_panel will probably be the
+// first panel of the next call.
+template <class V, int kCols, int kProducts, class A, class Prepare, class Finish>
+FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end,
+                                const Factors<A> (&products)[kProducts], const A* next_panel,
+                                const Prepare& prepare, const Finish& finish) {
   constexpr int kRows = tile_rows(kCols), kTiles = kCols / tile_cols(kCols);
-  const NextPanel<V, kCols, A> next{next_panel, k_size};
   const int64_t count = row_end - row_begin;
   const int64_t blocks = (count + kRows - 1) / kRows;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -173,9 +187,16 @@ FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end, const A* row
     const int64_t last = row_begin + count * (block + 1) / blocks;
     for (int64_t row = first; row < last; ++row) prepare(row);
     V sums[kRows * kCols];
-    multiply_block<V, kCols>(static_cast<int>(last - first),
-                             RowMajor<A>{rows + first * row_stride, row_stride}, panel, k_size,
-                             next.part(block * kTiles), sums);
+    for (int i = 0; i < kProducts; ++i) {
+      const Factors<A>& product = products[i];
+      const NextPanel<V, kCols, A> next =
+          i + 1 < kProducts ? NextPanel<V, kCols, A>{products[i + 1].panel, products[i + 1].k_size}
+                            : NextPanel<V, kCols, A>{next_panel, products[0].k_size};
+      multiply_block<V, kCols>(
+          static_cast<int>(last - first),
+          RowMajor<A>{product.rows + first * product.row_stride, product.row_stride}, product.panel,
+          product.k_size, next.part(block * kTiles), i > 0, sums);
+    }
     for (int64_t row = first; row < last; ++row) finish(row, sums + (row - first) * kCols);
   }
 }

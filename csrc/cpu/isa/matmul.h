@@ -101,7 +101,7 @@ struct MatMul {
         for (int row = 0; row < count; ++row) prefetch(c + (first + row) * args.ldc + col);
         V sums[kRows * kCols];
         multiply_block<V, kCols>(count, left(first), weights, depth, next.part(first / kRows),
-                                 sums);
+                                 false, sums);
         for (int row = 0; row < count; ++row) {
           const V* sum = sums + row * kCols;
           for_each_vector<V>(col, col_end, [&](int64_t unit, auto lanes) {

@@ -36,19 +36,22 @@ struct PanelLayout {
 };
 
 template <template <class> class Cell>
-FUSEDRNN_HD PanelLayout make_panel_layout(RecurrentProduct product, const LayerShape& shape) {
+FUSEDRNN_HD PanelLayout make_panel_layout(SweepProduct product, const LayerShape& shape) {
   constexpr int kGates = Cell<float>::kGates;
   const int64_t hidden_size = shape.hidden_size;
   const int64_t output_size = shape.proj_size > 0 ? shape.proj_size : hidden_size;
   switch (product) {
-    case RecurrentProduct::kGates:
+    case SweepProduct::kGates:
       return {hidden_size, output_size, hidden_size * output_size, output_size,
               1,           kGates,      kGates > 1 ? 1 : 2};
-    case RecurrentProduct::kProjected:
+    case SweepProduct::kInputs:
+      return {hidden_size, shape.input_size,  hidden_size * shape.input_size, shape.input_size, 1,
+              kGates,      kGates > 1 ? 1 : 2};
+    case SweepProduct::kProjected:
       return {output_size, hidden_size, 0, hidden_size, 1, 1, 2};
-    case RecurrentProduct::kGradHidden:
+    case SweepProduct::kGradHidden:
       return {output_size, kGates * hidden_size, 0, 1, output_size, 1, 2};
-    case RecurrentProduct::kGradProjected:
+    case SweepProduct::kGradProjected:
       break;
   }
   return {hidden_size, output_size, 0, 1, hidden_size, 1, 2};
@@ -116,12 +119,12 @@ struct PackWeights {
   using A = accum_t<S>;
   using V = Pack<A>;
 
-  static PanelCount count(RecurrentProduct product, const LayerShape& shape) {
+  static PanelCount count(SweepProduct product, const LayerShape& shape) {
     const PanelLayout layout = make_panel_layout<Cell>(product, shape);
     return {layout.panel_count<V>(), layout.panel_elements<V>()};
   }
 
-  static void pack(RecurrentProduct product, const LayerShape& shape, const void* weight,
+  static void pack(SweepProduct product, const LayerShape& shape, const void* weight,
                    int64_t panel_begin, int64_t panel_end, void* packed) {
     pack_panels<V>(make_panel_layout<Cell>(product, shape), static_cast<const S*>(weight),
                    panel_begin, panel_end, static_cast<A*>(packed));

@@ -21,8 +21,9 @@ struct Persistent {
   static void forward_sweep(const ForwardSweep& sweep, int thread_idx, int num_threads) {
     const FlushSubnormals flush;
     const LayerShape& shape = sweep.args->shape;
-    const PanelLayout gates = make_panel_layout<Cell>(RecurrentProduct::kGates, shape);
-    const PanelLayout projected = make_panel_layout<Cell>(RecurrentProduct::kProjected, shape);
+    const PanelLayout gates = make_panel_layout<Cell>(SweepProduct::kGates, shape);
+    const PanelLayout inputs = make_panel_layout<Cell>(SweepProduct::kInputs, shape);
+    const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kProjected, shape);
     Team team(sweep.team, thread_idx, num_threads, sweep.split);
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
@@ -30,23 +31,38 @@ struct Persistent {
       int64_t row_begin, row_end;
       team.own_rows(shape.batch_size, sweep.steps.rows(s), &row_begin, &row_end);
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kGates * kGateVectors>(
-            row_begin, row_end, step.h_prev, step.h_row_stride,
-            panel_ptr(sweep.packed_hh, gates, panel),
-            next_panel_ptr(sweep.packed_hh, gates, panel, descending), gates.k_size,
-            [&](int64_t row) { step.prefetch_cell(row, panel * kGateVectors * V::kLanes); },
-            [&](int64_t row, const V* sums) {
-              for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
-                step.cell(row, unit, lanes, sums + v, kGateVectors);
-              });
-            });
+        const auto prepare = [&](int64_t row) {
+          step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
+        };
+        const auto finish = [&](int64_t row, const V* sums) {
+          for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
+            step.cell(row, unit, lanes, sums + v, kGateVectors);
+          });
+        };
+        const int64_t next = next_panel(gates, panel, descending);
+        const Factors<A> recurrent{step.h_prev, step.h_row_stride,
+                                   panel_ptr(sweep.packed_hh, gates, panel), gates.k_size};
+        if constexpr (!Cell<V>::kSplit) {
+          if (sweep.packed_ih != nullptr) {
+            const Factors<A> input{step.input, inputs.k_size,
+                                   panel_ptr(sweep.packed_ih, inputs, panel), inputs.k_size};
+            multiply_panel<V, kGates * kGateVectors, 2, A>(row_begin, row_end, {input, recurrent},
+                                                           panel_ptr(sweep.packed_ih, inputs, next),
+                                                           prepare, finish);
+            return;
+          }
+        }
+        multiply_panel<V, kGates * kGateVectors, 1, A>(row_begin, row_end, {recurrent},
+                                                       panel_ptr(sweep.packed_hh, gates, next),
+                                                       prepare, finish);
       });
       if (step.h_raw == nullptr) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors>(
-            row_begin, row_end, step.h_raw, shape.hidden_size,
-            panel_ptr(sweep.packed_hr, projected, panel),
-            next_panel_ptr(sweep.packed_hr, projected, panel, descending), projected.k_size,
+        multiply_panel<V, kUnitVectors, 1, A>(
+            row_begin, row_end,
+            {{step.h_raw, shape.hidden_size, panel_ptr(sweep.packed_hr, projected, panel),
+              projected.k_size}},
+            panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),
             [](int64_t) {},
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
@@ -60,8 +76,8 @@ struct Persistent {
   static void backward_sweep(const BackwardSweep& sweep, int thread_idx, int num_threads) {
     const FlushSubnormals flush;
     const LayerShape& shape = sweep.args->shape;
-    const PanelLayout hidden = make_panel_layout<Cell>(RecurrentProduct::kGradHidden, shape);
-    const PanelLayout projected = make_panel_layout<Cell>(RecurrentProduct::kGradProjected, shape);
+    const PanelLayout hidden = make_panel_layout<Cell>(SweepProduct::kGradHidden, shape);
+    const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kGradProjected, shape);
     const int64_t gate_size = kGates * shape.hidden_size;
     const bool leaves = sweep.args->grad_h_0 != nullptr;
     Team team(sweep.team, thread_idx, num_threads, sweep.split);
@@ -87,10 +103,10 @@ struct Persistent {
             step.hidden(row, unit, lanes, sums[v]);
           });
         };
-        multiply_panel<V, kUnitVectors>(
-            row_begin, product_end, dgr_before, gate_size,
-            panel_ptr(sweep.packed_hh, hidden, panel),
-            next_panel_ptr(sweep.packed_hh, hidden, panel, descending), hidden.k_size,
+        multiply_panel<V, kUnitVectors, 1, A>(
+            row_begin, product_end,
+            {{dgr_before, gate_size, panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size}},
+            panel_ptr(sweep.packed_hh, hidden, next_panel(hidden, panel, descending)),
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
             finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
@@ -99,10 +115,11 @@ struct Persistent {
       if (step.dh == nullptr || step.rows == 0) continue;
       if (row_end > step.rows) row_end = step.rows;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors>(
-            row_begin, row_end, step.dh, step.output_size,
-            panel_ptr(sweep.packed_hr, projected, panel),
-            next_panel_ptr(sweep.packed_hr, projected, panel, descending), projected.k_size,
+        multiply_panel<V, kUnitVectors, 1, A>(
+            row_begin, row_end,
+            {{step.dh, step.output_size, panel_ptr(sweep.packed_hr, projected, panel),
+              projected.k_size}},
+            panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),
             [&](int64_t row) { step.prefetch_cell(row, panel * kUnitVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
@@ -120,10 +137,9 @@ struct Persistent {
   }
 
   // The panel that a thread takes after this one, unless another thread has taken it.
-  FUSEDRNN_HD static const A* next_panel_ptr(const void* packed, const PanelLayout& layout,
-                                             int64_t panel, bool descending) {
+  FUSEDRNN_HD static int64_t next_panel(const PanelLayout& layout, int64_t panel, bool descending) {
     const int64_t next = panel + (descending ? -1 : 1);
-    return panel_ptr(packed, layout, next < 0 || next == layout.panel_count<V>() ? 0 : next);
+    return next < 0 || next == layout.panel_count<V>() ? 0 : next;
   }
 
   // Calls body(vector, unit, lanes) for each vector of units of a panel.

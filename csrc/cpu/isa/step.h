@@ -94,7 +94,10 @@ struct ForwardStep {
         h_prev(static_cast<const A*>(sweep.h[s & 1])),
         h_next(static_cast<A*>(sweep.h[(s + 1) & 1])) {
     const int64_t row = sweep.steps.row(s);
-    gx = static_cast<const A*>(sweep.gx) + (row - sweep.first_row) * gx_row_stride;
+    const int64_t chunk_row = row - sweep.first_row;
+    input = offset_or_null(static_cast<const A*>(sweep.input),
+                           chunk_row * sweep.args->shape.input_size);
+    gx = offset_or_null(static_cast<const A*>(sweep.gx), chunk_row * gx_row_stride);
     output = static_cast<S*>(sweep.args->output) + row * output_row_stride;
     saved = static_cast<S*>(sweep.args->saved);
     if (saved != nullptr) saved += row * kSavedWidth * hidden_size;
@@ -102,22 +105,24 @@ struct ForwardStep {
 
   // Fetches what cell will read and has not been touched since another row.
   FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
+    if (C::kStates > 1) prefetch_vector<V>(c + row * hidden_size + unit);
+    if (gx == nullptr) return;
     for (int gate = 0; gate < C::kGates; ++gate) {
       prefetch_vector<V>(gx + row * gx_row_stride + gate * hidden_size + unit);
     }
   }
 
-  // The cell, given the recurrent side of its pre-activations without bias, of which those of
-  // successive gates are `stride` apart.
+  // The cell, given the recurrent side of its pre-activations without bias, and without gx the
+  // input side as well, of which those of successive gates are `stride` apart.
   template <class Count>
   FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* product,
                         int stride) const {
     Values<V, C::kGates> x, r;
-    const A* gx_row = gx + row * gx_row_stride + unit;
+    const A* gx_row = offset_or_null(gx, row * gx_row_stride + unit);
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
-      x[gate] =
-          load_lanes<V>(gx_row + column, lanes) + load_lanes<V>(bias_x + column + unit, lanes);
+      x[gate] = load_lanes<V>(bias_x + column + unit, lanes);
+      if (gx_row != nullptr) x[gate] += load_lanes<V>(gx_row + column, lanes);
       // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
       // before their parts have arrived.
       if (C::kSplit) {
@@ -166,7 +171,8 @@ struct ForwardStep {
   A* h_raw;
   const A* h_prev;
   A* h_next;
-  const A* gx;  // row 0 of the step, as are the following
+  const A* input;  // row 0 of the step, as are the following
+  const A* gx;
   S* output;
   S* saved;
 };
