@@ -11,9 +11,9 @@ void take_later(std::vector<uint32_t>& into, const std::vector<uint32_t>& from) 
 
 }  // namespace
 
-Clocks::Clocks(int threads)
+Clocks::Clocks(int threads, int others)
     : now_(threads, 1),
-      known_(threads, std::make_shared<const std::vector<uint32_t>>(threads, 0)) {}
+      known_(threads, std::make_shared<const std::vector<uint32_t>>(threads + others, 0)) {}
 
 void Clocks::meet(const std::vector<int>& threads) {
   if (threads.empty()) return;

@@ -1,7 +1,7 @@
 // What happened before what, among the threads of a cluster: vector clocks.
 //
 // A thread's clock moves on whenever it hands knowledge over. An epoch is one reading of one
-// thread's clock; thread t knows an epoch when a chain of synchronisation leads from there to
+// owner's clock; thread t knows an epoch when a chain of synchronisation leads from there to
 // t. Two accesses to one word race when one of them writes and the later thread does not know
 // the earlier access's epoch, in whatever order the simulator ran them.
 #pragma once
@@ -22,14 +22,13 @@ using Knowledge = std::shared_ptr<const std::vector<uint32_t>>;
 
 class Clocks {
  public:
-  explicit Clocks(int threads);
+  // Threads own the first clocks; the others are for whom they act through (mbarrier.h).
+  Clocks(int threads, int others);
 
   Epoch now(int thread) const {
     return static_cast<Epoch>(now_[thread]) << kEpochThreadBits | static_cast<Epoch>(thread);
   }
-  bool knows(int thread, Epoch epoch) const {
-    return epoch_thread(epoch) == thread || knows(*known_[thread], epoch);
-  }
+  const std::vector<uint32_t>& known(int thread) const { return *known_[thread]; }
   static bool knows(const std::vector<uint32_t>& known, Epoch epoch) {
     return known[epoch_thread(epoch)] >= epoch >> kEpochThreadBits;
   }

@@ -4,24 +4,25 @@
 
 namespace cudasim {
 
-void Events::push(uintptr_t address, uintptr_t bytes, uint64_t chain,
-                  std::function<void()> deliver) {
-  pending_.push_back({address, address + bytes, chain, std::move(deliver)});
+void Events::push(uintptr_t address, Deliver deliver) {
+  addresses_.push_back(address);
+  pending_[address].push_back(std::move(deliver));
 }
 
 bool Events::deliver_one(Random& random) {
-  if (pending_.empty()) return false;
-  size_t chosen = random.below(pending_.size());
-  // What was stored to the same place before goes first.
-  for (size_t i = 0; i < chosen; ++i) {
-    const Event &a = pending_[i], &b = pending_[chosen];
-    const bool overlap = a.begin < b.end && b.begin < a.end;
-    if (overlap || (a.chain != 0 && a.chain == b.chain)) chosen = i;
-  }
-  const std::function<void()> deliver = std::move(pending_[chosen].deliver);
-  pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(chosen));
+  if (addresses_.empty()) return false;
+  std::swap(addresses_[random.below(addresses_.size())], addresses_.back());
+  std::vector<Deliver>& queue = pending_[addresses_.back()];
+  addresses_.pop_back();
+  const Deliver deliver = std::move(queue.front());
+  queue.erase(queue.begin());
   deliver();
   return true;
+}
+
+void Events::clear() {
+  addresses_.clear();
+  pending_.clear();
 }
 
 }  // namespace cudasim

@@ -1,10 +1,11 @@
 // Stores that others see late: asynchronous stores to other blocks and relaxed stores to global
-// memory. Each waits until it is delivered; those to one address keep their order, all others
-// may overtake one another.
+// memory. Each waits until it is delivered. Those to one address keep their order, all others
+// may overtake one another; stores that overlap must begin at the same address.
 #pragma once
 
 #include <cstdint>
 #include <functional>
+#include <unordered_map>
 #include <vector>
 
 #include "random.h"
@@ -13,21 +14,17 @@ namespace cudasim {
 
 class Events {
  public:
-  // deliver() writes [address, address + bytes). Events after one another with one `chain` other
-  // than 0 keep their order too.
-  void push(uintptr_t address, uintptr_t bytes, uint64_t chain, std::function<void()> deliver);
+  using Deliver = std::function<void()>;
+
+  void push(uintptr_t address, Deliver deliver);
   // Delivers one, drawn at random. False if there is none.
   bool deliver_one(Random& random);
-  bool empty() const { return pending_.empty(); }
-  void clear() { pending_.clear(); }
+  bool empty() const { return addresses_.empty(); }
+  void clear();
 
  private:
-  struct Event {
-    uintptr_t begin, end;
-    uint64_t chain;
-    std::function<void()> deliver;
-  };
-  std::vector<Event> pending_;
+  std::vector<uintptr_t> addresses_;  // one an event, in no order
+  std::unordered_map<uintptr_t, std::vector<Deliver>> pending_;
 };
 
 }  // namespace cudasim

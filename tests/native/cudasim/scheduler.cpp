@@ -21,6 +21,7 @@ struct Policy {
   bool by_block;    // priorities order blocks before warps
   uint32_t turn;    // accesses to shared memory in a turn, on average; 0: no limit
   double delivery;  // chance of an event, each turn
+  bool torn;        // asynchronous stores arrive word by word
   size_t resident;  // clusters that run at the same time, where the launch leaves it open
 };
 
@@ -61,6 +62,7 @@ void draw_policy() {
   session.policy.by_block = random.below(2) == 0;
   session.policy.turn = kTurns[random.below(4)];
   session.policy.delivery = kDeliveries[random.below(4)];
+  session.policy.torn = random.below(2) == 0;
   session.policy.resident = 1 + random.below(4);
   session.accesses_left = draw_turn();
 }
@@ -98,18 +100,16 @@ void report_message(const Thread& thread, const char* message) {
                     static_cast<long long>(block.z), thread.idx, message);
 }
 
-bool attended_in_part(const Meeting& meeting) { return !meeting.arrived.empty(); }
-
 // No thread can run and no event is left: says who waits for what in the first block that is
 // stuck. Where some came to a meeting and others did not, threads went different ways.
 void report_deadlock() {
   for (const auto& cluster : session.clusters) {
     for (const Block& block : cluster->blocks) {
-      bool divergence = attended_in_part(block.meeting);
+      bool divergence = !block.meeting.arrived.empty();
       std::vector<std::pair<const char*, int>> waits;
       const Thread* first = nullptr;
       for (const Warp& warp : block.warps) {
-        divergence = divergence || attended_in_part(warp.meeting);
+        divergence = divergence || !warp.meeting.arrived.empty();
         for (const Thread& thread : warp.threads) {
           if (thread.done) continue;
           if (!first) first = &thread;
@@ -162,6 +162,11 @@ void turn_to(Thread* next) {
   Fiber::change(from, next ? *next->fiber : session.host);
 }
 
+// Ends the launch, whose fault has been reported.
+[[noreturn]] void stop() {
+  for (;;) turn_to(nullptr);
+}
+
 Warp& warp_of(const Thread& thread) { return thread.block->warps[thread.idx / kWarpSize]; }
 uint32_t lane_bit(const Thread& thread) { return 1u << (thread.idx % kWarpSize); }
 
@@ -192,11 +197,15 @@ void thread_main() {
   self->done = true;
   warp.ready &= ~lane_bit(*self);
   --warp.living;
-  if (attended_in_part(warp.meeting)) {
+  if (!warp.meeting.arrived.empty()) {
     fail("divergence: the thread ended, thread %d of its warp is in %s",
          warp.meeting.arrived[0]->idx, warp.meeting.what);
   }
-  release_if_complete(block.meeting, --block.living);
+  if (--block.living == 0 && block.incoming > 0) {
+    fail("the block ends before %lld asynchronous stores to it have come",
+         static_cast<long long>(block.incoming));
+  }
+  release_if_complete(block.meeting, block.living);
   release_if_complete(block.cluster->meeting, --block.cluster->living);
   turn_to(block.cluster->living == 0 ? nullptr : next_turn());
 }
@@ -237,7 +246,8 @@ void retire(size_t idx) {
 }  // namespace
 
 Cluster::Cluster(const Launch& launch, int64_t idx)
-    : clocks(launch.shape.cluster * launch.shape.threads), blocks(launch.shape.cluster) {
+    : clocks(launch.shape.cluster * launch.shape.threads, launch.shape.cluster * kMaxMbarriers),
+      blocks(launch.shape.cluster) {
   const fusedrnn::LaunchShape& shape = launch.shape;
   const int64_t clusters_x = shape.grid_x / shape.cluster;
   living = shape.cluster * shape.threads;
@@ -305,6 +315,7 @@ Status run(const Launch& launch) {
 const fusedrnn::LaunchShape& shape() { return session.launch->shape; }
 Random& random() { return session.random; }
 Events& events() { return session.events; }
+bool torn_stores() { return session.policy.torn; }
 
 void report(const Thread& thread, const char* format, ...) {
   char message[192];
@@ -322,16 +333,19 @@ void fail(const char* format, ...) {
   std::vsnprintf(message, sizeof(message), format, args);
   va_end(args);
   report_message(*self, message);
-  for (;;) turn_to(nullptr);
+  stop();
 }
 
 void yield() { turn_to(next_turn()); }
 
-void yield_polling() {
-  Warp& warp = warp_of(*self);
-  warp.priority = --session.polling_priority;
-  warp.first_lane = (self->idx + 1) % kWarpSize;
+void yield_polling(const void* ptr) {
   const int64_t living = living_threads();
+  const bool again = std::exchange(self->polled, ptr) == ptr;
+  if (again || session.idle_polls > living) {
+    Warp& warp = warp_of(*self);
+    warp.priority = --session.polling_priority;
+    warp.first_lane = (self->idx + 1) % kWarpSize;
+  }
   if (++session.idle_polls > living && !session.events.empty()) deliver_event();
   if (session.idle_polls > kIdlePolls * living) {
     fail("deadlock, the thread looks at memory that nobody will change");
@@ -364,34 +378,50 @@ void meet(Meeting& meeting, const char* what, int parameter, int expected, Order
   yield();
 }
 
+bool check_shared(const Thread& by, Block& block, Access access, int64_t offset, int64_t bytes,
+                  Epoch now, int own, const std::vector<uint32_t>& known) {
+  Epoch other = 0;
+  const char* fault =
+      block.smem->check(access, offset, bytes, now, own, known, session.random, &other);
+  if (!fault) return true;
+  const int threads = shape().threads, clock = epoch_thread(other);
+  const bool clusters = shape().cluster > 1;
+  char where[32] = "", whose[48] = "";
+  if (clusters) std::snprintf(where, sizeof(where), " of cluster block %d", block.rank);
+  if (other != 0 && clock >= threads * shape().cluster) {
+    std::snprintf(whose, sizeof(whose), " of an asynchronous store");
+  } else if (other != 0 && clusters) {
+    std::snprintf(whose, sizeof(whose), " of cluster block %d, thread %d", clock / threads,
+                  clock % threads);
+  } else if (other != 0) {
+    std::snprintf(whose, sizeof(whose), " of thread %d", clock);
+  }
+  report(by, "%s of shared bytes [%lld, %lld) of %lld%s %s%s",
+         access == Access::kRead ? "read" : "write", static_cast<long long>(offset),
+         static_cast<long long>(offset + bytes), static_cast<long long>(block.smem->bytes()), where,
+         fault, whose);
+  return false;
+}
+
 uint8_t* access_shared(Access access, int64_t offset, int64_t bytes) {
   if (session.accesses_left != kNoLimit && session.accesses_left-- == 0) {
     session.accesses_left = draw_turn();
     yield();
   }
   if (access == Access::kWrite) something_happened();
-  const Thread& thread = *self;
-  const Clocks& clocks = thread.block->cluster->clocks;
-  SharedMemory& smem = *thread.block->smem;
-  Epoch other = 0;
-  const char* fault = smem.check(
-      access, offset, bytes, clocks.now(thread.clock),
-      [&](Epoch epoch) { return clocks.knows(thread.clock, epoch); }, session.random, &other);
-  if (!fault) return smem.data() + offset;
-  const char* verb = access == Access::kRead ? "read" : "write";
-  const auto begin = static_cast<long long>(offset), end = static_cast<long long>(offset + bytes);
-  if (other == 0) {
-    fail("%s of shared bytes [%lld, %lld) of %lld: %s", verb, begin, end,
-         static_cast<long long>(smem.bytes()), fault);
+  Block& block = *self->block;
+  const Clocks& clocks = block.cluster->clocks;
+  if (!check_shared(*self, block, access, offset, bytes, clocks.now(self->clock), self->clock,
+                    clocks.known(self->clock))) {
+    stop();
   }
-  fail("%s of shared bytes [%lld, %lld): %s of thread %d (block %d of the cluster)", verb, begin,
-       end, fault, epoch_thread(other) % shape().threads, epoch_thread(other) / shape().threads);
+  return block.smem->data() + offset;
 }
 
 void store_late(void* ptr, const void* value, size_t bytes) {
   uint64_t bits = 0;
   std::memcpy(&bits, value, bytes);
-  session.events.push(reinterpret_cast<uintptr_t>(ptr), bytes, 0,
+  session.events.push(reinterpret_cast<uintptr_t>(ptr),
                       [ptr, bits, bytes] { std::memcpy(ptr, &bits, bytes); });
   something_happened();
 }

@@ -20,6 +20,7 @@
 #include "cuda/device/launch_shape.h"
 #include "events.h"
 #include "fiber.h"
+#include "mbarrier.h"
 #include "random.h"
 #include "shared_memory.h"
 
@@ -44,9 +45,10 @@ struct Cluster;
 struct Thread {
   Block* block = nullptr;
   Fiber* fiber = nullptr;
-  int idx = 0;                  // in the block
-  int clock = 0;                // in the cluster's clocks
-  const char* waits = nullptr;  // for what; null when it can run
+  int idx = 0;                   // in the block
+  int clock = 0;                 // in the cluster's clocks
+  const char* waits = nullptr;   // for what; null when it can run
+  const void* polled = nullptr;  // where it looked last
   bool done = false;
 };
 
@@ -79,6 +81,9 @@ struct Block {
   std::vector<Warp> warps;
   int living = 0;
   Meeting meeting;
+  Meeting named[kNamedBarriers];
+  std::vector<MbarrierState> mbarriers;
+  int64_t incoming = 0;  // asynchronous stores under way to this block
   std::unique_ptr<SharedMemory> smem;
 };
 
@@ -97,6 +102,8 @@ extern Thread* self;
 const fusedrnn::LaunchShape& shape();
 Random& random();
 Events& events();
+// Asynchronous stores arrive word by word in this launch.
+bool torn_stores();
 
 // Ends the launch: what is wrong, in printf's words. The first fault counts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
@@ -105,9 +112,9 @@ void report(const Thread& thread, const char* format, ...) __attribute__((format
 
 // Lets others run.
 void yield();
-// Lets others run, after a look at memory that did not change: until something happens, all
-// others come first.
-void yield_polling();
+// Lets others run, before a look at memory that others write. At the second look at one place all
+// others come first; when nothing has happened for many looks, nothing will.
+void yield_polling(const void* ptr);
 // Lets others run until wake(*self).
 void wait(const char* what);
 void wake(Thread& thread);
@@ -116,6 +123,9 @@ void meet(Meeting& meeting, const char* what, int parameter, int expected, Order
 
 // The address of [offset, offset + bytes) in the block's shared memory, for a checked access.
 uint8_t* access_shared(Access access, int64_t offset, int64_t bytes);
+// Checks an access to any block's; a fault is `by`'s. The rest as in SharedMemory::check.
+bool check_shared(const Thread& by, Block& block, Access access, int64_t offset, int64_t bytes,
+                  Epoch now, int own, const std::vector<uint32_t>& known);
 
 // A store of 8 bytes or fewer to global memory that arrives as an event.
 void store_late(void* ptr, const void* value, size_t bytes);

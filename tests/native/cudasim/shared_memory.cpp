@@ -26,4 +26,36 @@ void SharedMemory::Free::operator()(void* ptr) const { std::free(ptr); }
 SharedMemory::SharedMemory(int64_t bytes)
     : bytes_(bytes), data_(allocate(bytes)), cells_(bytes / kCellBytes + 1, Cell{}) {}
 
+const char* SharedMemory::check(Access access, int64_t offset, int64_t bytes, Epoch now, int own,
+                                const std::vector<uint32_t>& known, Random& random, Epoch* other) {
+  *other = 0;
+  if (offset < 0 || offset + bytes > bytes_) return "is out of bounds";
+  if (offset % bytes != 0) return "is misaligned";
+  const auto knows = [&](Epoch epoch) {
+    return epoch_thread(epoch) == own || Clocks::knows(known, epoch);
+  };
+  Cell* const end = cells_.data() + (offset + bytes) / kCellBytes;
+  for (Cell* cell = cells_.data() + offset / kCellBytes; cell != end; ++cell) {
+    if (cell->write != 0 && !knows(cell->write)) {
+      *other = cell->write;
+      return "races with the write";
+    }
+    if (access == Access::kWrite) {
+      for (Epoch read : cell->read) {
+        if (read == 0 || knows(read)) continue;
+        *other = read;
+        return "races with the read";
+      }
+      *cell = {now, {}};
+      continue;
+    }
+    if (cell->write == 0) return "is uninitialised";
+    // A read that this one follows can go: who knows this one knows that one.
+    int slot = 0;
+    while (slot < kReaders && cell->read[slot] != 0 && !knows(cell->read[slot])) ++slot;
+    cell->read[slot < kReaders ? slot : static_cast<int>(random.below(kReaders))] = now;
+  }
+  return nullptr;
+}
+
 }  // namespace cudasim

@@ -30,7 +30,7 @@ FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
 template <class T>
 FUSEDRNN_DEV T load_relaxed(const T* ptr) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "relaxed accesses are of 4 or 8 bytes");
-  cudasim::yield_polling();
+  cudasim::yield_polling(ptr);
   return *ptr;
 }
 template <class T>
@@ -41,7 +41,7 @@ FUSEDRNN_DEV void store_relaxed(T* ptr, T value) {
 // Word by word.
 template <class T>
 FUSEDRNN_DEV Packet<T> load_relaxed_packet(const T* ptr) {
-  cudasim::yield_polling();
+  cudasim::yield_polling(ptr);
   return ldg_packet(ptr);
 }
 template <class T>
