@@ -5,6 +5,7 @@
 // number of seeds, 48 otherwise.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <set>
@@ -628,7 +629,7 @@ TEST(faults_of_clusters_are_found) {
   expect_found("no init", 1, "uninitialised", [] { return gather<Fault::kNoInit>(4, 32, 4); });
   expect_found("misaligned packets", 1, "misaligned",
                [] { return gather<Fault::kMisalignedStore>(4, 32, 4); });
-  expect_found("a block ends too early", 0.9, "ended",
+  expect_found("a block ends too early", 0.9, "block",
                [] { return gather<Fault::kEarlyEnd>(4, 32, 4); });
 }
 

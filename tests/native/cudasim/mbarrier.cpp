@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 
+#include "access.h"
 #include "scheduler.h"
 
 namespace cudasim {
@@ -90,6 +91,25 @@ void deliver(AsyncStore& store, int first, int size) {
   count(thread, *barrier, 0, -kPacketBytes, store.knowledge);
 }
 
+void push_store(Block& to, int64_t offset, const void* bytes, int64_t barrier_offset) {
+  ++to.incoming;
+  auto store = std::make_shared<AsyncStore>();
+  store->thread = self;
+  store->to = &to;
+  store->offset = offset;
+  store->barrier_offset = barrier_offset;
+  store->knowledge = to.cluster->clocks.release(self->clock);
+  std::memcpy(store->bytes, bytes, kPacketBytes);
+  store->left = kPacketBytes / kWordBytes;
+  const int size = torn_stores() ? kWordBytes : kPacketBytes;
+  const auto address =
+      reinterpret_cast<uintptr_t>(to.smem->data()) + static_cast<uintptr_t>(offset);
+  for (int first = 0; first < kPacketBytes; first += size) {
+    events().push(address + static_cast<uintptr_t>(first),
+                  [store, first, size] { deliver(*store, first, size); });
+  }
+}
+
 }  // namespace
 
 void mbarrier_init(int64_t offset, int arrivals) {
@@ -145,32 +165,8 @@ void store_async(int64_t offset, const void* bytes, int64_t barrier_offset, int 
   if (offset % kPacketBytes != 0) {
     fail("asynchronous store to shared byte %lld: misaligned", static_cast<long long>(offset));
   }
-  ++to.incoming;
-  auto store = std::make_shared<AsyncStore>();
-  store->thread = self;
-  store->to = &to;
-  store->offset = offset;
-  store->barrier_offset = barrier_offset;
-  store->knowledge = cluster.clocks.release(self->clock);
-  std::memcpy(store->bytes, bytes, kPacketBytes);
-  store->left = kPacketBytes / kWordBytes;
-  const int size = torn_stores() ? kWordBytes : kPacketBytes;
-  const auto address =
-      reinterpret_cast<uintptr_t>(to.smem->data()) + static_cast<uintptr_t>(offset);
-  for (int first = 0; first < kPacketBytes; first += size) {
-    events().push(address + static_cast<uintptr_t>(first),
-                  [store, first, size] { deliver(*store, first, size); });
-  }
+  push_store(to, offset, bytes, barrier_offset);
   yield();
-}
-
-void sync_named(int barrier, int threads) {
-  if (barrier < 1 || barrier >= kNamedBarriers) fail("there is no named barrier %d", barrier);
-  if (threads < fusedrnn::kWarpSize || threads % fusedrnn::kWarpSize != 0 ||
-      threads > shape().threads) {
-    fail("named barrier %d for %d of %d threads", barrier, threads, shape().threads);
-  }
-  meet(self->block->named[barrier], "sync_named", threads, threads, Orders::kMemory);
 }
 
 }  // namespace cudasim

@@ -16,7 +16,6 @@ struct Thread;
 
 // Of a block, at most; a clock is kept for each.
 constexpr int kMaxMbarriers = 16;
-constexpr int kNamedBarriers = 16;
 
 struct MbarrierState {
   int64_t offset = 0;    // in the block's shared memory
@@ -38,6 +37,5 @@ void mbarrier_arrive(int64_t offset, int64_t tx_bytes);
 void mbarrier_wait(int64_t offset, int parity);
 // 16 bytes to `offset` of block `rank`, counted on the barrier at `barrier_offset` there.
 void store_async(int64_t offset, const void* bytes, int64_t barrier_offset, int rank);
-void sync_named(int barrier, int threads);
 
 }  // namespace cudasim

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <utility>
 
+#include "meeting.h"
+
 namespace cudasim {
 
 using fusedrnn::kWarpSize;
@@ -77,8 +79,6 @@ void redraw(Warp& warp) {
     other.priority = (warp.priority & ~(kPolling - 1)) | (other.priority & (kPolling - 1));
   }
 }
-
-void something_happened() { session.idle_polls = 0; }
 
 bool deliver_event() {
   something_happened();
@@ -162,33 +162,6 @@ void turn_to(Thread* next) {
   Fiber::change(from, next ? *next->fiber : session.host);
 }
 
-// Ends the launch, whose fault has been reported.
-[[noreturn]] void stop() {
-  for (;;) turn_to(nullptr);
-}
-
-Warp& warp_of(const Thread& thread) { return thread.block->warps[thread.idx / kWarpSize]; }
-uint32_t lane_bit(const Thread& thread) { return 1u << (thread.idx % kWarpSize); }
-
-void release(Meeting& meeting, Orders orders) {
-  something_happened();
-  Clocks& clocks = meeting.arrived[0]->block->cluster->clocks;
-  if (orders == Orders::kMemory) {
-    std::vector<int> indices;
-    for (const Thread* thread : meeting.arrived) indices.push_back(thread->clock);
-    clocks.meet(indices);
-  }
-  for (Thread* thread : meeting.arrived) wake(*thread);
-  meeting.arrived.clear();
-}
-
-// Ended threads are not waited for.
-void release_if_complete(Meeting& meeting, int living) {
-  if (!meeting.arrived.empty() && static_cast<int>(meeting.arrived.size()) == living) {
-    release(meeting, Orders::kMemory);
-  }
-}
-
 void thread_main() {
   session.launch->body(session.launch->args);
   something_happened();
@@ -245,38 +218,6 @@ void retire(size_t idx) {
 
 }  // namespace
 
-Cluster::Cluster(const Launch& launch, int64_t idx)
-    : clocks(launch.shape.cluster * launch.shape.threads, launch.shape.cluster * kMaxMbarriers),
-      blocks(launch.shape.cluster) {
-  const fusedrnn::LaunchShape& shape = launch.shape;
-  const int64_t clusters_x = shape.grid_x / shape.cluster;
-  living = shape.cluster * shape.threads;
-  for (int rank = 0; rank < shape.cluster; ++rank) {
-    Block& block = blocks[rank];
-    block.cluster = this;
-    block.rank = rank;
-    block.x = idx % clusters_x * shape.cluster + rank;
-    block.y = idx / clusters_x % shape.grid_y;
-    block.z = idx / clusters_x / shape.grid_y;
-    block.living = shape.threads;
-    block.smem = std::make_unique<SharedMemory>(shape.smem_bytes);
-    block.warps = std::vector<Warp>(shape.threads / kWarpSize);
-    for (size_t w = 0; w < block.warps.size(); ++w) {
-      Warp& warp = block.warps[w];
-      warp.block = &block;
-      warp.ready = ~uint32_t{0};
-      warp.living = kWarpSize;
-      warp.threads = std::vector<Thread>(kWarpSize);
-      for (int lane = 0; lane < kWarpSize; ++lane) {
-        Thread& thread = warp.threads[lane];
-        thread.block = &block;
-        thread.idx = static_cast<int>(w) * kWarpSize + lane;
-        thread.clock = rank * shape.threads + thread.idx;
-      }
-    }
-  }
-}
-
 void set_seed(uint64_t seed) { session.random = Random(seed); }
 
 Status run(const Launch& launch) {
@@ -297,7 +238,7 @@ Status run(const Launch& launch) {
     }
     while (session.clusters.size() < resident && !waiting.empty()) {
       std::swap(waiting[session.random.below(waiting.size())], waiting.back());
-      session.clusters.push_back(std::make_unique<Cluster>(launch, waiting.back()));
+      session.clusters.push_back(std::make_unique<Cluster>(launch.shape, waiting.back()));
       waiting.pop_back();
       start(*session.clusters.back());
     }
@@ -336,7 +277,19 @@ void fail(const char* format, ...) {
   stop();
 }
 
+void stop() {
+  for (;;) turn_to(nullptr);
+}
+
+void something_happened() { session.idle_polls = 0; }
+
 void yield() { turn_to(next_turn()); }
+
+void count_access() {
+  if (session.accesses_left == kNoLimit || session.accesses_left-- > 0) return;
+  session.accesses_left = draw_turn();
+  yield();
+}
 
 void yield_polling(const void* ptr) {
   const int64_t living = living_threads();
@@ -364,97 +317,12 @@ void wake(Thread& thread) {
   warp_of(thread).ready |= lane_bit(thread);
 }
 
-void meet(Meeting& meeting, const char* what, int parameter, int expected, Orders orders) {
-  if (!meeting.arrived.empty() &&
-      (std::strcmp(meeting.what, what) != 0 || meeting.parameter != parameter)) {
-    fail("divergence: in %s(%d), thread %d is in %s(%d)", what, parameter, meeting.arrived[0]->idx,
-         meeting.what, meeting.parameter);
-  }
-  meeting.what = what;
-  meeting.parameter = parameter;
-  meeting.arrived.push_back(self);
-  if (static_cast<int>(meeting.arrived.size()) < expected) return wait(what);
-  release(meeting, orders);
-  yield();
-}
-
-bool check_shared(const Thread& by, Block& block, Access access, int64_t offset, int64_t bytes,
-                  Epoch now, int own, const std::vector<uint32_t>& known) {
-  Epoch other = 0;
-  const char* fault =
-      block.smem->check(access, offset, bytes, now, own, known, session.random, &other);
-  if (!fault) return true;
-  const int threads = shape().threads, clock = epoch_thread(other);
-  const bool clusters = shape().cluster > 1;
-  char where[32] = "", whose[48] = "";
-  if (clusters) std::snprintf(where, sizeof(where), " of cluster block %d", block.rank);
-  if (other != 0 && clock >= threads * shape().cluster) {
-    std::snprintf(whose, sizeof(whose), " of an asynchronous store");
-  } else if (other != 0 && clusters) {
-    std::snprintf(whose, sizeof(whose), " of cluster block %d, thread %d", clock / threads,
-                  clock % threads);
-  } else if (other != 0) {
-    std::snprintf(whose, sizeof(whose), " of thread %d", clock);
-  }
-  report(by, "%s of shared bytes [%lld, %lld) of %lld%s %s%s",
-         access == Access::kRead ? "read" : "write", static_cast<long long>(offset),
-         static_cast<long long>(offset + bytes), static_cast<long long>(block.smem->bytes()), where,
-         fault, whose);
-  return false;
-}
-
-uint8_t* access_shared(Access access, int64_t offset, int64_t bytes) {
-  if (session.accesses_left != kNoLimit && session.accesses_left-- == 0) {
-    session.accesses_left = draw_turn();
-    yield();
-  }
-  if (access == Access::kWrite) something_happened();
-  Block& block = *self->block;
-  const Clocks& clocks = block.cluster->clocks;
-  if (!check_shared(*self, block, access, offset, bytes, clocks.now(self->clock), self->clock,
-                    clocks.known(self->clock))) {
-    stop();
-  }
-  return block.smem->data() + offset;
-}
-
 void store_late(void* ptr, const void* value, size_t bytes) {
   uint64_t bits = 0;
   std::memcpy(&bits, value, bytes);
   session.events.push(reinterpret_cast<uintptr_t>(ptr),
                       [ptr, bits, bytes] { std::memcpy(ptr, &bits, bytes); });
   something_happened();
-}
-
-void sync_block() {
-  Block& block = *self->block;
-  meet(block.meeting, "sync_block", 0, block.living, Orders::kMemory);
-}
-
-void sync_cluster() {
-  Cluster& cluster = *self->block->cluster;
-  meet(cluster.meeting, "sync_cluster", 0, cluster.living, Orders::kMemory);
-}
-
-namespace {
-
-void meet_warp(Warp& warp, const char* what, int parameter, Orders orders) {
-  if (warp.living < kWarpSize) fail("divergence: %s after a thread of the warp ended", what);
-  meet(warp.meeting, what, parameter, kWarpSize, orders);
-}
-
-}  // namespace
-
-void sync_warp() { meet_warp(warp_of(*self), "sync_warp", 0, Orders::kMemory); }
-
-uint64_t shuffle(uint64_t value, int source, const char* what, int parameter) {
-  if (source < 0 || source >= kWarpSize) fail("%s: there is no lane %d", what, source);
-  Warp& warp = warp_of(*self);
-  uint64_t* exchanged = warp.exchanged[warp.exchange];
-  exchanged[self->idx % kWarpSize] = value;
-  if (warp.meeting.arrived.size() + 1 == kWarpSize) warp.exchange ^= 1;
-  meet_warp(warp, what, parameter, Orders::kNothing);
-  return exchanged[source];
 }
 
 }  // namespace cudasim

@@ -8,6 +8,7 @@
 #include "cuda/device/packet.h"
 #include "cuda/device/thread.cuh"
 #include "math/half.h"
+#include "scheduler.h"
 
 namespace fusedrnn {
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "access.h"
 #include "cuda/device/packet.h"
 #include "cuda/device/thread.cuh"
 

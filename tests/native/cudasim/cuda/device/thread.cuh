@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "meeting.h"
 #include "scheduler.h"
 
 #define FUSEDRNN_DEV inline
