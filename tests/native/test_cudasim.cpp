@@ -130,9 +130,10 @@ struct Rotate {
       if (kFault != Fault::kNoBarrierBeforeRead && (kFault != Fault::kBarrierInBranch || t < last))
         sync_block();
       const int next = t < last || kFault == Fault::kOverrun ? t + 1 : 0;
-      value = kFault == Fault::kUnderrun     ? word.load(t - 1)
-              : kFault == Fault::kMisaligned ? word.as<uint16_t>().offset(1).as<float>().load(t)
-                                             : word.load(next);
+      value = kFault == Fault::kUnderrun ? word.load(t - 1)
+              : kFault == Fault::kMisaligned
+                  ? word.as<uint16_t>().offset(1).as<float>().load(t % last)
+                  : word.load(next);
       if (kFault != Fault::kNoBarrierBeforeWrite) sync_block();
     }
     args.out[block_idx_x() * num_threads() + t] = value;
@@ -547,6 +548,7 @@ TEST(impossible_launches_are_refused) {
   refused(make_shape(1, 33, 0), "33 threads");
   refused(make_shape(1, 96, 0), "96 threads");
   refused(make_shape(6, 32, 0, 4), "clusters of 4");
+  refused(make_shape(1, 32, 228 * 1024), "shared memory");
   refused(make_shape(-1, 32, 0), "grid of -1");
   LaunchShape tall = make_shape(1, 32, 0);
   tall.grid_y = 65536;
@@ -636,7 +638,7 @@ TEST(faults_of_clusters_are_found) {
 TEST(faults_of_polling_are_found) {
   expect_found("no tag", 0.9, "", poll<Fault::kNoTag>);
   expect_found("one tag trusted for four words", 0.5, "", poll<Fault::kOneTagOfFour>);
-  expect_found("no barrier before the packets' place is taken", 0.3, "deadlock",
+  expect_found("no barrier before the packets' place is taken", 0.25, "deadlock",
                poll<Fault::kNoBarrierBeforeWrite>);
   expect_found("a packet is never published", 1, "deadlock", poll<Fault::kNotPublished>);
 }

@@ -24,12 +24,13 @@ struct LaunchShape {
   int64_t blocks() const { return grid_x * grid_y * grid_z; }
 };
 
-// The limits of every CUDA device; a device may have narrower ones.
+// The widest limits of any CUDA device; most have narrower ones.
 constexpr int kWarpSize = 32;
 constexpr int kMaxBlockThreads = 1024;
 constexpr int kMaxCluster = 16;
 constexpr int64_t kMaxGridX = 2147483647;
 constexpr int64_t kMaxGridYZ = 65535;
+constexpr int64_t kMaxSmemBytes = 227 * 1024;
 
 // Whether `shape` can be launched at all, for a kernel compiled for up to max_threads.
 inline Status check_launch_shape(const LaunchShape& shape, int max_threads, const char* kernel) {
@@ -49,9 +50,10 @@ inline Status check_launch_shape(const LaunchShape& shape, int max_threads, cons
     return Status::error("%s: clusters of %d blocks in %lld, expected a divisor up to %d", kernel,
                          shape.cluster, static_cast<long long>(shape.grid_x), kMaxCluster);
   }
-  if (shape.smem_bytes < 0) {
-    return Status::error("%s: %lld bytes of shared memory", kernel,
-                         static_cast<long long>(shape.smem_bytes));
+  if (shape.smem_bytes < 0 || shape.smem_bytes > kMaxSmemBytes) {
+    return Status::error("%s: %lld bytes of shared memory a block, the most is %lld", kernel,
+                         static_cast<long long>(shape.smem_bytes),
+                         static_cast<long long>(kMaxSmemBytes));
   }
   return {};
 }
