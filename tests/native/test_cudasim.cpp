@@ -2,7 +2,8 @@
 // many of the scheduling seeds is printed and has a minimum.
 //
 // Each kernel has a Fault argument; with Fault::kNone it is right. FUSEDRNN_SIM_SEEDS is the
-// number of seeds, 48 otherwise.
+// number of seeds, 48 otherwise. Long because a kernel, what it should give and its faults belong
+// together.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -58,6 +59,7 @@ enum class Fault {
   kNoTag,
   kOneTagOfFour,
   kNotPublished,
+  kNotResident,
 };
 
 LaunchShape make_shape(int64_t blocks, int threads, int64_t smem_bytes, int cluster = 1,
@@ -433,11 +435,13 @@ struct Poll {
   }
 };
 
-template <Fault kFault>
+template <Fault kFault, int kBlocks = 3>
 Outcome poll() {
-  constexpr int kBlocks = 3, kThreads = 64, kSteps = 5, kUnits = Poll<kFault>::kUnits;
+  constexpr int kThreads = 64, kSteps = 5, kUnits = Poll<kFault>::kUnits;
   std::vector<uint32_t> exchange(2 * kBlocks * kUnits), out(kBlocks * kThreads);
-  const LaunchShape shape = make_shape(kBlocks, kThreads, 0, 1, Residency::kWholeGrid);
+  const LaunchShape shape =
+      make_shape(kBlocks, kThreads, 0, 1,
+                 kFault == Fault::kNotResident ? Residency::kAny : Residency::kWholeGrid);
   Outcome outcome{launch<Poll<kFault>>(shape, {exchange.data(), out.data(), kSteps}, nullptr),
                   true};
   uint32_t total = 0;
@@ -581,7 +585,8 @@ TEST(primitives_give_plain_results) {
   expect_right("cluster of 1", [] { return gather<Fault::kNone>(1, 64, 5, 3); });
   expect_right("cluster of 4", [] { return gather<Fault::kNone>(4, 32, 5, 2); });
   expect_right("cluster of 8", [] { return gather<Fault::kNone>(8, 32, 4); });
-  expect_right("polling", [] { return poll<Fault::kNone>(); });
+  expect_right("polling", poll<Fault::kNone>);
+  expect_right("polling, more blocks", poll<Fault::kNone, 9>);
 }
 
 TEST(faults_of_block_barriers_are_found) {
@@ -641,6 +646,7 @@ TEST(faults_of_polling_are_found) {
   expect_found("no barrier before the packets' place is taken", 0.25, "deadlock",
                poll<Fault::kNoBarrierBeforeWrite>);
   expect_found("a packet is never published", 1, "deadlock", poll<Fault::kNotPublished>);
+  expect_found("a grid that need not be resident", 1, "deadlock", poll<Fault::kNotResident, 6>);
 }
 
 CHECK_MAIN()

@@ -27,8 +27,9 @@ constexpr int64_t kDefaultSmemBytes = 48 * 1024;
 // Above this a cluster is not portable, and a kernel must ask for it.
 constexpr int kPortableCluster = 8;
 
+// One block an SM may have all of its registers.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kMaxThreads)
+__global__ void __launch_bounds__(Kernel::kMaxThreads, 1)
     kernel_entry(const __grid_constant__ typename Kernel::Args args) {
   Kernel::run(args);
 }
