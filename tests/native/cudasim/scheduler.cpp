@@ -56,7 +56,7 @@ uint32_t draw_turn() {
 }
 
 void draw_policy() {
-  constexpr double kRedraws[] = {1, 0.2, 0.02, 0.002};
+  constexpr double kRedraws[] = {1, 0.1, 0.01, 0};
   constexpr uint32_t kTurns[] = {0, 1000, 60, 6};
   constexpr double kDeliveries[] = {0, 0.01, 0.2, 0.9};
   Random& random = session.random;
