@@ -9,7 +9,8 @@ namespace cudasim {
 bool check_shared(const Thread& by, Block& block, Access access, int64_t offset, int64_t bytes,
                   Epoch now, int own, const std::vector<uint32_t>& known) {
   Epoch other = 0;
-  const char* fault = block.smem->check(access, offset, bytes, now, own, known, random(), &other);
+  const char* fault =
+      block.smem->check(access, offset, bytes, now, own, known, kept_reader(), &other);
   if (!fault) return true;
   const int threads = shape().threads, clock = epoch_thread(other);
   const bool clusters = shape().cluster > 1;

@@ -30,7 +30,7 @@ struct Thread {
 
 // Where threads wait for one another.
 struct Meeting {
-  const char* what = nullptr;
+  const char* what = "";
   int parameter = 0;  // of `what`
   std::vector<Thread*> arrived;
 };

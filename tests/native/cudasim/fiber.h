@@ -19,9 +19,11 @@ class Fiber {
   Fiber& operator=(const Fiber&) = delete;
   ~Fiber();
 
-  // The next switch to this fiber calls entry, which must never return. What ran on the stack
-  // before is forgotten; nothing on it is destroyed.
+  // The next switch to this fiber calls entry, which must never return. A fiber that was in the
+  // middle of something must have been abandoned.
   void prepare(void (*entry)());
+  // Forgets what runs on the stack; nothing on it is destroyed.
+  void abandon();
 
   // Leaves `from`, which must be running, and continues `to`. A fiber that has no stack, that
   // was never prepared, stands for the caller of the first switch.

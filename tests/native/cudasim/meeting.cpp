@@ -26,8 +26,9 @@ void release(Meeting& meeting, Orders orders) {
 
 // Waits until `expected` threads have come. All must come for the same thing.
 void meet(Meeting& meeting, const char* what, int parameter, int expected, Orders orders) {
-  if (!meeting.arrived.empty() &&
-      (std::strcmp(meeting.what, what) != 0 || meeting.parameter != parameter)) {
+  const bool same = meeting.parameter == parameter &&
+                    (meeting.what == what || std::strcmp(meeting.what, what) == 0);
+  if (!meeting.arrived.empty() && !same) {
     fail("divergence: in %s(%d), thread %d is in %s(%d)", what, parameter, meeting.arrived[0]->idx,
          meeting.what, meeting.parameter);
   }

@@ -5,6 +5,13 @@
 
 namespace cudasim {
 
+// A probability, less than 1.
+struct Chance {
+  constexpr Chance(double probability = 0)  // NOLINT: implicit by design
+      : below(static_cast<uint64_t>(probability * 0x1p64)) {}
+  uint64_t below;
+};
+
 class Random {
  public:
   explicit Random(uint64_t seed = 0) : state_(seed * 0x9E3779B97F4A7C15u + 1) {}
@@ -17,7 +24,7 @@ class Random {
   }
   // 0 .. n - 1, for n far below 2^32.
   uint32_t below(uint64_t n) { return static_cast<uint32_t>((next() >> 32) * n >> 32); }
-  bool chance(double probability) { return (next() >> 11) * 0x1p-53 < probability; }
+  bool chance(Chance chance) { return chance.below > next(); }
 
  private:
   uint64_t state_;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "meeting.h"
+#include "random.h"
 
 namespace cudasim {
 
@@ -19,11 +20,12 @@ namespace {
 
 // How a launch is scheduled.
 struct Policy {
-  double redraw;    // chance of a new priority for some warp, each turn
+  Chance redraw;    // chance of a new priority for some warp, each turn
   bool by_block;    // priorities order blocks before warps
   uint32_t turn;    // accesses to shared memory in a turn, on average; 0: no limit
-  double delivery;  // chance of an event, each turn
+  Chance delivery;  // chance of an event, each turn
   bool torn;        // asynchronous stores arrive word by word
+  Kept kept;        // of concurrent readers
   size_t resident;  // clusters that run at the same time, where the launch leaves it open
 };
 
@@ -56,15 +58,16 @@ uint32_t draw_turn() {
 }
 
 void draw_policy() {
-  constexpr double kRedraws[] = {1, 0.1, 0.01, 0};
+  constexpr Chance kRedraws[] = {0.99, 0.1, 0.01, 0};
   constexpr uint32_t kTurns[] = {0, 1000, 60, 6};
-  constexpr double kDeliveries[] = {0, 0.01, 0.2, 0.9};
+  constexpr Chance kDeliveries[] = {0, 0.01, 0.2, 0.9};
   Random& random = session.random;
   session.policy.redraw = kRedraws[random.below(4)];
   session.policy.by_block = random.below(2) == 0;
   session.policy.turn = kTurns[random.below(4)];
   session.policy.delivery = kDeliveries[random.below(4)];
   session.policy.torn = random.below(2) == 0;
+  session.policy.kept = random.below(2) == 0 ? Kept::kFirst : Kept::kLast;
   session.policy.resident = 1 + random.below(4);
   session.accesses_left = draw_turn();
 }
@@ -204,7 +207,10 @@ void start(Cluster& cluster) {
 void retire(size_t idx) {
   for (Block& block : session.clusters[idx]->blocks) {
     for (Warp& warp : block.warps) {
-      for (Thread& thread : warp.threads) session.free_fibers.push_back(thread.fiber);
+      for (Thread& thread : warp.threads) {
+        if (!thread.done) thread.fiber->abandon();
+        session.free_fibers.push_back(thread.fiber);
+      }
     }
   }
   session.clusters.erase(session.clusters.begin() + static_cast<std::ptrdiff_t>(idx));
@@ -254,9 +260,9 @@ Status run(const Launch& launch) {
 }
 
 const fusedrnn::LaunchShape& shape() { return session.launch->shape; }
-Random& random() { return session.random; }
 Events& events() { return session.events; }
 bool torn_stores() { return session.policy.torn; }
+Kept kept_reader() { return session.policy.kept; }
 
 void report(const Thread& thread, const char* format, ...) {
   char message[192];

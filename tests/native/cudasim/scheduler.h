@@ -17,7 +17,7 @@
 #include "common/status.h"
 #include "cuda/device/launch_shape.h"
 #include "events.h"
-#include "random.h"
+#include "shared_memory.h"
 
 namespace cudasim {
 
@@ -37,10 +37,10 @@ fusedrnn::Status run(const Launch& launch);
 // The thread that runs.
 extern Thread* self;
 const fusedrnn::LaunchShape& shape();
-Random& random();
 Events& events();
 // Asynchronous stores arrive word by word in this launch.
 bool torn_stores();
+Kept kept_reader();
 
 // Ends the launch: what is wrong, in printf's words. The first fault counts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));

@@ -27,7 +27,7 @@ SharedMemory::SharedMemory(int64_t bytes)
     : bytes_(bytes), data_(allocate(bytes)), cells_(bytes / kCellBytes + 1, Cell{}) {}
 
 const char* SharedMemory::check(Access access, int64_t offset, int64_t bytes, Epoch now, int own,
-                                const std::vector<uint32_t>& known, Random& random, Epoch* other) {
+                                const std::vector<uint32_t>& known, Kept kept, Epoch* other) {
   *other = 0;
   if (offset < 0 || offset + bytes > bytes_) return "is out of bounds";
   if (offset % bytes != 0) return "is misaligned";
@@ -41,19 +41,16 @@ const char* SharedMemory::check(Access access, int64_t offset, int64_t bytes, Ep
       return "races with the write";
     }
     if (access == Access::kWrite) {
-      for (Epoch read : cell->read) {
-        if (read == 0 || knows(read)) continue;
-        *other = read;
+      if (cell->read != 0 && !knows(cell->read)) {
+        *other = cell->read;
         return "races with the read";
       }
-      *cell = {now, {}};
+      *cell = {now, 0};
       continue;
     }
     if (cell->write == 0) return "is uninitialised";
     // A read that this one follows can go: who knows this one knows that one.
-    int slot = 0;
-    while (slot < kReaders && cell->read[slot] != 0 && !knows(cell->read[slot])) ++slot;
-    cell->read[slot < kReaders ? slot : static_cast<int>(random.below(kReaders))] = now;
+    if (cell->read == 0 || knows(cell->read) || kept == Kept::kLast) cell->read = now;
   }
   return nullptr;
 }

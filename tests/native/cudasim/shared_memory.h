@@ -1,5 +1,5 @@
 // The shared memory of one block, with what is known of every 2 bytes of it: who wrote them
-// last and who read them since, as epochs of the cluster's clocks.
+// last and who has read them since, as epochs of the cluster's clocks.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,13 @@
 #include <vector>
 
 #include "clocks.h"
-#include "random.h"
 
 namespace cudasim {
 
 enum class Access : int8_t { kRead, kWrite };
+// Of readers that do not know of one another one is kept: what it misses, the other one, which
+// another seed keeps, finds.
+enum class Kept : int8_t { kFirst, kLast };
 
 class SharedMemory {
  public:
@@ -22,18 +24,16 @@ class SharedMemory {
   // and, unless `own` is negative, all that this clock's owner did. Returns null, or what is
   // wrong with it; `other` is then the epoch that it races with, or 0.
   const char* check(Access access, int64_t offset, int64_t bytes, Epoch now, int own,
-                    const std::vector<uint32_t>& known, Random& random, Epoch* other);
+                    const std::vector<uint32_t>& known, Kept kept, Epoch* other);
 
   uint8_t* data() { return data_.get(); }
   int64_t bytes() const { return bytes_; }
 
  private:
   static constexpr int64_t kCellBytes = 2;
-  // Only some of the readers are kept, by lot: what one seed misses the next one finds.
-  static constexpr int kReaders = 2;
   struct Cell {
     Epoch write;
-    Epoch read[kReaders];
+    Epoch read;
   };
   struct Free {
     void operator()(void* ptr) const;
