@@ -1,6 +1,6 @@
 // Fibers: what a CUDA thread is in the simulator. A fiber has a stack of its own and runs until
 // it switches to another. On x86-64 a switch saves the six registers that a call keeps;
-// elsewhere it is swapcontext, which is some four times slower.
+// elsewhere it is swapcontext, which makes a system call.
 #pragma once
 
 #include <cstddef>
