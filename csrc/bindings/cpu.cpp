@@ -26,8 +26,17 @@ void* write_part(const Tensor& tensor, int64_t offset) {
 }
 
 Problem to_problem(const CheckedLayer& layer, bool training) {
-  return {layer.cell.kind,  layer.dtype,       layer.seq_len,   layer.batch_size, layer.total_rows,
-          layer.input_size, layer.hidden_size, layer.proj_size, layer.directions, training};
+  return {layer.cell.kind,
+          layer.dtype,
+          layer.seq_len,
+          layer.batch_size,
+          layer.total_rows,
+          layer.input_size,
+          layer.hidden_size,
+          layer.proj_size,
+          layer.directions,
+          training,
+          layer.batch_sizes.has_value()};
 }
 
 LayerShape to_shape(const CheckedLayer& layer, int direction) {

@@ -44,7 +44,8 @@ std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t s
                         hidden_size,
                         proj_size,
                         static_cast<int>(directions),
-                        training};
+                        training,
+                        /*packed=*/false};
   const CpuPlan chosen = make_cpu_plan(problem);
   std::string text(4096, '\0');
   text.resize(print_plan(problem, chosen.cpu, chosen.plan, text.data(), text.size()));

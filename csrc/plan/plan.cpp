@@ -10,7 +10,7 @@ namespace fusedrnn {
 
 namespace {
 
-constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent"};
+constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent", "single_block"};
 
 // Splitting rows pays when a thread has enough of them to reuse each weight it loads.
 constexpr int64_t kMinRowsOfThread = 8;
@@ -132,9 +132,9 @@ const char* split_name(Split split) { return split == Split::kRows ? "rows" : "u
 
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
   const bool is_forced = forced != nullptr && forced[0] != '\0';
-  Candidate candidates[kScheduleCount];
+  Candidate candidates[kCpuScheduleCount];
   int chosen = -1;
-  for (int i = 0; i < kScheduleCount; ++i) {
+  for (int i = 0; i < kCpuScheduleCount; ++i) {
     candidates[i] = best_of(static_cast<Schedule>(i), problem, cpu);
     if (is_forced) {
       if (std::strcmp(forced, kScheduleNames[i]) == 0) chosen = i;
@@ -153,7 +153,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
   plan->modelled_seconds = choice.seconds;
   plan->rejection_count = 0;
-  for (int i = 0; i < kScheduleCount; ++i) {
+  for (int i = 0; i < kCpuScheduleCount; ++i) {
     if (i != chosen) reject(candidates[i], choice, is_forced, plan);
   }
   return {};

@@ -61,7 +61,7 @@ TEST(every_plan_is_one_that_can_run) {
       CHECK(plan.num_threads >= 1 && plan.num_threads <= cpu.num_threads);
       CHECK(plan.chunk_steps >= 1 && plan.chunk_steps <= problem.seq_len);
       CHECK(std::isfinite(plan.modelled_seconds) && plan.modelled_seconds > 0);
-      CHECK(plan.rejection_count == kScheduleCount - 1);
+      CHECK(plan.rejection_count == kCpuScheduleCount - 1);
       CHECK(plan.rejections[0].schedule != plan.schedule);
       CHECK(std::strlen(plan.rejections[0].reason) > 0);
       if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
