@@ -16,7 +16,7 @@ CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' | sort)
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test lint format bench clean help
+.PHONY: demo test native-test native-plans lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -32,6 +32,9 @@ native-test:  ## the native tests, plain and under the address and undefined-beh
 	$(NATIVE) -j 1 run
 	$(NATIVE) all SANITIZE=address,undefined
 	$(NATIVE) -j 1 run SANITIZE=address,undefined
+
+native-plans:  ## the planner's choices for five GPUs and ten problems
+	@$(NATIVE) -s run-test_plan ARGS=--plans
 
 lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .

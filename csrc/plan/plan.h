@@ -91,14 +91,12 @@ struct CudaPlan {
   int thread_rows;  // 1, 2 or 4
   int unit_threads;
   int threads;
-  int64_t smem_bytes;       // dynamic shared memory of a block
+  int64_t smem_bytes;       // dynamic shared memory of a block of single_block
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of all directions
   int rejection_count;
   CudaRejection rejections[kCudaCandidateCount];
 };
-
-const char* form_name(StepForm form);
 
 // Dynamic shared memory of a single_block kernel: weight_hh as S [G * H, H] in the order the
 // kernel likes, then, from the next multiple of 16 bytes, two buffers of A [batch_tile, width]:
