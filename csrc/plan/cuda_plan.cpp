@@ -119,12 +119,12 @@ bool names(const char* forced, int idx) {
          (std::strcmp(forced, kPerStep) == 0 && idx != kSingleBlockCandidate);
 }
 
-const char* name_of(const CudaPlan& plan) {
+}  // namespace
+
+const char* cuda_plan_name(const CudaPlan& plan) {
   if (plan.schedule == Schedule::kSingleBlock) return kCandidateNames[kSingleBlockCandidate];
   return kCandidateNames[plan.form == StepForm::kFused ? kFusedCandidate : kProductCandidate];
 }
-
-}  // namespace
 
 int64_t single_block_smem_bytes(const Problem& problem, Pass pass, int batch_tile) {
   const int64_t gate_size = cell_info(problem.cell).gates * problem.hidden_size;
@@ -184,7 +184,7 @@ size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device
   }
   const Duration modelled(plan.modelled_seconds);
   writer.write("%s on %s: %s, modelled %lld.%d %s", forward ? "forward" : "backward", device.name,
-               name_of(plan), modelled.whole, modelled.tenth, modelled.unit);
+               cuda_plan_name(plan), modelled.whole, modelled.tenth, modelled.unit);
   if (plan.schedule == Schedule::kSingleBlock) {
     const int64_t blocks = problem.directions * ceil_div(problem.batch_size, plan.batch_tile);
     writer.write(", %lld block%s of %d row%s, %d threads, %lld KiB of shared memory",

@@ -98,6 +98,9 @@ struct CudaPlan {
   CudaRejection rejections[kCudaCandidateCount];
 };
 
+// The candidate that the plan is, as `forced` has it.
+const char* cuda_plan_name(const CudaPlan& plan);
+
 // Dynamic shared memory of a single_block kernel: weight_hh as S [G * H, H] in the order the
 // kernel likes, then, from the next multiple of 16 bytes, two buffers of A [batch_tile, width]:
 // what a step hands to the next one. width is H forward, G * H backward.
