@@ -6,17 +6,18 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CUDA_VENV ?= .venv-cuda
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
-CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' | sort)
+CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-plans lint format bench clean help
+.PHONY: demo test native-test native-plans cuda-build gpu-check lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -36,6 +37,12 @@ native-test:  ## the native tests, plain and under the address and undefined-beh
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
 
+cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
+	$(CUDA_VENV)/bin/python tools/cuda_build.py
+
+gpu-check:  ## on a machine with a GPU: build for it, test, sanitize, benchmark
+	$(PYTHON) tools/gpu_check.py
+
 lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,7 +59,7 @@ bench: $(BUILT)  ## the benchmark table; `python -m bench --help` has its option
 clean:  ## remove what was built; the environment stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache examples/*/out $(BUILT)
 	rm -f fusedrnn/*.so
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -60,6 +67,11 @@ help:  ## this list
 $(INSTALLED): requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(CUDA_VENV)/.installed: requirements-cuda.txt
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --quiet -r requirements-cuda.txt
 	touch $@
 
 $(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)

@@ -18,6 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "setup.py").is_file() or not (ROOT / "csrc").is_dir():
     pytest.skip("the sources are not here: an installed package is tested", allow_module_level=True)
 setuptools = pytest.importorskip("setuptools")
+sys.path.insert(0, str(ROOT / "tools"))
+import cuda_toolkit  # noqa: E402
+import kernel_resources  # noqa: E402
 
 
 @pytest.fixture
@@ -101,6 +104,28 @@ def test_code_is_compiled_for_each_architecture_and_later_ones(
 def test_architectures_are_compute_capabilities() -> None:
     with pytest.raises(ValueError, match="expected compute capabilities .* got 'Hopper'"):
         cuda_toolkit.gencode_flags("8.0;Hopper")
+
+
+CUOBJDUMP = """
+arch = sm_75
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _Z1a:
+  REG:40 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:404 TEXTURE:0 SURFACE:0 SAMPLER:0
+arch = sm_90a
+ Function _Z1a:
+  REG:64 STACK:16 SHARED:1024 LOCAL:0 CONSTANT[0]:580 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+def test_a_kernel_that_spills_is_found_in_the_resource_table() -> None:
+    kernels = kernel_resources.parse(CUOBJDUMP)
+    assert [kernel.registers for kernel in kernels] == [40, 64]
+    assert [kernel.arch for kernel in kernel_resources.spilled(kernels)] == ["sm_90a"]
+    header, row = kernel_resources.render(kernels).splitlines()
+    assert row.split() == ["_Z1a", "40", "64", "16", "1024", "0"]
+    assert "sm_75 sm_90a" in header
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the script is one for a Unix shell")
