@@ -121,7 +121,7 @@ struct CopyArgs {
 
 // Column sums of up to kMaxSums matrices of one shape, in two kernels that add in a fixed order:
 // partial[slice] [cols] += the sums of every kSumSlices-th row, then the sums of the slices.
-constexpr int kMaxSums = 4;
+constexpr int kMaxSums = 2 * kMaxDirections;
 constexpr int kSumSlices = 64;
 struct SumRowsArgs {
   int64_t rows, cols;
