@@ -68,7 +68,7 @@ void choose_single_block(const Problem& problem, Pass pass, const CudaInfo& devi
     return;
   }
   candidate->possible = false;
-  for (int thread_rows = 1; thread_rows <= kMaxThreadRows; thread_rows *= 2) {
+  for (int thread_rows = 1; thread_rows <= max_thread_rows(problem.dtype); thread_rows *= 2) {
     for (int row_groups = 1;; row_groups *= 2) {
       CudaPlan sizes = candidate->sizes;
       set_single_block(problem, pass, thread_rows, row_groups, &sizes);

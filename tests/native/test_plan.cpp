@@ -353,7 +353,7 @@ TEST(every_cuda_plan_is_one_that_can_run) {
     if (plan.schedule != Schedule::kSingleBlock) return;
     CHECK(plan.unit_threads % 32 == 0 && plan.unit_threads >= problem.hidden_size);
     CHECK(plan.threads <= kSingleBlockMaxThreads && plan.threads % plan.unit_threads == 0);
-    CHECK(plan.thread_rows >= 1 && plan.thread_rows <= kMaxThreadRows);
+    CHECK(plan.thread_rows >= 1 && plan.thread_rows <= max_thread_rows(problem.dtype));
     CHECK(plan.batch_tile == plan.thread_rows * plan.threads / plan.unit_threads);
     CHECK(plan.batch_tile == 1 || plan.batch_tile < 2 * problem.batch_size);
     CHECK(plan.smem_bytes == single_block_smem_bytes(problem, pass, plan.batch_tile));

@@ -77,17 +77,14 @@ struct CellLaunchers {
     shape.grid_z = directions;
     shape.threads = plan.threads;
     shape.smem_bytes = plan.smem_bytes;
-    switch (plan.thread_rows) {
-      case 1:
-        return launch<Kernel<Cell, S, 1, Barriers>>(shape, args, stream);
-      case 2:
-        return launch<Kernel<Cell, S, 2, Barriers>>(shape, args, stream);
-      case kMaxThreadRows:
-        return launch<Kernel<Cell, S, kMaxThreadRows, Barriers>>(shape, args, stream);
-      default:
-        return Status::error("single_block: %d rows a thread, expected 1, 2 or %d",
-                             plan.thread_rows, kMaxThreadRows);
+    if (plan.thread_rows == 1) return launch<Kernel<Cell, S, 1, Barriers>>(shape, args, stream);
+    if (plan.thread_rows == 2) return launch<Kernel<Cell, S, 2, Barriers>>(shape, args, stream);
+    constexpr int kMost = static_cast<int>(16 / sizeof(accum_t<S>));  // as max_thread_rows
+    if (kMost > 2 && plan.thread_rows == kMost) {
+      return launch<Kernel<Cell, S, kMost, Barriers>>(shape, args, stream);
     }
+    return Status::error("single_block: %d rows a thread, expected 1, 2 or %d", plan.thread_rows,
+                         kMost);
   }
 };
 

@@ -67,7 +67,7 @@ struct ForwardSingleBlock {
     const Steps& steps = args.steps[at.direction];
     load_weights(buffers, hidden_size, at.weights());
 
-    A c[kRows];
+    A c[kRows]{};
     Gates x[kRows], bias_x, bias_r;
     StepRows step = step_rows(steps, args.begin);
     if (at.has_unit) {
@@ -186,7 +186,7 @@ struct BackwardSingleBlock {
     const Steps& steps = args.steps[at.direction];
     load_weights(buffers, gate_size * hidden_size, at.weights());
 
-    A carry[kRows], dc[kRows];
+    A carry[kRows]{}, dc[kRows]{};
     StepRows step = step_rows(steps, args.end - 1);
     if (at.has_unit) {
 #pragma unroll
