@@ -230,7 +230,8 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
 inline double at_or_zero(const Doubles& values, int64_t i) { return values.empty() ? 0 : values[i]; }
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
-// The oracle: one sequence after the other, formulas as in torch's documentation.
+// The oracle: one sequence after the other, formulas as in torch's documentation. From one step
+// to the next h is rounded as in the output: else ReLU would take the other branch now and then.
 class Oracle {
  public:
   Oracle(const LayerCase& test_case, const Numbers& problem)
@@ -270,6 +271,7 @@ class Oracle {
     for (int64_t row : rows) {
       steps.push_back(forward(row, h, c));
       c = steps.back().c;
+      for (double& value : h) value = round_to(k.dtype, value);
       std::copy(h.begin(), h.end(), expected.output.begin() + row * P);
     }
     std::copy(h.begin(), h.end(), expected.h_n.begin() + b * P);
