@@ -1,28 +1,20 @@
 // The kernels of a cell and storage type.
+#include "cells/registry.h"
 #include "cuda/kernel_table.h"
 
 namespace fusedrnn {
 
 namespace {
 
-CudaCellKernels cell_kernels(CellKind cell, DType dtype) {
-  switch (cell) {
-    case CellKind::kRnnTanh:
-      return rnn_tanh_kernels(dtype);
-    case CellKind::kRnnRelu:
-      return rnn_relu_kernels(dtype);
-    case CellKind::kGru:
-      return gru_kernels(dtype);
-    case CellKind::kLstm:
-      break;
-  }
-  return lstm_kernels(dtype);
+template <template <class> class Cell>
+CudaCellKernels kernels_of(CellTag<Cell>, DType dtype) {
+  return cell_kernels<Cell>(dtype);
 }
 
 }  // namespace
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype) {
-  return {cell_kernels(cell, dtype), row_kernels(dtype)};
+  return {visit_cell(cell, [&](auto tag) { return kernels_of(tag, dtype); }), row_kernels(dtype)};
 }
 
 }  // namespace fusedrnn

@@ -82,7 +82,8 @@ struct BackwardBuffers {
   const void* projected;  // A [B, H], dh * weight_hr
 };
 
-// One sweep step of every direction, in a sweep of its own for each.
+// One sweep step of every direction, each of its own sweep. In backward, rows from `rows` up to
+// rows_after have started in the step after, and only deliver grad_h_0.
 struct ForwardStepArgs {
   LayerSizes sizes;
   ForwardBuffers buffers[kMaxDirections];
@@ -172,14 +173,11 @@ struct CudaKernels {
   CudaRowKernels rows;
 };
 
-// dispatch.cpp
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
 
-// instances/, one file each.
-CudaCellKernels rnn_tanh_kernels(DType dtype);
-CudaCellKernels rnn_relu_kernels(DType dtype);
-CudaCellKernels lstm_kernels(DType dtype);
-CudaCellKernels gru_kernels(DType dtype);
+// In instances/, a file for each cell, and one for the rows.
+template <template <class> class Cell>
+CudaCellKernels cell_kernels(DType dtype);
 CudaRowKernels row_kernels(DType dtype);
 
 }  // namespace fusedrnn

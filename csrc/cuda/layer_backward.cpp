@@ -174,10 +174,11 @@ class Backward {
     args.sizes = sizes_;
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
-      args.step[d] = step_rows(layer_.steps[d], s);
-      if (args.step[d].rows_after == 0) continue;
+      StepRows& at = args.step[d] = step_rows(layer_.steps[d], s);
+      if (args_[d].grad_h_0 == nullptr) at.rows_after = std::min(at.rows_after, at.rows);
+      if (at.rows_after == 0) continue;
       args.buffers[d].dgr_after = dgr_of(d, s + 1);
-      if (layer_.has_step_product()) multiply_dgr(d, args.step[d], args.buffers[d].dgr_after);
+      if (layer_.has_step_product()) multiply_dgr(d, at.rows_after, args.buffers[d].dgr_after);
     }
     if (projected) {
       if (!layer_.status.ok) return;
@@ -189,9 +190,7 @@ class Backward {
         kernels.cell.backward_step(args, layer_.directions, layer_.plan.form, layer_.stream));
   }
 
-  void multiply_dgr(int d, const StepRows& step, const void* dgr) {
-    int64_t rows = step.rows_after;
-    if (args_[d].grad_h_0 == nullptr) rows = std::min(rows, step.rows);
+  void multiply_dgr(int d, int64_t rows, const void* dgr) {
     layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kNo, rows, layer_.output_size,
                     layer_.gate_size, {dgr, layer_.gate_size},
                     {args_[d].weights.weight_hh, layer_.output_size}, 0, product_[d],
@@ -200,11 +199,10 @@ class Backward {
 
   void multiply_dh(int d, const StepRows& step) {
     const int64_t first = (step.row - buffers_[d].first_row) * layer_.output_size;
-    layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kNo, step.rows,
-                    layer_.hidden_size, layer_.output_size,
-                    {layer_.storage(buffers_[d].dh, first), layer_.output_size},
-                    {args_[d].weights.weight_hr, layer_.hidden_size}, 0, projected_[d],
-                    layer_.hidden_size);
+    layer_.multiply(
+        layer_.accum_dtype, Transpose::kNo, Transpose::kNo, step.rows, layer_.hidden_size,
+        layer_.output_size, {layer_.storage(buffers_[d].dh, first), layer_.output_size},
+        {args_[d].weights.weight_hr, layer_.hidden_size}, 0, projected_[d], layer_.hidden_size);
   }
 
   void multiply_chunk(int d) {
@@ -231,9 +229,8 @@ class Backward {
   void add_grad_weight(int d, const void* grads, const void* values, const Accumulator& weight) {
     if (weight.grad == nullptr) return;
     layer_.multiply(sums_in_place_ ? layer_.dtype : layer_.accum_dtype, Transpose::kYes,
-                    Transpose::kNo, weight.rows, weight.cols, chunk_[d].count,
-                    {grads, weight.rows}, {values, weight.cols}, has_sums_ ? 1 : 0, weight.sum,
-                    weight.cols);
+                    Transpose::kNo, weight.rows, weight.cols, chunk_[d].count, {grads, weight.rows},
+                    {values, weight.cols}, has_sums_ ? 1 : 0, weight.sum, weight.cols);
   }
 
   void sum_chunk(int d) {

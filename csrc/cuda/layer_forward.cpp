@@ -92,8 +92,8 @@ class Forward {
       if (layer_.has_step_product()) multiply_h(d, args.step[d]);
     }
     if (!layer_.status.ok) return;
-    layer_.note(layer_.kernels.cell.forward_step(args, layer_.directions, layer_.plan.form,
-                                                 layer_.stream));
+    layer_.note(
+        layer_.kernels.cell.forward_step(args, layer_.directions, layer_.plan.form, layer_.stream));
     if (layer_.shape.proj_size == 0) return;
     for (int d = 0; d < layer_.directions; ++d) project_h(d, args.step[d]);
   }

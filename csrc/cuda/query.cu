@@ -42,9 +42,9 @@ const char* cuda_architectures() {
     Text() {
       size_t length = 0;
       for (int arch : {__CUDA_ARCH_LIST__}) {
-        length += static_cast<size_t>(std::snprintf(text + length, sizeof(text) - length,
-                                                    "%s%d.%d", length > 0 ? ", " : "", arch / 100,
-                                                    arch / 10 % 10));
+        length +=
+            static_cast<size_t>(std::snprintf(text + length, sizeof(text) - length, "%s%d.%d",
+                                              length > 0 ? ", " : "", arch / 100, arch / 10 % 10));
         if (length >= sizeof(text)) break;
       }
     }

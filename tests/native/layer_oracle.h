@@ -65,9 +65,8 @@ struct LayerCase {
                   "accumulate=%d absent=%d chunk=%d",
                   cell_info(cell).name, dtypes[static_cast<int>(dtype)],
                   direction == Direction::kForward ? "forward" : "reverse", way().c_str(),
-                  int(seq_len), int(batch_size), int(input_size), int(hidden_size),
-                  int(proj_size), packed, bias, states, training, accumulate, absent_grad,
-                  int(chunk_steps));
+                  int(seq_len), int(batch_size), int(input_size), int(hidden_size), int(proj_size),
+                  packed, bias, states, training, accumulate, absent_grad, int(chunk_steps));
     return line;
   }
 };
@@ -227,7 +226,9 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
   return problem;
 }
 
-inline double at_or_zero(const Doubles& values, int64_t i) { return values.empty() ? 0 : values[i]; }
+inline double at_or_zero(const Doubles& values, int64_t i) {
+  return values.empty() ? 0 : values[i];
+}
 inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
 // The oracle: one sequence after the other, formulas as in torch's documentation. From one step

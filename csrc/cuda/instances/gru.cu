@@ -2,6 +2,6 @@
 
 namespace fusedrnn {
 
-CudaCellKernels gru_kernels(DType dtype) { return cell_kernels<Gru>(dtype); }
+template CudaCellKernels cell_kernels<Gru>(DType dtype);
 
 }  // namespace fusedrnn

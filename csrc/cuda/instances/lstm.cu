@@ -2,6 +2,6 @@
 
 namespace fusedrnn {
 
-CudaCellKernels lstm_kernels(DType dtype) { return cell_kernels<Lstm>(dtype); }
+template CudaCellKernels cell_kernels<Lstm>(DType dtype);
 
 }  // namespace fusedrnn

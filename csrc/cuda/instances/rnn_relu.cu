@@ -2,6 +2,6 @@
 
 namespace fusedrnn {
 
-CudaCellKernels rnn_relu_kernels(DType dtype) { return cell_kernels<RnnRelu>(dtype); }
+template CudaCellKernels cell_kernels<RnnRelu>(DType dtype);
 
 }  // namespace fusedrnn

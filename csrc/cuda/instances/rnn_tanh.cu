@@ -2,6 +2,6 @@
 
 namespace fusedrnn {
 
-CudaCellKernels rnn_tanh_kernels(DType dtype) { return cell_kernels<RnnTanh>(dtype); }
+template CudaCellKernels cell_kernels<RnnTanh>(DType dtype);
 
 }  // namespace fusedrnn

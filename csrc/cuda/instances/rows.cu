@@ -39,8 +39,9 @@ struct RowLaunchers {
 CudaRowKernels row_kernels(DType dtype) {
   return visit_dtype(dtype, [](auto storage) {
     using Launchers = RowLaunchers<decltype(storage)>;
-    return CudaRowKernels{Launchers::copy,       Launchers::store,       Launchers::sum_rows,
-                          Launchers::sum_slices, Launchers::lstm_output, Launchers::backward_hidden};
+    return CudaRowKernels{Launchers::copy,        Launchers::store,
+                          Launchers::sum_rows,    Launchers::sum_slices,
+                          Launchers::lstm_output, Launchers::backward_hidden};
   });
 }
 

@@ -1,4 +1,5 @@
-// cell_kernels: the launchers of one cell, for each storage type. Included by instances/ only.
+// cell_kernels: the launchers of one cell, for each storage type. For instances/, and for tests
+// that plant faults.
 #pragma once
 
 #include "cuda/schedules/per_step.cuh"
@@ -42,8 +43,8 @@ struct CellLaunchers {
   template <StepForm kForm>
   static Status backward_form(const BackwardStepArgs& args, int directions, Stream stream) {
     using Kernel = BackwardStep<Cell, S, kForm, Barriers>;
-    LaunchShape shape = step_shape(backward_rows(args, directions), args.sizes.hidden_size,
-                                   directions);
+    LaunchShape shape =
+        step_shape(backward_rows(args, directions), args.sizes.hidden_size, directions);
     shape.smem_bytes = Kernel::kSmemBytes;
     return launch<Kernel>(shape, args, stream);
   }
@@ -70,8 +71,7 @@ struct CellLaunchers {
   static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
   template <template <template <class> class, class, int, class> class Kernel, class Args>
-  static Status launch_rows(const Args& args, int directions, const CudaPlan& plan,
-                            Stream stream) {
+  static Status launch_rows(const Args& args, int directions, const CudaPlan& plan, Stream stream) {
     LaunchShape shape;
     shape.grid_x = (args.steps[0].batch_size + plan.batch_tile - 1) / plan.batch_tile;
     shape.grid_z = directions;

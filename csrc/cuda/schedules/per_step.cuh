@@ -221,8 +221,7 @@ struct BackwardHidden {
       return;
     }
     dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
-    const int64_t chunk_element =
-        (step.row - buffers.first_row + at.row) * output_size + at.unit;
+    const int64_t chunk_element = (step.row - buffers.first_row + at.row) * output_size + at.unit;
     store_at<S>(buffers.dh, chunk_element, dh);
     if (buffers.h_before != nullptr) {
       store_at<S>(buffers.h_before, chunk_element,

@@ -49,7 +49,6 @@ FUSEDRNN_DEV accum_t<S> load_grad_output(const LayerSizes& sizes, const Backward
 template <class S>
 FUSEDRNN_DEV void store_grad_h_0(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                  int64_t row, int64_t column, accum_t<S> grad_h) {
-  if (buffers.grad_h_0 == nullptr) return;
   store_at<S>(buffers.grad_h_0, row * sizes.output_size + column, grad_h);
 }
 
@@ -165,7 +164,8 @@ struct CellStep {
     // A cell that uses h itself is never projected.
     if (buffers.dh == nullptr) {
       values.prev[0] = load_h_before<S>(sizes, buffers, step, row, unit);
-      values.next[0] = load_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit);
+      values.next[0] =
+          load_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit);
     }
     if constexpr (kHasC) {
       const int64_t saved_c = C::kSaved * hidden_size;

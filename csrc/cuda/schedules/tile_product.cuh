@@ -33,7 +33,7 @@ struct TileProduct {
   static constexpr int kRowLoads = kDepth * kFusedRows / kFusedThreads;
   static constexpr int kPitch = kFusedUnits + 1;  // no two of 32 units or depths share a bank
 
-  // Shared memory: the tiles of w [kDepth, N, kPitch] and of a [kDepth, kFusedRows], both A, and
+  // Shared memory: the tiles of w [N, kDepth, kPitch] and of a [kDepth, kFusedRows], both A, and
   // in their place the sums of the slices [kSlices, N, kFusedRows, kFusedUnits].
   static constexpr int kRowsOffset = (kDepth * N * kPitch + 3) / 4 * 4;
   static constexpr int64_t kTileElements = kRowsOffset + kDepth * kFusedRows;
@@ -86,6 +86,9 @@ struct TileProduct {
   }
 
  private:
+  FUSEDRNN_DEV static int weight_idx(int k, int n, int unit) {
+    return (n * kDepth + k) * kPitch + unit;
+  }
   FUSEDRNN_DEV static int sum_idx(int slice, int n, int row, int unit) {
     return ((slice * N + n) * kFusedRows + row) * kFusedUnits + unit;
   }
@@ -127,7 +130,7 @@ struct TileProduct {
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
       const WeightPlace at = weight_place(i);
-      smem.store((at.k * N + at.n) * kPitch + at.unit, weights[i]);
+      smem.store(weight_idx(at.k, at.n, at.unit), weights[i]);
     }
 #pragma unroll
     for (int i = 0; i < kRowLoads; ++i) {
@@ -136,8 +139,8 @@ struct TileProduct {
     }
   }
 
-  FUSEDRNN_DEV static void multiply_slice(const Shared<A>& smem, int slice, int first_row,
-                                          int lane, A (&partial)[kThreadRows][N]) {
+  FUSEDRNN_DEV static void multiply_slice(const Shared<A>& smem, int slice, int first_row, int lane,
+                                          A (&partial)[kThreadRows][N]) {
 #pragma unroll 8
     for (int i = 0; i < kSliceDepth; ++i) {
       const int k = slice * kSliceDepth + i;
@@ -145,7 +148,7 @@ struct TileProduct {
       load_consecutive(smem, kRowsOffset + k * kFusedRows + first_row, row);
 #pragma unroll
       for (int n = 0; n < N; ++n) {
-        const A weight = smem.load((k * N + n) * kPitch + lane);
+        const A weight = smem.load(weight_idx(k, n, lane));
 #pragma unroll
         for (int j = 0; j < kThreadRows; ++j) partial[j][n] += row[j] * weight;
       }
