@@ -99,7 +99,7 @@ def cuda_missing() -> str:
     reason = ""
     if torch.version.cuda is None:
         reason = "this torch is built without CUDA"
-    elif cpp_extension.CUDA_HOME is None:
+    elif not os.environ["CUDA_HOME"]:
         reason = "no CUDA toolkit was found, set CUDA_HOME"
     elif TOOLKIT.split(".")[0] != torch.version.cuda.split(".")[0]:
         reason = f"torch is built with CUDA {torch.version.cuda}, the toolkit is {TOOLKIT or '?'}"
@@ -187,10 +187,10 @@ def build_with_torch() -> type[build_ext]:
 HAS_TORCH = import_torch()
 if HAS_TORCH:
     import torch
+    os.environ["CUDA_HOME"] = cuda_toolkit.find_home() or ""
     from torch.utils import cpp_extension
 
-    cpp_extension.CUDA_HOME = cuda_toolkit.find_home()
-    TOOLKIT = cuda_toolkit.release(cpp_extension.CUDA_HOME or "")
+    TOOLKIT = cuda_toolkit.release(os.environ["CUDA_HOME"])
 
 setup(
     ext_modules=[make_extension()],

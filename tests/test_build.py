@@ -98,7 +98,7 @@ def test_code_is_compiled_for_each_architecture_and_later_ones(
     architectures: str, expected: list[str]
 ) -> None:
     flags = cuda_toolkit.gencode_flags(architectures)
-    assert [flag.split("code=")[1] for flag in flags] == expected
+    assert [flag.split(",code=")[1] for flag in flags] == expected
 
 
 def test_architectures_are_compute_capabilities() -> None:

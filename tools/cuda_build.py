@@ -19,10 +19,13 @@ import kernel_resources
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "build" / "cuda" / "lib"
-# Operators on tensors must have kernels; the others need only an implementation.
-KEYS = ("CPU", "CUDA", "Autograd", "AutocastCUDA", "CompositeExplicitAutograd")
-TENSOR_OPERATORS = {
-    "fusedrnn::layer_forward": KEYS,
+KEYS = (
+    *("CPU", "CUDA", "Autograd", "AutocastCUDA"),
+    *("CompositeExplicitAutograd", "CompositeImplicitAutograd"),
+)
+# Operators on tensors must have kernels for these; the others only an implementation.
+NEEDED = {
+    "fusedrnn::layer_forward": ("CPU", "CUDA", "Autograd", "AutocastCUDA"),
     "fusedrnn::layer_backward": ("CPU", "CUDA", "Autograd"),
 }
 
@@ -55,14 +58,10 @@ def check_operators() -> list[str]:
     missing = []
     for name in names:
         has = {key: torch._C._dispatch_has_kernel_for_dispatch_key(name, key) for key in KEYS}
-        print(
-            f"{name:<{width}}  " + "  ".join(f"{'yes' if has[k] else '-':<{len(k)}}" for k in KEYS)
-        )
-        if name in TENSOR_OPERATORS:
-            missing += [
-                f"{name}: no {key} kernel" for key in TENSOR_OPERATORS[name] if not has[key]
-            ]
-        elif not any(has.values()) and not torch._C._dispatch_has_kernel(name):
+        cells = (f"{'yes' if has[key] else '-':<{len(key)}}" for key in KEYS)
+        print(f"{name:<{width}}  {'  '.join(cells)}".rstrip())
+        missing += [f"{name}: no {key} kernel" for key in NEEDED.get(name, ()) if not has[key]]
+        if not torch._C._dispatch_has_kernel(name):
             missing.append(f"{name}: no implementation")
     return missing
 

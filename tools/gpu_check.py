@@ -38,7 +38,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 # Seconds after which a part is stopped; 9 minutes together.
-LIMITS = {"build": 190, "test": 160, "sanitize": 80, "bench": 110}
+LIMITS = {"build": 120, "test": 260, "sanitize": 80, "bench": 80}
 
 
 class Log:
