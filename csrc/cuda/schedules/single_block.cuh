@@ -68,7 +68,7 @@ struct ForwardSingleBlock {
     load_weights(buffers, hidden_size, at.weights());
 
     A c[kRows]{};
-    Gates x[kRows], bias_x, bias_r;
+    Gates x[kRows]{}, bias_x{}, bias_r{};
     StepRows step = step_rows(steps, args.begin);
     if (at.has_unit) {
       Step::load_bias(sizes, buffers, at.unit, bias_x, bias_r);
@@ -205,8 +205,8 @@ struct BackwardSingleBlock {
 
     for (int64_t s = args.end - 1; s >= args.begin; --s) {
       if (at.has_unit) {
-        typename Step::BackwardValues values[kRows];
-        A dh[kRows];
+        typename Step::BackwardValues values[kRows]{};
+        A dh[kRows]{};
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
