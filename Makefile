@@ -28,11 +28,14 @@ test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) -j 1 run
 	$(BIN)/python -m pytest
 
+# The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
+# `make test`, under fewer.
+native-test: export FUSEDRNN_SIM_SEEDS ?= 48
 native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
 	$(NATIVE) all
 	$(NATIVE) -j 1 run
 	$(NATIVE) all SANITIZE=address,undefined
-	$(NATIVE) -j 1 run SANITIZE=address,undefined
+	FUSEDRNN_SIM_SEEDS= $(NATIVE) -j 1 run SANITIZE=address,undefined
 
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
