@@ -153,15 +153,13 @@ TEST(cuda_layer_matches_plain_loops_for_lengths_and_chunks) {
 TEST(cuda_gradients_may_be_absent_or_accumulated) {
   for_each_cell_and_way([](CudaCase k) {
     k.packed = !is_single_block(k);
-    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-      k.dtype = dtype;
-      for_each_direction(k, [](CudaCase one) {
-        for (one.absent_grad = -1; one.absent_grad < kGradEnd; ++one.absent_grad) {
-          one.accumulate = one.absent_grad == -1;
-          CHECK(is_right(one, 1));
-        }
-      });
-    }
+    for_each_direction(k, [](CudaCase one) {
+      one.dtype = one.directions == 2 ? DType::kBFloat16 : DType::kFloat32;
+      for (one.absent_grad = -1; one.absent_grad < kGradEnd; ++one.absent_grad) {
+        one.accumulate = one.absent_grad == -1;
+        CHECK(is_right(one, 1));
+      }
+    });
   });
 }
 

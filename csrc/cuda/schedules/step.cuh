@@ -155,7 +155,7 @@ struct CellStep {
                                                    int64_t unit) {
     const int64_t hidden_size = sizes.hidden_size;
     const int64_t saved = (step.row + row) * kSavedWidth * hidden_size + unit;
-    BackwardValues values;
+    BackwardValues values{};
 #pragma unroll
     for (int k = 0; k < C::kSaved; ++k) {
       values.kept[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
