@@ -187,6 +187,7 @@ def build_with_torch() -> type[build_ext]:
 HAS_TORCH = import_torch()
 if HAS_TORCH:
     import torch
+
     os.environ["CUDA_HOME"] = cuda_toolkit.find_home() or ""
     from torch.utils import cpp_extension
 

@@ -3,8 +3,9 @@
     python tools/kernel_resources.py fusedrnn/_C.so
 
 The figures are those that `cuobjdump --dump-resource-usage` reads. Stack is where a kernel keeps
-what its registers do not hold: no kernel here is meant to need any, and the status is 1 if one
-does. Shared memory that is asked for at launch is not in the file; plans print it.
+what its registers do not hold: no kernel here is meant to need any, but those of double, whose
+values take two registers each, a little. The status is 1 if one needs more. Shared memory that is
+asked for at launch is not in the file; plans print it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+MOST_STACK_OF_DOUBLE = 16  # bytes
 
 
 class Kernel(NamedTuple):
@@ -89,7 +92,12 @@ def render(kernels: list[Kernel]) -> str:
 
 
 def spilled(kernels: list[Kernel]) -> list[Kernel]:
-    return [kernel for kernel in kernels if kernel.stack or kernel.local]
+    """The kernels that need stack and are not meant to."""
+
+    def allowed(kernel: Kernel) -> int:
+        return MOST_STACK_OF_DOUBLE if re.search(r"\bdouble\b", kernel.name) else 0
+
+    return [kernel for kernel in kernels if kernel.stack > allowed(kernel) or kernel.local]
 
 
 def _demangle(names: list[str]) -> list[str]:
@@ -115,7 +123,7 @@ def main() -> int:
     found = spilled(kernels)
     for kernel in found:
         print(f"spills on {kernel.arch}: {kernel.name}: {kernel.stack} bytes of stack")
-    print(f"{len(kernels)} compiled kernels, {len(found)} with stack")
+    print(f"{len(kernels)} compiled kernels, {len(found)} that spill")
     return 1 if found or not kernels else 0
 
 
