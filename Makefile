@@ -6,17 +6,18 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CUDA_VENV ?= .venv-cuda
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
-CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' | sort)
+CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test lint format bench clean help
+.PHONY: demo test native-test native-plans cuda-build gpu-check lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -27,11 +28,23 @@ test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) -j 1 run
 	$(BIN)/python -m pytest
 
+# The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
+# `make test`, under fewer.
+native-test: export FUSEDRNN_SIM_SEEDS ?= 48
 native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
 	$(NATIVE) all
 	$(NATIVE) -j 1 run
 	$(NATIVE) all SANITIZE=address,undefined
-	$(NATIVE) -j 1 run SANITIZE=address,undefined
+	FUSEDRNN_SIM_SEEDS= $(NATIVE) -j 1 run SANITIZE=address,undefined
+
+native-plans:  ## the planner's choices for five GPUs and ten problems
+	@$(NATIVE) -s run-test_plan ARGS=--plans
+
+cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
+	$(CUDA_VENV)/bin/python tools/cuda_build.py
+
+gpu-check:  ## on a machine with a GPU: build for it, test, sanitize, benchmark
+	$(PYTHON) tools/gpu_check.py
 
 lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
 	$(BIN)/ruff check .
@@ -49,7 +62,7 @@ bench: $(BUILT)  ## the benchmark table; `python -m bench --help` has its option
 clean:  ## remove what was built; the environment stays
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache examples/*/out $(BUILT)
 	rm -f fusedrnn/*.so
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-12s %s\n", $$1, $$2}' Makefile
@@ -57,6 +70,11 @@ help:  ## this list
 $(INSTALLED): requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+$(CUDA_VENV)/.installed: requirements-cuda.txt
+	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install --quiet -r requirements-cuda.txt
 	touch $@
 
 $(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)

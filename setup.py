@@ -10,6 +10,10 @@ Environment
     FUSEDRNN_CUDA  0 leaves the CUDA kernels out, 1 fails where they cannot be built; default:
                    they are built where torch has CUDA and its toolkit is installed, whether or
                    not a GPU is visible
+    CUDA_HOME      that toolkit's folder (default: where the nvcc on PATH lies)
+    TORCH_CUDA_ARCH_LIST
+                   compute capabilities to compile for (default: 7.5;8.0;8.9;9.0a); PTX of the
+                   newest is added, for later GPUs
 
 torch is not among the build requirements, because the library must be built against the torch it
 will run with. Where pip's isolated build hides that torch, it is looked up in the environment
@@ -33,6 +37,8 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
+sys.path.insert(0, str(ROOT / "tools"))
+import cuda_toolkit  # noqa: E402
 
 
 def files(*patterns: str) -> list[str]:
@@ -40,10 +46,11 @@ def files(*patterns: str) -> list[str]:
     return sorted(p.relative_to(ROOT).as_posix() for q in patterns for p in ROOT.glob(q))
 
 
-BINDINGS = files("csrc/bindings/*.cpp")
+BINDINGS = [path for path in files("csrc/bindings/*.cpp") if "/cuda" not in path]
 CPU = files("csrc/cpu/*.cpp", "csrc/plan/*.cpp")
 ISA_SOURCE = "csrc/cpu/isa/table.cpp"
-CUDA = files("csrc/cuda/**/*.cu")
+CUDA = files("csrc/cuda/**/*.cu", "csrc/cuda/**/*.cpp", "csrc/bindings/cuda*.cpp")
+ARCHITECTURES = os.environ.get("TORCH_CUDA_ARCH_LIST") or cuda_toolkit.DEFAULT_ARCHITECTURES
 HEADERS = files("csrc/**/*.h", "csrc/**/*.cuh")
 
 MSVC = sys.platform == "win32"
@@ -90,12 +97,12 @@ def cuda_missing() -> str:
     if wish == "0":
         return "FUSEDRNN_CUDA=0"
     reason = ""
-    if not CUDA:
-        reason = "this version has no CUDA sources"
-    elif torch.version.cuda is None:
+    if torch.version.cuda is None:
         reason = "this torch is built without CUDA"
-    elif cpp_extension.CUDA_HOME is None:
+    elif not os.environ["CUDA_HOME"]:
         reason = "no CUDA toolkit was found, set CUDA_HOME"
+    elif TOOLKIT.split(".")[0] != torch.version.cuda.split(".")[0]:
+        reason = f"torch is built with CUDA {torch.version.cuda}, the toolkit is {TOOLKIT or '?'}"
     if wish == "1" and reason:
         stop(f"FUSEDRNN_CUDA=1, but {reason}", "FUSEDRNN_CUDA=0 pip install .")
     return reason
@@ -114,6 +121,7 @@ def make_extension() -> Extension:
     if not HAS_TORCH:
         return Extension("fusedrnn._C", BINDINGS + CPU, depends=depends)
     with_cuda = not cuda_missing()
+    nvcc = ["-O3", *cuda_toolkit.gencode_flags(ARCHITECTURES)] if with_cuda else []
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     macros = [f"-DFUSEDRNN_BUILD_{isa.upper()}" for isa in ISA_FLAGS if isa != "generic"]
     return kind(
@@ -121,7 +129,7 @@ def make_extension() -> Extension:
         BINDINGS + CPU + (CUDA if with_cuda else []),
         include_dirs=[str(ROOT / "csrc")],
         depends=depends,
-        extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros], "nvcc": ["-O3"]},
+        extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros], "nvcc": nvcc},
         extra_link_args=[] if MSVC else openmp_flags(),
         py_limited_api=True,
     )
@@ -148,12 +156,13 @@ def build_with_torch() -> type[build_ext]:
             with ThreadPoolExecutor(max(jobs, 1)) as pool:
                 self.extensions[0].extra_objects = list(pool.map(self.build_isa, ISA_FLAGS))
             super().build_extensions()
+            missing = cuda_missing()
             print(
                 "\nfusedrnn was built\n"
                 f"  torch             {torch.__version__}\n"
                 f"  instruction sets  {', '.join(ISA_FLAGS)}\n"
                 f"  OpenMP            {'yes' if openmp_flags() else 'no: one thread'}\n"
-                f"  CUDA              {'no: ' + cuda_missing() if cuda_missing() else 'yes'}\n"
+                f"  CUDA              {'no: ' + missing if missing else 'for ' + ARCHITECTURES}\n"
             )
 
         def build_isa(self, isa: str) -> str:
@@ -178,7 +187,11 @@ def build_with_torch() -> type[build_ext]:
 HAS_TORCH = import_torch()
 if HAS_TORCH:
     import torch
+
+    os.environ["CUDA_HOME"] = cuda_toolkit.find_home() or ""
     from torch.utils import cpp_extension
+
+    TOOLKIT = cuda_toolkit.release(os.environ["CUDA_HOME"])
 
 setup(
     ext_modules=[make_extension()],

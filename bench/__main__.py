@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import environment, report, store
-from bench.cases import DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
+from bench.cases import DEVICES, DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
 from bench.measure import measure
 from bench.providers import BASELINE, PROVIDERS
 from bench.timing import Effort
@@ -27,14 +27,19 @@ def run(options: argparse.Namespace) -> int:
     """Time the selected cases; status 1 if one of them fails."""
     shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
     cases = select(
-        options.cells, shapes, options.modes, options.dtype, options.threads, options.filter
-    )
+        options.cells, shapes, options.modes, options.dtype, options.threads, options.filter,
+        options.device,
+    )  # fmt: skip
     if not cases:
         print("no case is selected", file=sys.stderr)
         return 2
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"])
+    if options.device == "cuda" and facts["gpu"] is None:
+        print("no CUDA device is visible to torch", file=sys.stderr)
+        return 2
+    machine = facts["gpu"] if options.device == "cuda" else facts["cpu"]
+    path = options.out or store.default_path(machine, facts["cores"])
     _warn(facts)
     records = []
     for idx, case in enumerate(cases, 1):
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
     add.set_defaults(command=run)
     add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
+    add.add_argument("--device", choices=DEVICES, default="cpu")
     add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
     add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
     add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 MODES = ("infer", "train")
 DTYPES = ("float32", "float64", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +52,20 @@ class Case:
     mode: str
     dtype: str
     threads: int
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
         s = self.shape
         return (
             f"{self.cell}-{self.mode}-B{s.batch_size}-T{s.seq_len}-I{s.input_size}-H{s.hidden_size}"
-            f"-{self.dtype}-{self.threads}t"
+            f"-{self.dtype}-{self.where}"
         )
+
+    @property
+    def where(self) -> str:
+        """What it runs on: so many threads, or the GPU."""
+        return f"{self.threads}t" if self.device == "cpu" else self.device
 
     @property
     def flops(self) -> int:
@@ -80,12 +87,13 @@ def select(
     dtypes: Sequence[str],
     threads: Sequence[int],
     pattern: str = "",
+    device: str = "cpu",
 ) -> list[Case]:
     """Every combination whose name contains the regular expression `pattern`."""
     shapes = tuple(shapes)
     cases = [
-        Case(cell, shape, mode, dtype, count)
-        for count in threads
+        Case(cell, shape, mode, dtype, count, device)
+        for count in (threads if device == "cpu" else [1])
         for dtype in dtypes
         for cell in cells
         for mode in modes

@@ -27,6 +27,7 @@ def describe() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "caches": _caches(),
         "memory_bytes": _memory_bytes(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "os": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,

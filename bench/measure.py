@@ -4,6 +4,7 @@ memory of each provider, in a process for each."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import sys
 import traceback
@@ -89,7 +90,8 @@ def time_case(case: Case, providers: Sequence[Provider], effort: Effort) -> list
     errors = check(problem, providers)
     prepared = {provider.name: provider.prepare(problem) for provider in providers}
     busy = environment.BusyElsewhere()
-    timings = timing.interleave({name: run.step for name, run in prepared.items()}, effort)
+    steps = {name: run.step for name, run in prepared.items()}
+    timings = timing.interleave(steps, effort, case.device)
     other_cores = busy.cores()
     sgemm = Summary.of(timings.sgemm_gflops)
     records = []
@@ -125,19 +127,20 @@ def time_case(case: Case, providers: Sequence[Provider], effort: Effort) -> list
 
 
 def peak_growth(case: Case, provider: Provider) -> int | None:
-    """Bytes by which steps of a case raise the peak resident memory above its start.
+    """Bytes by which steps of a case raise the peak memory above its start: resident memory, or
+    on a GPU that of torch's allocator.
 
     The start is taken after the weights and the input exist and after a step of a tiny case
     has made the libraries set themselves up. None where the system does not tell.
     """
-    tiny = Case(case.cell, Shape(2, 2, 8, 8), case.mode, case.dtype, case.threads)
+    tiny = dataclasses.replace(case, shape=Shape(2, 2, 8, 8))
     warm = provider.prepare(Problem.draw(tiny))
     warm.step()
     prepared = provider.prepare(Problem.draw(case))
-    start = _reset_peak()
+    start = _reset_peak(case.device)
     for _ in range(MEMORY_STEPS):
         prepared.step()
-    peak = _peak()
+    peak = _peak(case.device)
     return None if start is None or peak is None else max(0, peak - start)
 
 
@@ -148,17 +151,25 @@ def _run_once(provider: Provider, problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def _time_in_process(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
-    torch.set_num_threads(case.threads)
+    _set_up(case)
     return time_case(case, [PROVIDERS[name] for name in providers], effort)
 
 
 def _memory_in_process(case: Case, provider: str) -> int | None:
-    torch.set_num_threads(case.threads)
+    _set_up(case)
     return peak_growth(case, PROVIDERS[provider])
 
 
-def _peak() -> int | None:
-    """Peak resident bytes of this process, since `_reset_peak` where the system has that."""
+def _set_up(case: Case) -> None:
+    torch.set_num_threads(case.threads)
+    # torch.nn's layers on CUDA round float32 to TF32 unless told not to; ours do not.
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _peak(device: str = "cpu") -> int | None:
+    """Peak bytes of this process, since `_reset_peak` where the system has that."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
@@ -172,8 +183,11 @@ def _peak() -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _reset_peak() -> int | None:
-    """Lower the peak to the memory that is resident now, on Linux; returns the peak."""
+def _reset_peak(device: str = "cpu") -> int | None:
+    """Lower the peak to the memory that is in use now, where possible; returns the peak."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _peak()

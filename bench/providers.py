@@ -35,9 +35,10 @@ class Problem:
         for parameter in module.parameters():
             torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
         rows = (shape.seq_len, shape.batch_size)
-        input = torch.randn(*rows, shape.input_size, generator=generator).to(dtype)
-        grad_output = torch.randn(*rows, shape.hidden_size, generator=generator).to(dtype)
-        return cls(case, module.state_dict(), input, grad_output)
+        input = torch.randn(*rows, shape.input_size, generator=generator)
+        grad_output = torch.randn(*rows, shape.hidden_size, generator=generator)
+        tensors = (tensor.to(case.device, dtype) for tensor in (input, grad_output))
+        return cls(case, module.to(case.device).state_dict(), *tensors)
 
     def double(self) -> Problem:
         """The same values in float64, for the oracle."""
@@ -114,7 +115,8 @@ class ModuleProvider:
     def prepare(self, problem: Problem) -> Prepared:
         case, shape = problem.case, problem.case.shape
         cls = getattr(importlib.import_module(self.name), case.cell)
-        module = cls(shape.input_size, shape.hidden_size, dtype=problem.input.dtype)
+        device, dtype = problem.input.device, problem.input.dtype
+        module = cls(shape.input_size, shape.hidden_size, device=device, dtype=dtype)
         return _PreparedModule(module, problem)
 
 
@@ -133,9 +135,12 @@ class FusedProvider(ModuleProvider):
         shape, dtype = case.shape, getattr(torch, case.dtype)
         sizes = (shape.seq_len, shape.batch_size, shape.input_size, shape.hidden_size)
         proj_size, directions = 0, 1
-        text = torch.ops.fusedrnn.explain_layer(
-            cell, dtype, *sizes, proj_size, directions, case.mode == "train"
-        )
+        question = (cell, dtype, *sizes, proj_size, directions, case.mode == "train")
+        if case.device == "cuda":
+            is_packed, device_index = False, 0
+            text = torch.ops.fusedrnn.explain_layer_cuda(*question, is_packed, device_index)
+        else:
+            text = torch.ops.fusedrnn.explain_layer(*question)
         return text.splitlines()[1]
 
 

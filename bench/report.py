@@ -17,10 +17,12 @@ NOISY_CORES = 0.15  # a case is disturbed if its threads and others want so many
 def render(records: Sequence[Record]) -> str:
     """The whole report: environment, a table a thread count and dtype, means, losses and so on."""
     parts = [_environment_lines(records)]
-    groups = dict.fromkeys((case_of(r).threads, case_of(r).dtype) for r in records)
-    for threads, dtype in groups:
-        chosen = [r for r in records if (case_of(r).threads, case_of(r).dtype) == (threads, dtype)]
-        parts.append(f"{dtype}, {threads} thread{'s' if threads > 1 else ''}\n{table(chosen)}")
+    groups = dict.fromkeys((case_of(r).where, case_of(r).dtype) for r in records)
+    for where, dtype in groups:
+        chosen = [r for r in records if (case_of(r).where, case_of(r).dtype) == (where, dtype)]
+        case = case_of(chosen[0])
+        threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
+        parts.append(f"{dtype}, {threads if case.device == 'cpu' else where}\n{table(chosen)}")
     parts += [means_text(records), losses_text(records)]
     parts += [disturbed_text(records), failures_text(records)]
     return "\n\n".join(parts)
@@ -61,7 +63,7 @@ def means_text(records: Iterable[Record]) -> str:
     """Geometric means of the speed-ups of undisturbed cases, by provider, cell and mode."""
     groups: dict[tuple[str, ...], list[float]] = {}
     for record, case, speedup in compared(r for r in records if not is_disturbed(r)):
-        key = (record["provider"], case.cell, case.mode, case.dtype, f"{case.threads}t")
+        key = (record["provider"], case.cell, case.mode, case.dtype, case.where)
         groups.setdefault(key, []).append(speedup["median"])
     if not groups:
         return f"no speed-ups: nothing was timed undisturbed beside {BASELINE}"
@@ -193,7 +195,7 @@ def draw(records: Sequence[Record], path: Path) -> None:
         names, medians, colours = [], [], []
         for _, case, speedup in rows:
             shape = ",".join(str(size) for size in vars(case.shape).values())
-            names.append(f"{shape} {case.threads}t {case.dtype.replace('float', 'f')}")
+            names.append(f"{shape} {case.where} {case.dtype.replace('float', 'f')}")
             medians.append(speedup["median"])
             colours.append("tab:red" if speedup["median"] < 1 else "tab:blue")
         spread = [

@@ -17,7 +17,7 @@ import torch
 
 MIN_SAMPLE_SECONDS = 0.02
 WARM_UP_SECONDS = 0.1
-SGEMM_SIZE = 1024
+SGEMM_SIZES = {"cpu": 1024, "cuda": 8192}
 SGEMM_SHARE = 0.15  # of a case's time, at most, after the least number of samples
 
 
@@ -57,10 +57,12 @@ def ratios(baseline: Sequence[float], samples: Sequence[float]) -> list[float]:
     return [base / sample for base, sample in zip(baseline, samples, strict=True)]
 
 
-def interleave(steps: dict[str, Callable[[], None]], effort: Effort) -> Timings:
-    """Time every step once a round, and the machine's sgemm rate between rounds."""
+def interleave(
+    steps: dict[str, Callable[[], None]], effort: Effort, device: str = "cpu"
+) -> Timings:
+    """Time every step once a round, and the device's sgemm rate between rounds."""
     calls = {name: _warm_up(step) for name, step in steps.items()}
-    sgemm = Sgemm()
+    sgemm = Sgemm(device)
     samples: dict[str, list[float]] = {name: [] for name in steps}
     rates: list[float] = []
     sgemm_seconds = 0.0
@@ -87,12 +89,12 @@ def interleave(steps: dict[str, Callable[[], None]], effort: Effort) -> Timings:
 class Sgemm:
     """The roof: torch's float32 matrix product, at the thread count of the caller."""
 
-    flops = 2 * SGEMM_SIZE**3
-
-    def __init__(self) -> None:
-        self._a = torch.rand(SGEMM_SIZE, SGEMM_SIZE)
-        self._b = torch.rand(SGEMM_SIZE, SGEMM_SIZE)
-        self._c = torch.empty(SGEMM_SIZE, SGEMM_SIZE)
+    def __init__(self, device: str = "cpu") -> None:
+        size = SGEMM_SIZES[device]
+        self.flops = 2 * size**3
+        self._a = torch.rand(size, size, device=device)
+        self._b = torch.rand(size, size, device=device)
+        self._c = torch.empty(size, size, device=device)
         self.calls = _warm_up(self.step)
 
     def step(self) -> None:
@@ -109,7 +111,16 @@ def _warm_up(step: Callable[[], None]) -> int:
 
 
 def _sample(step: Callable[[], None], calls: int) -> float:
+    """Seconds a call, until its work on a GPU is done."""
+    _synchronize()
     start = time.perf_counter()
     for _ in range(calls):
         step()
+    _synchronize()
     return (time.perf_counter() - start) / calls
+
+
+def _synchronize() -> None:
+    """Wait for the GPU, if this process uses one."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -40,6 +40,13 @@ path, reason = _load()
 available = path is not None
 
 
+def has_cuda_kernels() -> bool:
+    """Whether the compiled part was built with CUDA."""
+    return available and torch._C._dispatch_has_kernel_for_dispatch_key(
+        "fusedrnn::layer_forward", "CUDA"
+    )
+
+
 def _check_layer(tensors: Sequence[Tensor | None], batch_sizes: Tensor | None) -> None:
     """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
     input = tensors[0]

@@ -25,9 +25,10 @@ def collect() -> dict[str, Any]:
     Returns:
         Versions (``fusedrnn, torch, python, os``); the compiled ``extension``'s path, or why
         there is none; the instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
-        ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``
-        and ``cuda_found``; ``threads``, the ``openmp_runtimes`` of this process (more than one
-        means two thread pools), and the ``environment`` variables in force.
+        ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``,
+        the ``cuda_architectures`` it was built for, and ``cuda_found``; ``threads``, the
+        ``openmp_runtimes`` of this process (more than one means two thread pools), and the
+        ``environment`` variables in force.
     """
     facts: dict[str, Any] = {
         "fusedrnn": fusedrnn.__version__,
@@ -42,8 +43,10 @@ def collect() -> dict[str, Any]:
     }
     if _library.available:
         facts |= _extension_facts()
+    built = _library.has_cuda_kernels()
     return facts | {
-        "cuda_built": _cuda_built(),
+        "cuda_built": built,
+        "cuda_architectures": torch.ops.fusedrnn.cuda_architectures() if built else None,
         "cuda_found": _cuda_found(),
         "threads": torch.get_num_threads(),
         "openmp_runtimes": _openmp_runtimes(),
@@ -66,12 +69,6 @@ def _extension_facts() -> dict[str, Any]:
         "cpu_isas_supported": list(torch.ops.fusedrnn.supported_cpu_isas()),
         "cpu_isa": isa,
     }
-
-
-def _cuda_built() -> bool:
-    return _library.available and torch._C._dispatch_has_kernel_for_dispatch_key(
-        "fusedrnn::layer_forward", "CUDA"
-    )
 
 
 def _cuda_found() -> str:

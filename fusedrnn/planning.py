@@ -80,24 +80,47 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
     for input_size in _layer_input_sizes(module):
         if not _library.available:
             text = f"PyTorch fallback: {_library.reason}"
+        elif data.device.type == "cuda" and _library.has_cuda_kernels():
+            text = torch.ops.fusedrnn.explain_layer_cuda(
+                *_question(module, dtype, seq_len, batch_size, input_size, training),
+                isinstance(input, PackedSequence),
+                data.device.index,
+            )
         elif data.device.type != "cpu":
-            text = f"no kernel: fusedrnn has none for device {data.device.type!r}; move to 'cpu'"
+            text = (
+                f"no kernel: this build of fusedrnn has none for device {data.device.type!r}; "
+                "move to 'cpu'"
+            )
         else:
             text = torch.ops.fusedrnn.explain_layer(
-                _cell_name(module),
-                dtype,
-                seq_len,
-                batch_size,
-                input_size,
-                module.hidden_size,
-                getattr(module, "proj_size", 0),
-                2 if getattr(module, "bidirectional", False) else 1,
-                training,
+                *_question(module, dtype, seq_len, batch_size, input_size, training)
             )
         layers.append(text)
     explanation = Explanation(title, tuple(layers))
     print(explanation)
     return explanation
+
+
+def _question(
+    module: nn.Module,
+    dtype: torch.dtype,
+    seq_len: int,
+    batch_size: int,
+    input_size: int,
+    training: bool,
+) -> tuple[Any, ...]:
+    """What both operators that explain plans are asked."""
+    return (
+        _cell_name(module),
+        dtype,
+        seq_len,
+        batch_size,
+        input_size,
+        module.hidden_size,
+        getattr(module, "proj_size", 0),
+        2 if getattr(module, "bidirectional", False) else 1,
+        training,
+    )
 
 
 def _check_module(module: nn.Module) -> None:

@@ -57,7 +57,7 @@ def assert_close(
     assert actual.shape == expected.shape, (
         f"{name}: expected shape {tuple(expected.shape)}, got {tuple(actual.shape)}"
     )
-    actual, expected = actual.detach().double(), expected.detach().double()
+    actual, expected = (tensor.detach().cpu().double() for tensor in (actual, expected))
     _assert_same_non_finite(actual, expected, name)
     if not expected.isfinite().any():
         return
@@ -85,7 +85,7 @@ def assert_close_to_float64(
     For results that torch happens to hit, the error may always be 8 roundings (4 eps) or a quarter
     of `tolerance`. In float64 the oracle is no better than the result: there, `tolerance`.
     """
-    error = _error(torch_result.detach().double(), oracle.detach().double())
+    error = _error(torch_result.detach().cpu().double(), oracle.detach().cpu().double())
     torch_error = float(error.max()) if error.numel() else 0.0
     floor = tolerance(actual.dtype, length)
     if actual.dtype != torch.float64:
@@ -168,10 +168,11 @@ def initial_state(
     """A random state that fits a stack of layers; without batch dimension for None."""
     batch = () if batch_size is None else (batch_size,)
     rows = module.num_layers * (2 if module.bidirectional else 1)
-    h_0 = make(rows, *batch, module.proj_size or module.hidden_size, dtype=dtype)
+    device = next(module.parameters()).device
+    h_0 = make(rows, *batch, module.proj_size or module.hidden_size, dtype=dtype).to(device)
     if module.mode != "LSTM":
         return h_0
-    return h_0, make(rows, *batch, module.hidden_size, dtype=dtype)
+    return h_0, make(rows, *batch, module.hidden_size, dtype=dtype).to(device)
 
 
 def pack(input: Tensor, lengths: list[int], batch_first: bool = False) -> PackedSequence:
@@ -217,7 +218,7 @@ def run(module: nn.Module, input: Any, hx: Any = None) -> dict[str, Tensor]:
     results = tensors_of(module(input, hx), "result")
     noise = torch.Generator().manual_seed(7)
     loss = sum(
-        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(dtype)).sum()
+        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(result)).sum()
         for result in results.values()
     )
     inputs = {
@@ -251,4 +252,5 @@ def assert_same_as_torch(modules: Trio, input: Any, hx: Any = None, *, length: i
 
 def _small_integers(tensor: Tensor) -> Tensor:
     """One element in five is 1 or -1, the others 0."""
-    return torch.randint(-1, 2, tensor.shape) * (torch.rand(tensor.shape) < 0.3)
+    values = torch.randint(-1, 2, tensor.shape) * (torch.rand(tensor.shape) < 0.3)
+    return values.to(tensor.device)

@@ -25,6 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[CONFORMANCE] = Counter()
+    # torch.nn's layers on CUDA round their inputs to TF32 unless told not to; ours do not.
+    torch.backends.cudnn.allow_tf32 = False
     if config.getoption("--fallback"):
         _library.available = False
         _library.reason = "hidden by --fallback"
@@ -38,6 +40,12 @@ def pytest_report_header(config: pytest.Config) -> str:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
+    skipped = sum(
+        "no CUDA device" in str(report.longrepr)
+        for report in terminalreporter.getreports("skipped")
+    )
+    if skipped:
+        terminalreporter.write_line(f"CUDA: {skipped} tests skipped, no CUDA device with kernels")
     counts = config.stash[CONFORMANCE]
     if counts:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
@@ -48,21 +56,30 @@ def pytest_terminal_summary(
 
 def _has_cuda() -> bool:
     """A CUDA device, and kernels for it in the compiled part."""
-    return (
-        torch.cuda.is_available()
-        and _library.available
-        and torch._C._dispatch_has_kernel_for_dispatch_key("fusedrnn::layer_forward", "CUDA")
-    )
+    return torch.cuda.is_available() and _library.has_cuda_kernels()
+
+
+def _needs_cuda() -> None:
+    if _has_cuda():
+        return
+    reason = "no CUDA device with kernels for it"
+    if os.environ.get("FUSEDRNN_REQUIRE_CUDA") == "1":
+        pytest.fail(f"{reason}, and FUSEDRNN_REQUIRE_CUDA=1")
+    pytest.skip(reason)
 
 
 @pytest.fixture(params=["cpu", "cuda"])
 def device(request: pytest.FixtureRequest) -> str:
-    if request.param == "cuda" and not _has_cuda():
-        reason = "no CUDA device with kernels for it"
-        if os.environ.get("FUSEDRNN_REQUIRE_CUDA") == "1":
-            pytest.fail(f"{reason}, and FUSEDRNN_REQUIRE_CUDA=1")
-        pytest.skip(reason)
+    if request.param == "cuda":
+        _needs_cuda()
     return request.param
+
+
+@pytest.fixture
+def cuda() -> str:
+    """For a test of what only CUDA has."""
+    _needs_cuda()
+    return "cuda"
 
 
 @pytest.fixture

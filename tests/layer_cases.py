@@ -70,15 +70,17 @@ def make_layer(
     proj_size: int = 0,
     bias: bool = True,
     state: bool = True,
+    device: str = "cpu",
 ) -> Layer:
-    """A random layer; `sizes` are seq_len, batch_size, input_size and hidden_size."""
+    """A random layer; `sizes` are seq_len, batch_size, input_size and hidden_size. The same seed
+    gives the same values on every device."""
     seq_len, batch_size, input_size, hidden_size = sizes
     gates = reference.CELLS[cell].gates
     width = proj_size or hidden_size
     directions = 2 if bidirectional else 1
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
-        return (torch.randn(*shape, dtype=torch.float64) * scale).to(dtype)
+        return (torch.randn(*shape, dtype=torch.float64) * scale).to(device, dtype)
 
     def draw_weights() -> LayerWeights:
         scale = hidden_size**-0.5
@@ -130,7 +132,10 @@ def results(forward: Any, layer: Layer) -> dict[str, Tensor]:
     named = dict(zip(("output", "h_n", "c_n"), forward(*layer), strict=True))
     noise = torch.Generator().manual_seed(7)
     loss = sum(
-        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64)).sum()
+        (
+            result
+            * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(result.device)
+        ).sum()
         for result in named.values()
     )
     grads = torch.autograd.grad(loss, list(layer.present.values()))

@@ -18,13 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 if not (ROOT / "setup.py").is_file() or not (ROOT / "csrc").is_dir():
     pytest.skip("the sources are not here: an installed package is tested", allow_module_level=True)
 setuptools = pytest.importorskip("setuptools")
+sys.path.insert(0, str(ROOT / "tools"))
+import cuda_toolkit  # noqa: E402
+import kernel_resources  # noqa: E402
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what the build reads, so that tests leave nothing behind in the sources."""
     copy = tmp_path / "tree"
-    for folder in ("csrc", "fusedrnn"):
+    for folder in ("csrc", "fusedrnn", "tools"):
         ignore = shutil.ignore_patterns("*.so", "__pycache__")
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
@@ -75,9 +78,74 @@ def test_missing_compiler_is_one_sentence_with_the_command(tree: Path) -> None:
 
 
 def test_cuda_that_cannot_be_built_is_an_error_when_asked_for(tree: Path) -> None:
-    shutil.rmtree(tree / "csrc" / "cuda", ignore_errors=True)
-    result = run_setup(tree, "build_ext", FUSEDRNN_CUDA="1")
-    assert "FUSEDRNN_CUDA=1, but this version has no CUDA sources" in last_line(result)
+    hide = "import torch; torch.version.cuda = None"
+    result = run_setup(tree, "build_ext", before=hide, FUSEDRNN_CUDA="1")
+    assert "FUSEDRNN_CUDA=1, but this torch is built without CUDA" in last_line(result)
+    hide = "import torch; torch.version.cuda = '1.0'"
+    result = run_setup(tree, "build_ext", before=hide, FUSEDRNN_CUDA="1", CUDA_HOME=str(tree))
+    assert "but torch is built with CUDA 1.0, the toolkit is ?" in last_line(result)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "expected"),
+    [
+        ("7.5", ["sm_75", "compute_75"]),
+        ("8.0;9.0a", ["sm_80", "sm_90a", "compute_90"]),
+        ("12.0+PTX 7.5", ["sm_75", "sm_120", "compute_120"]),
+    ],
+)
+def test_code_is_compiled_for_each_architecture_and_later_ones(
+    architectures: str, expected: list[str]
+) -> None:
+    flags = cuda_toolkit.gencode_flags(architectures)
+    assert [flag.split(",code=")[1] for flag in flags] == expected
+
+
+def test_architectures_are_compute_capabilities() -> None:
+    with pytest.raises(ValueError, match="expected compute capabilities .* got 'Hopper'"):
+        cuda_toolkit.gencode_flags("8.0;Hopper")
+
+
+CUOBJDUMP = """
+arch = sm_75
+Resource usage:
+ Common:
+  GLOBAL:0
+ Function _Z1a:
+  REG:40 STACK:0 SHARED:0 LOCAL:0 CONSTANT[0]:404 TEXTURE:0 SURFACE:0 SAMPLER:0
+arch = sm_90a
+ Function _Z1a:
+  REG:64 STACK:16 SHARED:1024 LOCAL:0 CONSTANT[0]:580 TEXTURE:0 SURFACE:0 SAMPLER:0
+"""
+
+
+def test_a_kernel_that_spills_is_found_in_the_resource_table() -> None:
+    kernels = kernel_resources.parse(CUOBJDUMP)
+    assert [kernel.registers for kernel in kernels] == [40, 64]
+    assert [kernel.arch for kernel in kernel_resources.spilled(kernels)] == ["sm_90a"]
+    of_double = [kernel._replace(name="Step<Lstm, double>") for kernel in kernels]
+    assert not kernel_resources.spilled(of_double)
+    header, row = kernel_resources.render(kernels).splitlines()
+    assert row.split() == ["_Z1a", "40", "64", "16", "1024", "0"]
+    assert "sm_75 sm_90a" in header
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the script is one for a Unix shell")
+def test_toolkit_is_found_behind_a_script_named_nvcc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "toolkit"
+    script = tmp_path / "bin" / "nvcc"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\necho '#$ TOP={home}/bin/..' >&2\n")
+    script.chmod(0o755)
+    (home / "bin").mkdir(parents=True)
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    assert cuda_toolkit.find_home() == str(home)
+    monkeypatch.setenv("CUDA_HOME", "/elsewhere")
+    assert cuda_toolkit.find_home() == "/elsewhere"
 
 
 def test_isolated_build_finds_the_torch_it_will_run_with(tree: Path, tmp_path: Path) -> None:
@@ -113,7 +181,7 @@ def test_sdist_has_every_source_and_is_made_without_torch(tree: Path, tmp_path: 
         names = {name.split("/", 1)[-1] for name in packed.getnames()}
     expected = {
         path.relative_to(ROOT).as_posix()
-        for folder in ("csrc", "fusedrnn")
+        for folder in ("csrc", "fusedrnn", "tools")
         for path in (ROOT / folder).rglob("*")
         if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".typed")
         and "__pycache__" not in path.parts

@@ -32,9 +32,9 @@ def test_same_seed_gives_the_results_of_torch(cell: str, form: str, bidirectiona
         assert_close(result, expected[name], tolerance(torch.float32, 36), name)
 
 
-def test_dropout_depends_on_the_seed_and_on_training() -> None:
-    module = layers(fusedrnn, "gru", 5, 7, 2, dropout=0.4)
-    input = torch.randn(6, 4, 5)
+def test_dropout_depends_on_the_seed_and_on_training(device: str) -> None:
+    module = layers(fusedrnn, "gru", 5, 7, 2, dropout=0.4, device=device)
+    input = torch.randn(6, 4, 5, device=device)
     first, again = _seeded(module, input), _seeded(module, input)
     assert torch.equal(first["result[0]"], again["result[0]"])
     assert not torch.equal(module(input)[0], module(input)[0])
@@ -42,12 +42,12 @@ def test_dropout_depends_on_the_seed_and_on_training() -> None:
     assert torch.equal(module(input)[0], module(input)[0])
 
 
-def test_last_layer_is_not_dropped() -> None:
-    module = layers(fusedrnn, "rnn_tanh", 5, 7, 2, dropout=0.9)
-    assert (module(torch.randn(50, 4, 5))[0] != 0).all()
+def test_last_layer_is_not_dropped(device: str) -> None:
+    module = layers(fusedrnn, "rnn_tanh", 5, 7, 2, dropout=0.9, device=device)
+    assert (module(torch.randn(50, 4, 5, device=device))[0] != 0).all()
 
 
-def test_probability_one_leaves_the_next_layer_without_input() -> None:
-    module = layers(fusedrnn, "gru", 5, 7, 2, dropout=1.0)
-    results = run(module, torch.randn(6, 4, 5))
-    assert torch.equal(results["grad weight_ih_l1"], torch.zeros(21, 7))
+def test_probability_one_leaves_the_next_layer_without_input(device: str) -> None:
+    module = layers(fusedrnn, "gru", 5, 7, 2, dropout=1.0, device=device)
+    results = run(module, torch.randn(6, 4, 5, device=device))
+    assert torch.equal(results["grad weight_ih_l1"], torch.zeros(21, 7, device=device))

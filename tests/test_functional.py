@@ -66,10 +66,10 @@ def test_lstm_matches_the_reference_in_both_directions(proj_size: int) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_module_equals_the_function_on_its_weights(cell: str) -> None:
+def test_module_equals_the_function_on_its_weights(cell: str, device: str) -> None:
     function, _, kwargs = FUNCTIONS[cell]
-    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, batch_first=True)
-    input, hx = torch.randn(3, 6, 5), initial_state(module, 3, torch.float32)
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, batch_first=True, device=device)
+    input, hx = torch.randn(3, 6, 5, device=device), initial_state(module, 3, torch.float32)
     weights = [LayerWeights(*tensors) for tensors in module.all_weights]
     actual = function(input, hx, weights, bidirectional=True, batch_first=True, **kwargs)
     expected = tensors_of(module(input, hx), "result")

@@ -67,6 +67,7 @@ def test_collect_says_why_the_extension_is_missing(monkeypatch: pytest.MonkeyPat
     assert facts["cpu_isas_built"] == facts["cpu_isas_supported"] == []
     assert facts["cpu_isa"] is None
     assert facts["cuda_built"] is False
+    assert facts["cuda_architectures"] is None
 
 
 def test_module_prints_every_fact_from_another_directory(tmp_path: Path) -> None:

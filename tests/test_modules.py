@@ -50,15 +50,17 @@ def test_matches_torch_on_padded_input(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
-def test_lstm_matches_torch_with_projection(bidirectional: bool, dtype: torch.dtype) -> None:
+def test_lstm_matches_torch_with_projection(
+    bidirectional: bool, dtype: torch.dtype, device: str
+) -> None:
     for (num_layers, bias, batch_first, with_state), proj_size in itertools.product(
         OPTIONS[1:4], (1, 4)
     ):
         modules = trio(
             layers, "lstm", 5, 7, num_layers, bias=bias, batch_first=batch_first,
-            bidirectional=bidirectional, proj_size=proj_size, dtype=dtype,
+            bidirectional=bidirectional, proj_size=proj_size, dtype=dtype, device=device
         )  # fmt: skip
-        input = strided(*((3, 6) if batch_first else (6, 3)), 5, dtype=dtype)
+        input = strided(*((3, 6) if batch_first else (6, 3)), 5, dtype=dtype).to(device)
         hx = initial_state(modules.ours, 3, dtype) if with_state else None
         assert_same_as_torch(modules, input, hx, length=12 * num_layers)
 
@@ -66,18 +68,20 @@ def test_lstm_matches_torch_with_projection(bidirectional: bool, dtype: torch.dt
 @pytest.mark.parametrize("batch_first", [False, True], ids=["time_first", "batch_first"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_matches_torch_on_one_sequence(cell: str, bidirectional: bool, batch_first: bool) -> None:
+def test_matches_torch_on_one_sequence(
+    cell: str, bidirectional: bool, batch_first: bool, device: str
+) -> None:
     modules = trio(
         layers, cell, 5, 7, 2, bidirectional=bidirectional, batch_first=batch_first,
-        dtype=torch.float32,
+        dtype=torch.float32, device=device
     )  # fmt: skip
-    input = strided(6, 5, dtype=torch.float32)
+    input = strided(6, 5, dtype=torch.float32).to(device)
     for hx in (None, initial_state(modules.ours, None, torch.float32)):
         assert_same_as_torch(modules, input, hx, length=24)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_matches_torch_at_sizes_around_the_tiles(cell: str) -> None:
+def test_matches_torch_at_sizes_around_the_tiles(cell: str, device: str) -> None:
     sizes = [
         (1, 1, 1, 1),
         (2, 17, 3, 33),
@@ -87,17 +91,19 @@ def test_matches_torch_at_sizes_around_the_tiles(cell: str) -> None:
         (40, 2, 2, 8),
     ]
     for seq_len, batch_size, input_size, hidden_size in sizes:
-        modules = trio(layers, cell, input_size, hidden_size, dtype=torch.float32)
-        input = torch.randn(seq_len, batch_size, input_size)
+        modules = trio(layers, cell, input_size, hidden_size, dtype=torch.float32, device=device)
+        input = torch.randn(seq_len, batch_size, input_size, device=device)
         hx = initial_state(modules.ours, batch_size, torch.float32)
         assert_same_as_torch(modules, input, hx, length=2 * seq_len)
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_empty_batch_gives_empty_results_and_zero_gradients(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True)
+def test_empty_batch_gives_empty_results_and_zero_gradients(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, device=device)
     results = run(
-        module, torch.randn(6, 0, 5), initial_state(module, 0, torch.float32, torch.randn)
+        module,
+        torch.randn(6, 0, 5, device=device),
+        initial_state(module, 0, torch.float32, torch.randn),
     )
     assert results["result[0]"].shape == (6, 0, 14)
     for name, _ in module.named_parameters():
@@ -105,9 +111,9 @@ def test_empty_batch_gives_empty_results_and_zero_gradients(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_non_finite_values_spread_as_in_torch(cell: str) -> None:
-    modules = trio(layers, cell, 5, 7, 2, bidirectional=True, dtype=torch.float32)
-    input = torch.randn(6, 4, 5)
+def test_non_finite_values_spread_as_in_torch(cell: str, device: str) -> None:
+    modules = trio(layers, cell, 5, 7, 2, bidirectional=True, dtype=torch.float32, device=device)
+    input = torch.randn(6, 4, 5, device=device)
     input[2, 0, 1], input[3, 1, 0], input[4, 2, 4] = float("nan"), float("inf"), float("-inf")
     with torch.no_grad():
         actual, expected = modules.ours(input)[0], modules.torch(input)[0]
@@ -123,9 +129,9 @@ def test_denormal_values_change_nothing_that_can_be_seen(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_steps_with_carried_state_equal_the_whole_sequence(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 7, 2)
-    input = torch.randn(9, 3, 5)
+def test_steps_with_carried_state_equal_the_whole_sequence(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, device=device)
+    input = torch.randn(9, 3, 5, device=device)
     whole, final = module(input)
     state, outputs = None, []
     for step in input.split([1, 1, 3, 4]):
@@ -140,25 +146,27 @@ def test_steps_with_carried_state_equal_the_whole_sequence(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_gradients_do_not_depend_on_training_mode(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 7, 2)
-    input = torch.randn(6, 3, 5)
+def test_gradients_do_not_depend_on_training_mode(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, device=device)
+    input = torch.randn(6, 3, 5, device=device)
     for name, grad in run(module.train(), input).items():
         assert torch.equal(grad, run(module.eval(), input)[name]), name
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_output_strides_are_those_of_torch(cell: str) -> None:
+def test_output_strides_are_those_of_torch(cell: str, device: str) -> None:
     for batch_first in (False, True):
-        ours, theirs, _ = trio(layers, cell, 5, 7, batch_first=batch_first, dtype=torch.float32)
-        input = torch.randn(6, 3, 5)
+        ours, theirs, _ = trio(
+            layers, cell, 5, 7, batch_first=batch_first, dtype=torch.float32, device=device
+        )
+        input = torch.randn(6, 3, 5, device=device)
         assert ours(input)[0].stride() == theirs(input)[0].stride()
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_no_grad_gives_the_same_bits_without_a_graph(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 17, 2, bidirectional=True)
-    input = torch.randn(6, 3, 5)
+def test_no_grad_gives_the_same_bits_without_a_graph(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 17, 2, bidirectional=True, device=device)
+    input = torch.randn(6, 3, 5, device=device)
     with torch.no_grad():
         output, _ = module(input)
     assert not output.requires_grad

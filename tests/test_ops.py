@@ -40,9 +40,9 @@ def assert_matches_oracle(layer: Layer) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
 def test_results_and_gradients_match_the_reference(
-    cell: str, variant: str, dtype: torch.dtype
+    cell: str, variant: str, dtype: torch.dtype, device: str
 ) -> None:
-    assert_matches_oracle(make_layer(cell, dtype, **VARIANTS[variant]))
+    assert_matches_oracle(make_layer(cell, dtype, **VARIANTS[variant], device=device))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -57,11 +57,11 @@ def test_every_shape_under_each_schedule(
 
 
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
-def test_gradcheck_and_gradgradcheck(cell: str, variant: str) -> None:
+def test_gradcheck_and_gradgradcheck(cell: str, variant: str, device: str) -> None:
     options = dict(VARIANTS[variant])
     if "proj_size" in options:
         options["proj_size"] = 2
-    layer = make_layer(cell, sizes=(3, 2, 2, 3), **options).leaves()
+    layer = make_layer(cell, sizes=(3, 2, 2, 3), **options, device=device).leaves()
 
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         changed = layer.replace(**dict(zip(layer.present, tensors, strict=True)))
@@ -73,8 +73,8 @@ def test_gradcheck_and_gradgradcheck(cell: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_third_derivative_matches_the_reference(cell: str) -> None:
-    layer = make_layer(cell, sizes=(3, 2, 2, 3))
+def test_third_derivative_matches_the_reference(cell: str, device: str) -> None:
+    layer = make_layer(cell, sizes=(3, 2, 2, 3), device=device)
 
     def third(forward: Any) -> Tensor:
         leaves = layer.leaves()
@@ -88,8 +88,8 @@ def test_third_derivative_matches_the_reference(cell: str) -> None:
     assert_close(third(ops.layer_forward), third(reference.layer_forward), tolerance(DOUBLE, 99))
 
 
-def test_double_backward_keeps_tied_arguments_apart() -> None:
-    layer = make_layer("gru", bidirectional=True)
+def test_double_backward_keeps_tied_arguments_apart(device: str) -> None:
+    layer = make_layer("gru", bidirectional=True, device=device)
 
     def second(forward: Any) -> Tensor:
         leaves = layer.leaves()
@@ -105,15 +105,15 @@ def test_double_backward_keeps_tied_arguments_apart() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
-def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype) -> None:
-    layer = make_layer(cell, dtype, **VARIANTS[variant]).leaves()
+def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant], device=device).leaves()
     torch.library.opcheck(OPS.layer_forward.default, layer.forward_args())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
-def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype) -> None:
-    layer = make_layer(cell, dtype, **VARIANTS[variant])
+def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant], device=device)
     torch.library.opcheck(OPS.layer_backward.default, backward_args(layer))
 
 
@@ -136,8 +136,8 @@ def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_backward_returns_only_what_the_mask_asks_for(cell: str) -> None:
-    layer = make_layer(cell, bidirectional=True)
+def test_backward_returns_only_what_the_mask_asks_for(cell: str, device: str) -> None:
+    layer = make_layer(cell, bidirectional=True, device=device)
     args = backward_args(layer)
     everything = OPS.layer_backward(*args)
     for wanted, tensor in enumerate(layer.tensors.values()):
@@ -151,8 +151,8 @@ def test_backward_returns_only_what_the_mask_asks_for(cell: str) -> None:
 
 
 @pytest.mark.parametrize("kept", ["grad_output", "grad_h_n", "grad_c_n"])
-def test_absent_gradients_count_as_zeros(kept: str) -> None:
-    layer = make_layer("lstm", bidirectional=True)
+def test_absent_gradients_count_as_zeros(kept: str, device: str) -> None:
+    layer = make_layer("lstm", bidirectional=True, device=device)
     args = dict(zip(("grad_output", "grad_h_n", "grad_c_n"), backward_args(layer)[1:4]))
     absent = {name: None for name in args if name != kept}
     zeros = {name: torch.zeros_like(args[name]) for name in absent}
@@ -165,14 +165,14 @@ def test_absent_gradients_count_as_zeros(kept: str) -> None:
 
 def with_gaps(tensor: Tensor) -> Tensor:
     """The same values, every second element of a larger tensor, dimensions in reverse order."""
-    larger = torch.full((*reversed(tensor.shape), 2), float("nan"), dtype=tensor.dtype)
+    larger = tensor.new_full((*reversed(tensor.shape), 2), float("nan"))
     view = larger[..., 0].permute(*reversed(range(tensor.dim())))
     return view.copy_(tensor)
 
 
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
-def test_strides_do_not_matter(cell: str, variant: str) -> None:
-    layer = make_layer(cell, torch.float32, **VARIANTS[variant])
+def test_strides_do_not_matter(cell: str, variant: str, device: str) -> None:
+    layer = make_layer(cell, torch.float32, **VARIANTS[variant], device=device)
     expected = OPS.layer_backward(*backward_args(layer))
     gaps = layer.map(with_gaps)
     if layer.batch_sizes is not None:
@@ -180,7 +180,8 @@ def test_strides_do_not_matter(cell: str, variant: str) -> None:
     for actual, wanted in zip(ops.layer_forward(*gaps), ops.layer_forward(*layer), strict=True):
         assert torch.equal(actual, wanted)
     torch.manual_seed(20)
-    make_layer(cell, torch.float32, **VARIANTS[variant])  # draws what fixed_seed's layer drew
+    # Draws what fixed_seed's layer drew.
+    make_layer(cell, torch.float32, **VARIANTS[variant], device=device)
     args = [
         with_gaps(arg) if isinstance(arg, Tensor) and arg.is_floating_point() else arg
         for arg in backward_args(gaps)
@@ -190,8 +191,8 @@ def test_strides_do_not_matter(cell: str, variant: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_empty_batch(cell: str) -> None:
-    layer = make_layer(cell, sizes=(4, 0, 5, 7), bidirectional=True)
+def test_empty_batch(cell: str, device: str) -> None:
+    layer = make_layer(cell, sizes=(4, 0, 5, 7), bidirectional=True, device=device)
     actual = operator(layer)
     assert actual["output"].shape == (4, 0, 14)
     assert actual["h_n"].shape == (2, 0, 7)
@@ -200,14 +201,14 @@ def test_empty_batch(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_no_input_features(cell: str) -> None:
-    assert_matches_oracle(make_layer(cell, sizes=(4, 3, 0, 7)))
+def test_no_input_features(cell: str, device: str) -> None:
+    assert_matches_oracle(make_layer(cell, sizes=(4, 3, 0, 7), device=device))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("cell", CELLS)
-def test_nan_and_infinity_propagate(cell: str, value: float) -> None:
-    layer = make_layer(cell, torch.float32, sizes=(5, 3, 4, 9))
+def test_nan_and_infinity_propagate(cell: str, value: float, device: str) -> None:
+    layer = make_layer(cell, torch.float32, sizes=(5, 3, 4, 9), device=device)
     layer.input[2, 1, 0] = value
     actual, expected = ops.layer_forward(*layer), reference.layer_forward(*layer)
     for result, wanted in zip(actual, expected, strict=True):
@@ -346,10 +347,10 @@ def test_forced_schedule_is_explained(schedule: str, monkeypatch: pytest.MonkeyP
     assert text.splitlines()[1].startswith(f"{schedule}: ")
 
 
-def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", "wavefront")
     with pytest.raises(RuntimeError, match="wavefront"):
-        ops.layer_forward(*make_layer("gru"))
+        ops.layer_forward(*make_layer("gru", device=device))
 
 
 def test_explain_refuses_impossible_sizes() -> None:
@@ -365,10 +366,10 @@ def test_explain_refuses_impossible_sizes() -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_autocast_runs_in_its_dtype(cell: str) -> None:
-    layer = make_layer(cell, torch.float32, bidirectional=True)
+def test_autocast_runs_in_its_dtype(cell: str, device: str) -> None:
+    layer = make_layer(cell, torch.float32, bidirectional=True, device=device)
     for dtype in (torch.bfloat16, torch.float16):
-        with torch.autocast("cpu", dtype=dtype):
+        with torch.autocast(device, dtype=dtype):
             actual = operator(layer)
         expected = oracle(layer)
         for name, result in actual.items():
@@ -377,9 +378,9 @@ def test_autocast_runs_in_its_dtype(cell: str) -> None:
             assert_close(result, expected[name], tolerance(dtype, 2 * 13), name)
 
 
-def test_autocast_leaves_float64_alone() -> None:
-    layer = make_layer("lstm")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast_leaves_float64_alone(device: str) -> None:
+    layer = make_layer("lstm", device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         output, *_ = ops.layer_forward(*layer)
     assert output.dtype == DOUBLE
     assert torch.equal(output, ops.layer_forward(*layer)[0])
@@ -392,8 +393,8 @@ def loss_of(forward: Any, layer: Layer, *tensors: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_func_grad_and_its_grad(cell: str) -> None:
-    layer = make_layer(cell, bidirectional=True)
+def test_func_grad_and_its_grad(cell: str, device: str) -> None:
+    layer = make_layer(cell, bidirectional=True, device=device)
     tensors = tuple(layer.present.values())
     places = tuple(range(len(tensors)))
 
@@ -412,9 +413,9 @@ def test_func_grad_and_its_grad(cell: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("cell", CELLS)
-def test_func_vmap_of_grad_and_jacrev(cell: str) -> None:
-    layer = make_layer(cell)
-    inputs = torch.randn(3, *layer.input.shape, dtype=DOUBLE)
+def test_func_vmap_of_grad_and_jacrev(cell: str, device: str) -> None:
+    layer = make_layer(cell, device=device)
+    inputs = torch.randn(3, *layer.input.shape, dtype=DOUBLE, device=device)
 
     def per_sample(forward: Any) -> Tensor:
         def loss(weight: Tensor, input: Tensor) -> Tensor:
@@ -432,8 +433,8 @@ def test_func_vmap_of_grad_and_jacrev(cell: str) -> None:
         assert_close(actual, expected, tolerance(DOUBLE, 99))
 
 
-def test_forward_mode_is_refused() -> None:
-    layer = make_layer("gru")
+def test_forward_mode_is_refused(device: str) -> None:
+    layer = make_layer("gru", device=device)
     with pytest.raises(NotImplementedError, match="forward-mode"):
         torch.func.jvp(
             lambda input: ops.layer_forward(*layer.replace(input=input))[0],
@@ -444,7 +445,7 @@ def test_forward_mode_is_refused() -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_compile_in_one_graph_for_every_length(cell: str, backend: str) -> None:
+def test_compile_in_one_graph_for_every_length(cell: str, backend: str, device: str) -> None:
     if backend == "inductor" and cell != "lstm":
         pytest.skip("one cell is enough for the slow backend: the operator is opaque to it")
     torch._dynamo.reset()
@@ -456,7 +457,9 @@ def test_compile_in_one_graph_for_every_length(cell: str, backend: str) -> None:
     compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=backend)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for seq_len, batch_size in ((4, 3), (7, 2), (9, 5)):
-            layer = make_layer(cell, sizes=(seq_len, batch_size, 5, 7), bidirectional=True)
+            layer = make_layer(
+                cell, sizes=(seq_len, batch_size, 5, 7), bidirectional=True, device=device
+            )
             actual, expected = layer.leaves(), layer.leaves()
             compiled(*actual).backward()
             forward(*expected).backward()
@@ -464,8 +467,8 @@ def test_compile_in_one_graph_for_every_length(cell: str, backend: str) -> None:
                 assert_close(tensor.grad, expected.present[name].grad, tolerance(DOUBLE, 9), name)
 
 
-def test_export_with_a_dynamic_length() -> None:
-    layer = make_layer("lstm", bidirectional=True)
+def test_export_with_a_dynamic_length(device: str) -> None:
+    layer = make_layer("lstm", bidirectional=True, device=device)
 
     class Model(torch.nn.Module):
         def forward(self, input: Tensor) -> Tensor:
@@ -478,8 +481,8 @@ def test_export_with_a_dynamic_length() -> None:
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing(reentrant: bool) -> None:
-    layer = make_layer("gru", bidirectional=True)
+def test_checkpointing(reentrant: bool, device: str) -> None:
+    layer = make_layer("gru", bidirectional=True, device=device)
 
     def gradients(run: Any) -> dict[str, Tensor]:
         leaves = layer.leaves()
@@ -494,8 +497,8 @@ def test_checkpointing(reentrant: bool) -> None:
         assert torch.equal(actual[name], wanted), name
 
 
-def test_changed_input_is_noticed_in_backward() -> None:
-    layer = make_layer("gru").leaves()
+def test_changed_input_is_noticed_in_backward(device: str) -> None:
+    layer = make_layer("gru", device=device).leaves()
     output, *_ = ops.layer_forward(*layer)
     with torch.no_grad():
         layer.weights.weight_hh.add_(1)
@@ -503,8 +506,8 @@ def test_changed_input_is_noticed_in_backward() -> None:
         output.sum().backward()
 
 
-def test_second_backward_needs_retain_graph() -> None:
-    layer = make_layer("lstm").leaves()
+def test_second_backward_needs_retain_graph(device: str) -> None:
+    layer = make_layer("lstm", device=device).leaves()
     loss = ops.layer_forward(*layer)[0].sum()
     loss.backward(retain_graph=True)
     once = layer.input.grad.clone()
@@ -514,8 +517,8 @@ def test_second_backward_needs_retain_graph() -> None:
         loss.backward()
 
 
-def test_nothing_is_saved_without_a_gradient() -> None:
-    layer = make_layer("lstm")
+def test_nothing_is_saved_without_a_gradient(device: str) -> None:
+    layer = make_layer("lstm", device=device)
     assert OPS.layer_forward(*layer.forward_args())[3].shape == (0,)
     leaves = layer.leaves()
     with torch.no_grad():

@@ -38,10 +38,10 @@ LENGTHS = {
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
 @pytest.mark.parametrize("cell", CELLS)
 def test_matches_torch_on_packed_input(
-    cell: str, lengths: list[int], bidirectional: bool, dtype: torch.dtype
+    cell: str, lengths: list[int], bidirectional: bool, dtype: torch.dtype, device: str
 ) -> None:
-    modules = trio(layers, cell, 5, 7, 2, bidirectional=bidirectional, dtype=dtype)
-    input = pack(strided(max(lengths), len(lengths), 5, dtype=dtype), lengths)
+    modules = trio(layers, cell, 5, 7, 2, bidirectional=bidirectional, dtype=dtype, device=device)
+    input = pack(strided(max(lengths), len(lengths), 5, dtype=dtype).to(device), lengths)
     for hx in (None, initial_state(modules.ours, len(lengths), dtype)):
         assert_same_as_torch(modules, input, hx, length=4 * max(lengths))
 
@@ -49,22 +49,24 @@ def test_matches_torch_on_packed_input(
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
 def test_lstm_matches_torch_with_projection_on_packed_input(
-    bidirectional: bool, bias: bool
+    bidirectional: bool, bias: bool, device: str
 ) -> None:
     modules = trio(
         layers, "lstm", 5, 7, 2, bidirectional=bidirectional, bias=bias, proj_size=3,
-        dtype=torch.float32,
+        dtype=torch.float32, device=device
     )  # fmt: skip
-    input = pack(torch.randn(6, 4, 5), LENGTHS["unsorted"])
+    input = pack(torch.randn(6, 4, 5, device=device), LENGTHS["unsorted"])
     hx = initial_state(modules.ours, 4, torch.float32)
     assert_same_as_torch(modules, input, hx, length=24)
 
 
 @pytest.mark.parametrize("space", [fusedrnn, compat], ids=["fusedrnn", "compat"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
-def test_result_carries_the_packing_of_the_input(lengths: list[int], space: object) -> None:
-    module = layers(space, "gru", 5, 7)
-    input = pack(torch.randn(max(lengths), len(lengths), 5), lengths)
+def test_result_carries_the_packing_of_the_input(
+    lengths: list[int], space: object, device: str
+) -> None:
+    module = layers(space, "gru", 5, 7, device=device)
+    input = pack(torch.randn(max(lengths), len(lengths), 5, device=device), lengths)
     output, _ = module(input)
     assert isinstance(output, PackedSequence)
     for name in ("batch_sizes", "sorted_indices", "unsorted_indices"):
@@ -73,9 +75,9 @@ def test_result_carries_the_packing_of_the_input(lengths: list[int], space: obje
 
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one_way", "two_ways"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_each_packed_row_equals_its_own_run(cell: str, bidirectional: bool) -> None:
-    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=bidirectional)
-    rows = [torch.randn(length, 5) for length in LENGTHS["unsorted"]]
+def test_each_packed_row_equals_its_own_run(cell: str, bidirectional: bool, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=bidirectional, device=device)
+    rows = [torch.randn(length, 5, device=device) for length in LENGTHS["unsorted"]]
     hx = initial_state(module, len(rows), torch.float32)
     packed, state = module(pack_sequence(rows, enforce_sorted=False), hx)
     padded, lengths = pad_packed_sequence(packed)
@@ -90,9 +92,9 @@ def test_each_packed_row_equals_its_own_run(cell: str, bidirectional: bool) -> N
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_equal_lengths_equal_padded_input(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True)
-    input = torch.randn(6, 3, 5)
+def test_equal_lengths_equal_padded_input(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, device=device)
+    input = torch.randn(6, 3, 5, device=device)
     packed, padded = run(module, pack(input, [6, 6, 6])), run(module, input)
     for name, result in padded.items():
         actual = packed.get(name, packed.get(f"{name}.data"))
@@ -100,18 +102,18 @@ def test_equal_lengths_equal_padded_input(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_non_finite_values_stay_in_their_row(cell: str) -> None:
-    module = layers(fusedrnn, cell, 5, 7, bidirectional=True)
-    input = torch.randn(6, 3, 5)
+def test_non_finite_values_stay_in_their_row(cell: str, device: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, bidirectional=True, device=device)
+    input = torch.randn(6, 3, 5, device=device)
     input[1, 1] = float("nan")
     output, _ = pad_packed_sequence(module(pack(input, [6, 4, 2]))[0])
     assert output[:, 1, :7][1:4].isnan().all() and output[:, 1, 7:][:2].isnan().all()
     assert output[:, [0, 2]].isfinite().all() and output[0, 1, :7].isfinite().all()
 
 
-def test_packed_input_compiles_with_a_graph_break(compiled_part: None) -> None:
-    module = fusedrnn.LSTM(5, 7)
+def test_packed_input_compiles_with_a_graph_break(compiled_part: None, device: str) -> None:
+    module = fusedrnn.LSTM(5, 7, device=device)
     torch._dynamo.reset()
     compiled = torch.compile(module, backend="aot_eager")
-    input = pack(torch.randn(6, 4, 5), LENGTHS["unsorted"])
+    input = pack(torch.randn(6, 4, 5, device=device), LENGTHS["unsorted"])
     assert_close(compiled(input)[0].data, module(input)[0].data, tolerance(torch.float32, 6))

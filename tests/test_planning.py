@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fusedrnn
-from fusedrnn import _library
+from fusedrnn import _library, planning
 
 compiled = pytest.mark.skipif(not _library.available, reason="needs the compiled extension")
 
@@ -63,6 +65,23 @@ def test_steps_and_batch_are_read_off_the_input(
     fusedrnn.explain(module, input)
     [(cell, _, seq_len, batch_size, *_)] = asked
     assert (cell, seq_len, batch_size) == expected
+
+
+def test_a_cuda_tensor_asks_about_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def explain_layer_cuda(*arguments: object) -> str:
+        asked.append(arguments)
+        return "schedule: some\n"
+
+    monkeypatch.setattr(_library, "available", True)
+    monkeypatch.setattr(_library, "has_cuda_kernels", lambda: True)
+    monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer_cuda", explain_layer_cuda, raising=False)
+    data = SimpleNamespace(dtype=torch.float32, device=torch.device("cuda", 1), requires_grad=False)
+    monkeypatch.setattr(planning, "_measure", lambda module, input: (data, 11, 3))
+    fusedrnn.explain(fusedrnn.GRU(5, 7), torch.empty(11, 3, 5))
+    is_packed, device_index = False, 1
+    assert asked == [("gru", torch.float32, 11, 3, 5, 7, 0, 1, True, is_packed, device_index)]
 
 
 def test_training_follows_what_can_ask_for_a_gradient(asked: list[tuple]) -> None:

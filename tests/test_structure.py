@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
-CODE_FOLDERS = ("csrc", "fusedrnn", "tests", "bench", "examples")
+CODE_FOLDERS = ("csrc", "fusedrnn", "tests", "bench", "examples", "tools")
 # Each layer may include itself and the layers to its left; the two devices ignore each other.
 LAYERS = (("common",), ("math",), ("cells",), ("plan",), ("cpu", "cuda"), ("bindings",))
 TORCH_HEADER = re.compile(r"(torch|ATen|c10|caffe2|pybind11)/|Python\.h$")

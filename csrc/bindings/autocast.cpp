@@ -26,4 +26,8 @@ TORCH_LIBRARY_IMPL(fusedrnn, AutocastCPU, m) {
   m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward<at::kCPU>>));
 }
 
+TORCH_LIBRARY_IMPL(fusedrnn, AutocastCUDA, m) {
+  m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward<at::kCUDA>>));
+}
+
 }  // namespace fusedrnn

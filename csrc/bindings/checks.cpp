@@ -190,15 +190,19 @@ at::DimVector CheckedLayer::saved_shape() const {
   return {directions, total_rows, cell.saved_width(), hidden_size};
 }
 
+void check_kinds(const LayerTensors& tensors) {
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    if (tensors[i].has_value()) check_kind(kTensorNames[i], *tensors[i], *tensors[kInput]);
+  }
+}
+
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
                          const OptionalTensor& batch_sizes) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
   const Tensor& input = *tensors[kInput];
   layer.dtype = check_dtype("input", input.scalar_type());
-  for (int i = 0; i < kLayerTensorCount; ++i) {
-    if (tensors[i].has_value()) check_kind(kTensorNames[i], *tensors[i], input);
-  }
+  check_kinds(tensors);
   layer.tensors = tensors;
   layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
   check_presence(layer);

@@ -39,6 +39,9 @@ struct CheckedLayer {
   }
 };
 
+// Raises when a tensor is not dense, or not of input's device and dtype.
+void check_kinds(const LayerTensors& tensors);
+
 // Raises when an argument does not fit; the message names it, what was expected, what was found.
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
                          const OptionalTensor& batch_sizes);

@@ -42,10 +42,17 @@ TORCH_LIBRARY(fusedrnn, m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor)");
 
-  // What would run, as text: the planner's choice for one layer on this machine.
+  // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
+  // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.
   m.def(
       "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
       "int hidden_size, int proj_size, int directions, bool training) -> str");
+  m.def(
+      "explain_layer_cuda(str cell, ScalarType dtype, int seq_len, int batch_size, "
+      "int input_size, int hidden_size, int proj_size, int directions, bool training, "
+      "bool packed, int device_index) -> str");
+  m.def("cuda_architectures() -> str");  // compute capabilities that there are kernels for
+  m.def("last_cuda_plan() -> str");      // the schedule that this thread's last call ran
   // The torch that this library was compiled with, as "major.minor".
   m.def("built_torch() -> str", [] { return kBuiltTorch; });
   m.def("cpu_isa() -> str");       // the ISA that the next call uses; errors as the call would

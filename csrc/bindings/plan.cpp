@@ -31,20 +31,8 @@ std::vector<std::string> isa_names(bool (*condition)(Isa)) {
 std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
                           int64_t batch_size, int64_t input_size, int64_t hidden_size,
                           int64_t proj_size, int64_t directions, bool training) {
-  TORCH_CHECK_VALUE(seq_len > 0 && batch_size >= 0 && input_size >= 0 && hidden_size > 0 &&
-                        proj_size >= 0 && (directions == 1 || directions == 2),
-                    "explain_layer: expected seq_len and hidden_size > 0, no negative size and 1 "
-                    "or 2 directions");
-  const Problem problem{check_cell(cell).kind,
-                        check_dtype("dtype", dtype),
-                        seq_len,
-                        batch_size,
-                        seq_len * batch_size,
-                        input_size,
-                        hidden_size,
-                        proj_size,
-                        static_cast<int>(directions),
-                        training};
+  const Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
+                                        proj_size, directions, training, /*packed=*/false);
   const CpuPlan chosen = make_cpu_plan(problem);
   std::string text(4096, '\0');
   text.resize(print_plan(problem, chosen.cpu, chosen.plan, text.data(), text.size()));
@@ -52,6 +40,26 @@ std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t s
 }
 
 }  // namespace
+
+Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
+                      int64_t batch_size, int64_t input_size, int64_t hidden_size,
+                      int64_t proj_size, int64_t directions, bool training, bool packed) {
+  TORCH_CHECK_VALUE(seq_len > 0 && batch_size >= 0 && input_size >= 0 && hidden_size > 0 &&
+                        proj_size >= 0 && (directions == 1 || directions == 2),
+                    "explain_layer: expected seq_len and hidden_size > 0, no negative size and 1 "
+                    "or 2 directions");
+  return {check_cell(cell).kind,
+          check_dtype("dtype", dtype),
+          seq_len,
+          batch_size,
+          seq_len * batch_size,
+          input_size,
+          hidden_size,
+          proj_size,
+          static_cast<int>(directions),
+          training,
+          packed};
+}
 
 void check_status(const Status& status) { TORCH_CHECK(status.ok, status.message); }
 

@@ -1,4 +1,5 @@
-// The CPU plan of a layer as the environment and torch's settings have it now.
+// The CPU plan of a layer as the environment and torch's settings have it now, and what the
+// operators that explain plans share.
 #pragma once
 
 #include "bindings/checks.h"
@@ -14,6 +15,11 @@ struct CpuPlan {
 
 // Honours FUSEDRNN_CPU_ISA and FUSEDRNN_SCHEDULE; raises when they ask for what cannot be.
 CpuPlan make_cpu_plan(const Problem& problem);
+
+// The problem that explain_layer is asked about; raises when its numbers make no sense.
+Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
+                      int64_t batch_size, int64_t input_size, int64_t hidden_size,
+                      int64_t proj_size, int64_t directions, bool training, bool packed);
 
 // Raises the status's message unless it is ok.
 void check_status(const Status& status);

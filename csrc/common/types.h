@@ -12,6 +12,9 @@ enum class CellKind : int8_t { kRnnTanh, kRnnRelu, kLstm, kGru };
 
 enum class Direction : int8_t { kForward, kReverse };
 
+// How a product takes an operand that is stored row by row.
+enum class Transpose : int8_t { kNo, kYes };
+
 // Instruction sets with a kernel table of their own, weakest first.
 enum class Isa : int8_t { kGeneric, kAvx2, kAvx512 };
 

@@ -26,8 +26,6 @@ class ParallelBody {
   void (*call_)(void*, int, int);
 };
 
-enum class Transpose : int8_t { kNo, kYes };
-
 class Runtime {
  public:
   virtual ~Runtime() = default;

@@ -1,5 +1,5 @@
-// The device a plan is made for: plain numbers, filled in by cpu/dispatch.cpp for the
-// running machine and by the tests for machines that are not at hand.
+// The device a plan is made for: plain numbers, filled in by cpu/dispatch.cpp and cuda/query.cpp
+// for the running machine and by the tests for machines that are not at hand.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,18 @@ struct CpuInfo {
   int64_t l1_bytes;         // data cache of a core
   int64_t l2_bytes;         // of a core
   int64_t l3_bytes;         // shared
+};
+
+struct CudaInfo {
+  char name[64];
+  int sm_arch;  // 90 for compute capability 9.0
+  int sm_count;
+  int64_t smem_bytes_per_block;  // the most that a kernel can ask for (opt-in)
+  int64_t smem_bytes_per_sm;
+  int64_t l2_bytes;
+  double clock_ghz;  // of the SMs, boost
+  double memory_bytes_per_second;
+  bool allow_tf32;  // float32 products may round their inputs, as torch is set now
 };
 
 }  // namespace fusedrnn

@@ -1,16 +1,15 @@
 #include "plan/plan.h"
 
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
 
 #include "cells/registry.h"
+#include "plan/text.h"
 
 namespace fusedrnn {
 
 namespace {
 
-constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent"};
+constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent", "single_block"};
 
 // Splitting rows pays when a thread has enough of them to reuse each weight it loads.
 constexpr int64_t kMinRowsOfThread = 8;
@@ -77,62 +76,12 @@ bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, Schedul
          !cell_info(problem.cell).split && problem.total_rows >= kMinRowsOfInput * problem.seq_len;
 }
 
-// A printf into a buffer that drops what does not fit.
-class Writer {
- public:
-  Writer(char* text, size_t size) : text_(text), size_(size) {
-    if (size_ > 0) text_[0] = '\0';
-  }
-
-  void write(const char* format, ...) {
-    if (length_ + 1 >= size_) return;
-    va_list args;
-    va_start(args, format);
-    const int wanted = std::vsnprintf(text_ + length_, size_ - length_, format, args);
-    va_end(args);
-    if (wanted < 0) return;
-    const size_t room = size_ - 1 - length_;
-    length_ += static_cast<size_t>(wanted) < room ? static_cast<size_t>(wanted) : room;
-  }
-
-  size_t length() const { return length_; }
-
- private:
-  char* text_;
-  size_t size_;
-  size_t length_ = 0;
-};
-
-// A time in three figures or so, by whole numbers: printing a double takes longer than the
-// whole model.
-struct Duration {
-  explicit Duration(double seconds) {
-    const double micro = seconds * 1e6;
-    const double scale = micro < 1e3 ? 1 : micro < 1e6 ? 1e3 : 1e6;
-    unit = micro < 1e3 ? "us" : micro < 1e6 ? "ms" : "s";
-    const auto tenths = static_cast<long long>(micro / scale * 10 + 0.5);
-    whole = tenths / 10;
-    tenth = static_cast<int>(tenths % 10);
-  }
-
-  long long whole;
-  int tenth;
-  const char* unit;
-};
-
 void reject(const Candidate& rejected, const Candidate& chosen, bool forced, Plan* plan) {
   Rejection& rejection = plan->rejections[plan->rejection_count++];
   rejection.schedule = rejected.schedule;
   Writer writer(rejection.reason, sizeof(rejection.reason));
-  const Duration its(rejected.seconds), other(chosen.seconds);
-  writer.write("%s%smodelled %lld.%d %s against %lld.%d %s",
-               forced ? schedule_name(chosen.schedule) : "", forced ? " is forced; " : "",
-               its.whole, its.tenth, its.unit, other.whole, other.tenth, other.unit);
-}
-
-const char* dtype_name(DType dtype) {
-  constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16"};
-  return kNames[static_cast<int>(dtype)];
+  write_slower(rejected.seconds, chosen.seconds, forced ? schedule_name(chosen.schedule) : nullptr,
+               &writer);
 }
 
 }  // namespace
@@ -143,9 +92,9 @@ const char* split_name(Split split) { return split == Split::kRows ? "rows" : "u
 
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
   const bool is_forced = forced != nullptr && forced[0] != '\0';
-  Candidate candidates[kScheduleCount];
+  Candidate candidates[kCpuScheduleCount];
   int chosen = -1;
-  for (int i = 0; i < kScheduleCount; ++i) {
+  for (int i = 0; i < kCpuScheduleCount; ++i) {
     candidates[i] = best_of(static_cast<Schedule>(i), problem, cpu);
     if (is_forced) {
       if (std::strcmp(forced, kScheduleNames[i]) == 0) chosen = i;
@@ -165,7 +114,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->multiplies_input = choose_multiplies_input(problem, cpu, choice.schedule);
   plan->modelled_seconds = choice.seconds;
   plan->rejection_count = 0;
-  for (int i = 0; i < kScheduleCount; ++i) {
+  for (int i = 0; i < kCpuScheduleCount; ++i) {
     if (i != chosen) reject(candidates[i], choice, is_forced, plan);
   }
   return {};
@@ -174,14 +123,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
 size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
                   size_t size) {
   Writer writer(text, size);
-  writer.write("%s %s: seq_len %lld, batch_size %lld, input_size %lld, hidden_size %lld",
-               cell_info(problem.cell).name, dtype_name(problem.dtype),
-               static_cast<long long>(problem.seq_len), static_cast<long long>(problem.batch_size),
-               static_cast<long long>(problem.input_size),
-               static_cast<long long>(problem.hidden_size));
-  if (problem.proj_size > 0) {
-    writer.write(", proj_size %lld", static_cast<long long>(problem.proj_size));
-  }
+  write_problem(problem, &writer);
   writer.write("%s, %s\n", problem.directions == 2 ? ", each of 2 directions" : "",
                problem.training ? "training" : "inference");
 

@@ -1,7 +1,9 @@
-// make_plan: which schedule runs a layer, with which sizes, and why not the others.
+// make_plan and make_cuda_plan: which schedule runs a layer, with which sizes, and why not the
+// others.
 //
-// A pure function of its arguments: no allocation, no clock, no device call, so that
-// decisions for any machine are tested on any other. cost.cpp has the time model.
+// Pure functions of their arguments: no allocation, no clock, no device call, so that
+// decisions for any machine are tested on any other. cost.cpp and cuda_cost.cpp have the time
+// models.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +15,9 @@
 
 namespace fusedrnn {
 
-enum class Schedule : int8_t { kPerStep, kPersistent };
-constexpr int kScheduleCount = 2;
+enum class Schedule : int8_t { kPerStep, kPersistent, kSingleBlock };
+constexpr int kScheduleCount = 3;
+constexpr int kCpuScheduleCount = 2;  // the first ones
 
 // How the threads of a persistent region share a step.
 enum class Split : int8_t {
@@ -35,7 +38,7 @@ struct Plan {
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of the chosen schedule, forward or backward as in Problem
   int rejection_count;
-  Rejection rejections[kScheduleCount];
+  Rejection rejections[kCpuScheduleCount];
 };
 
 const char* schedule_name(Schedule schedule);
@@ -53,5 +56,70 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
 // Time model (cost.cpp): seconds of one direction of the layer under that schedule.
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
                         int num_threads);
+
+// The pass a CUDA plan is for: forward and backward need different sizes.
+enum class Pass : int8_t { kForward, kBackward };
+
+// How per_step computes a step on CUDA.
+enum class StepForm : int8_t {
+  kProduct,  // the runtime's product, then one pointwise kernel
+  kFused,    // one kernel that multiplies and ends in the cell
+};
+
+// The tile of a block of per_step's fused kernel.
+constexpr int kFusedUnits = 32;  // hidden units, one a lane, with all their gates
+constexpr int kFusedRows = 8;    // batch rows
+constexpr int kFusedDepth = 32;  // of the product at once in shared memory
+constexpr int kFusedThreads = 256;
+
+// single_block: a thread owns one hidden unit with all its gates for so many rows at most, 4 of
+// float and 2 of double, whose sums still fit in its registers.
+constexpr int max_thread_rows(DType dtype) { return static_cast<int>(16 / accum_bytes(dtype)); }
+constexpr int kSingleBlockMaxThreads = 512;
+
+struct CudaRejection {
+  const char* candidate;  // its name, as `forced` has it
+  char reason[160];       // what it needs and what there is, or how much slower it is modelled
+};
+constexpr int kCudaCandidateCount = 3;  // per_step in its two forms, single_block
+
+struct CudaPlan {
+  Schedule schedule;  // kPerStep or kSingleBlock
+  StepForm form;      // per_step only
+  // single_block: a block has batch_tile rows of one direction. Its threads are row groups of
+  // `unit_threads`, hidden_size rounded up to whole warps; each thread has thread_rows rows.
+  // fused: the constants above. product: 0, the pointwise kernel chooses its own.
+  int batch_tile;   // thread_rows * threads / unit_threads
+  int thread_rows;  // 1, 2 or 4
+  int unit_threads;
+  int threads;
+  int64_t smem_bytes;       // dynamic shared memory of a block of single_block
+  int64_t chunk_steps;      // time steps whose input projection is computed at once
+  double modelled_seconds;  // of all directions
+  int rejection_count;
+  CudaRejection rejections[kCudaCandidateCount];
+};
+
+// The candidate that the plan is, as `forced` has it.
+const char* cuda_plan_name(const CudaPlan& plan);
+
+// Dynamic shared memory of a single_block kernel: weight_hh as S [G * H, H] in the order the
+// kernel likes, then, from the next multiple of 16 bytes, two buffers of A [batch_tile, width]:
+// what a step hands to the next one. width is H forward, G * H backward.
+int64_t single_block_smem_bytes(const Problem& problem, Pass pass, int batch_tile);
+
+// Chooses a schedule for a pass over all directions of a layer. `forced` is per_step,
+// per_step/product, per_step/fused or single_block; null or empty chooses by modelled time.
+// Forcing an unknown one, or one that cannot run the layer, is an error with its reason.
+Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device, const char* forced,
+                      CudaPlan* plan);
+
+// As print_plan.
+size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
+                       const CudaPlan& plan, char* text, size_t size);
+
+// Time model (cuda_cost.cpp): seconds of a pass over all directions with those sizes.
+double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,
+                             const CudaPlan& sizes);
 
 }  // namespace fusedrnn

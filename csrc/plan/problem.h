@@ -18,6 +18,7 @@ struct Problem {
   int64_t proj_size;  // 0 without projection
   int directions;     // 1 or 2
   bool training;      // backward will be asked for, or this is the backward
+  bool packed;        // steps have rows of their own: batch_sizes are given
 };
 
 }  // namespace fusedrnn

@@ -1,5 +1,7 @@
 // plan/: which schedule is chosen for machines that are not at hand, what is said about the
 // others, what can be forced, and what a plan looks like as text.
+//
+// `test_plan --plans` prints the plans of every GPU here for ten problems.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -22,7 +24,8 @@ constexpr CellKind kKinds[] = {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind:
 
 Problem make_problem(CellKind cell, int64_t seq_len, int64_t batch_size, int64_t hidden_size) {
   return {cell,        DType::kFloat32, seq_len, batch_size, seq_len * batch_size,
-          hidden_size, hidden_size,     0,       1,          false};
+          hidden_size, hidden_size,     0,       1,          false,
+          false};
 }
 
 Plan plan_of(const Problem& problem, const CpuInfo& cpu, const char* forced = nullptr) {
@@ -61,7 +64,7 @@ TEST(every_plan_is_one_that_can_run) {
       CHECK(plan.num_threads >= 1 && plan.num_threads <= cpu.num_threads);
       CHECK(plan.chunk_steps >= 1 && plan.chunk_steps <= problem.seq_len);
       CHECK(std::isfinite(plan.modelled_seconds) && plan.modelled_seconds > 0);
-      CHECK(plan.rejection_count == kScheduleCount - 1);
+      CHECK(plan.rejection_count == kCpuScheduleCount - 1);
       CHECK(plan.rejections[0].schedule != plan.schedule);
       CHECK(std::strlen(plan.rejections[0].reason) > 0);
       if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
@@ -287,7 +290,242 @@ TEST(printing_stops_at_the_end_of_its_buffer) {
   }
 }
 
+// The makers' figures of GPUs that are not at hand.
+constexpr CudaInfo kH200{"NVIDIA H200", 90, 132, 232448, 233472, 60 << 20, 1.98, 4.8e12, false};
+constexpr CudaInfo kA100{"NVIDIA A100", 80, 108, 166912, 167936, 40 << 20, 1.41, 2.0e12, false};
+constexpr CudaInfo kRtx4090{"NVIDIA RTX 4090", 89,   128,     101376, 102400,
+                            72 << 20,          2.52, 1.01e12, false};
+constexpr CudaInfo kL4{"NVIDIA L4", 89, 58, 101376, 102400, 48 << 20, 2.04, 0.3e12, false};
+constexpr CudaInfo kV100{"NVIDIA V100", 70, 80, 98304, 98304, 6 << 20, 1.53, 0.9e12, false};
+constexpr CudaInfo kGpus[] = {kH200, kA100, kRtx4090, kL4, kV100};
+constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
+constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
+
+Problem training_problem(CellKind cell, DType dtype, int64_t seq_len, int64_t batch_size,
+                         int64_t hidden_size, int directions = 1) {
+  Problem problem = make_problem(cell, seq_len, batch_size, hidden_size);
+  problem.dtype = dtype;
+  problem.directions = directions;
+  problem.training = true;
+  return problem;
+}
+
+CudaPlan cuda_plan_of(const Problem& problem, Pass pass, const CudaInfo& gpu,
+                      const char* forced = nullptr) {
+  CudaPlan plan{};
+  const Status status = make_cuda_plan(problem, pass, gpu, forced, &plan);
+  CHECK_THAT(status.ok, "%s", status.message);
+  return plan;
+}
+
+std::string cuda_text_of(const Problem& problem, Pass pass, const CudaInfo& gpu,
+                         const char* forced = nullptr) {
+  const CudaPlan plan = cuda_plan_of(problem, pass, gpu, forced);
+  std::string text(2048, '\0');
+  text.resize(print_cuda_plan(problem, pass, gpu, plan, &text[0], text.size()));
+  return text;
+}
+
+std::string refusal(const Problem& problem, const CudaInfo& gpu, const char* forced) {
+  CudaPlan plan{};
+  const Status status = make_cuda_plan(problem, Pass::kForward, gpu, forced, &plan);
+  CHECK_THAT(!status.ok, "%s was not refused", forced);
+  return status.message;
+}
+
+// Calls body(problem, pass, gpu) for many shapes on every GPU.
+template <class Body>
+void for_each_cuda_case(const Body& body) {
+  for (const CudaInfo& gpu : kGpus) {
+    for (CellKind cell : kKinds) {
+      for (DType dtype : kDTypes) {
+        for (int64_t seq_len : {1, 7, 1000, 100000}) {
+          for (int64_t batch_size : {1, 3, 16, 1000}) {
+            for (int64_t hidden_size : {1, 65, 128, 193, 512, 2048}) {
+              for (int directions : {1, 2}) {
+                for (Pass pass : kPasses) {
+                  body(training_problem(cell, dtype, seq_len, batch_size, hidden_size, directions),
+                       pass, gpu);
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(every_cuda_plan_is_one_that_can_run) {
+  for_each_cuda_case([](const Problem& problem, Pass pass, const CudaInfo& gpu) {
+    const CudaPlan plan = cuda_plan_of(problem, pass, gpu);
+    CHECK(plan.chunk_steps >= 1 && plan.chunk_steps <= problem.seq_len);
+    CHECK(std::isfinite(plan.modelled_seconds) && plan.modelled_seconds > 0);
+    CHECK(plan.rejection_count == kCudaCandidateCount - 1);
+    for (int i = 0; i < plan.rejection_count; ++i) CHECK(plan.rejections[i].reason[0] != '\0');
+    if (plan.schedule != Schedule::kSingleBlock) return;
+    CHECK(plan.unit_threads % 32 == 0 && plan.unit_threads >= problem.hidden_size);
+    CHECK(plan.threads <= kSingleBlockMaxThreads && plan.threads % plan.unit_threads == 0);
+    CHECK(plan.thread_rows >= 1 && plan.thread_rows <= max_thread_rows(problem.dtype));
+    CHECK(plan.batch_tile == plan.thread_rows * plan.threads / plan.unit_threads);
+    CHECK(plan.batch_tile == 1 || plan.batch_tile < 2 * problem.batch_size);
+    CHECK(plan.smem_bytes == single_block_smem_bytes(problem, pass, plan.batch_tile));
+    CHECK(plan.smem_bytes <= gpu.smem_bytes_per_block);
+  });
+}
+
+TEST(the_cuda_choice_is_the_candidate_of_least_modelled_time) {
+  for_each_cuda_case([](const Problem& problem, Pass pass, const CudaInfo& gpu) {
+    const CudaPlan chosen = cuda_plan_of(problem, pass, gpu);
+    CHECK(chosen.modelled_seconds == modelled_cuda_seconds(problem, pass, gpu, chosen));
+    for (const char* name : {"per_step/product", "per_step/fused", "single_block"}) {
+      CudaPlan other{};
+      if (!make_cuda_plan(problem, pass, gpu, name, &other).ok) continue;
+      CHECK(chosen.modelled_seconds <= other.modelled_seconds);
+    }
+  });
+}
+
+TEST(single_block_is_possible_while_weight_hh_fits_one_block) {
+  // The largest hidden sizes of a forward pass on 227 KB, batch rows one at a time.
+  const auto fits = [](CellKind cell, DType dtype, int64_t hidden_size) {
+    const Problem problem = training_problem(cell, dtype, 100, 1, hidden_size);
+    CudaPlan plan{};
+    return make_cuda_plan(problem, Pass::kForward, kH200, "single_block", &plan).ok;
+  };
+  CHECK(fits(CellKind::kLstm, DType::kFloat32, 120) &&
+        !fits(CellKind::kLstm, DType::kFloat32, 121));
+  CHECK(fits(CellKind::kGru, DType::kFloat32, 138) && !fits(CellKind::kGru, DType::kFloat32, 140));
+  CHECK(fits(CellKind::kLstm, DType::kBFloat16, 168) &&
+        !fits(CellKind::kLstm, DType::kBFloat16, 171));
+  CHECK(fits(CellKind::kRnnTanh, DType::kFloat16, 337) &&
+        !fits(CellKind::kRnnTanh, DType::kFloat16, 342));
+}
+
+TEST(single_block_refuses_what_it_cannot_run_with_need_and_have) {
+  const Problem large = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 256);
+  CHECK(refusal(large, kH200, "single_block") ==
+        "schedule single_block: weight_hh of one direction and its buffers need 1026 KiB of shared "
+        "memory, the device has 227 a block");
+  Problem packed = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 64);
+  packed.packed = true;
+  CHECK(refusal(packed, kH200, "single_block") ==
+        "schedule single_block: packed input: only per_step takes steps that differ in rows");
+  Problem projected = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 64);
+  projected.proj_size = 32;
+  for (const char* name : {"single_block", "per_step/fused"}) {
+    CHECK(refusal(projected, kH200, name) ==
+          std::string("schedule ") + name + ": projection: only per_step/product has it");
+  }
+  const CudaPlan plan = cuda_plan_of(projected, Pass::kForward, kH200);
+  CHECK(plan.schedule == Schedule::kPerStep && plan.form == StepForm::kProduct);
+  CHECK(cuda_text_of(packed, Pass::kForward, kH200).find("not single_block: packed input: ") !=
+        std::string::npos);
+}
+
+TEST(small_layers_over_many_steps_stay_in_one_block) {
+  for (const CudaInfo& gpu : kGpus) {
+    for (Pass pass : kPasses) {
+      const Problem problem = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 64, 2);
+      const CudaPlan plan = cuda_plan_of(problem, pass, gpu);
+      CHECK_THAT(plan.schedule == Schedule::kSingleBlock, "%s",
+                 cuda_text_of(problem, pass, gpu).c_str());
+      const Problem large = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 1024);
+      CHECK(cuda_plan_of(large, pass, gpu).schedule == Schedule::kPerStep);
+    }
+  }
+}
+
+TEST(large_batches_take_the_library_product) {
+  for (const CudaInfo& gpu : kGpus) {
+    const Problem problem = training_problem(CellKind::kLstm, DType::kFloat16, 50, 512, 1024);
+    const CudaPlan plan = cuda_plan_of(problem, Pass::kForward, gpu);
+    CHECK(plan.schedule == Schedule::kPerStep && plan.form == StepForm::kProduct);
+  }
+}
+
+TEST(a_cuda_schedule_is_forced_by_its_name) {
+  const Problem problem = training_problem(CellKind::kGru, DType::kFloat32, 100, 16, 64);
+  CHECK(cuda_plan_of(problem, Pass::kForward, kA100, "per_step/product").form ==
+        StepForm::kProduct);
+  CHECK(cuda_plan_of(problem, Pass::kForward, kA100, "per_step/fused").form == StepForm::kFused);
+  CHECK(cuda_plan_of(problem, Pass::kForward, kA100, "per_step").schedule == Schedule::kPerStep);
+  const std::string text = cuda_text_of(problem, Pass::kForward, kA100, "per_step");
+  CHECK_THAT(text.find("not single_block: per_step is forced; modelled ") != std::string::npos,
+             "%s", text.c_str());
+  const std::string message = refusal(problem, kA100, "persistent");
+  for (const char* word : {"'persistent'", "per_step/product", "per_step/fused", "single_block"}) {
+    CHECK_THAT(message.find(word) != std::string::npos, "%s", message.c_str());
+  }
+}
+
+TEST(tf32_is_as_torch_allows_it) {
+  const Problem problem = training_problem(CellKind::kLstm, DType::kFloat32, 50, 512, 1024);
+  CudaInfo tf32 = kH200;
+  tf32.allow_tf32 = true;
+  const double strict = cuda_plan_of(problem, Pass::kForward, kH200).modelled_seconds;
+  CHECK(cuda_plan_of(problem, Pass::kForward, tf32).modelled_seconds < strict);
+}
+
+TEST(a_cuda_plan_prints_its_choice_its_sizes_and_the_rest) {
+  Problem problem = training_problem(CellKind::kLstm, DType::kBFloat16, 500, 16, 64, 2);
+  std::string text = cuda_text_of(problem, Pass::kForward, kH200);
+  for (const char* part :
+       {"lstm bfloat16: seq_len 500, batch_size 16, input_size 64, hidden_size 64, 2 directions, "
+        "training\n",
+        "forward on NVIDIA H200: single_block, modelled ", " blocks of ", " KiB of shared memory\n",
+        "not per_step/product: modelled ", "not per_step/fused: modelled "}) {
+    CHECK_THAT(text.find(part) != std::string::npos, "'%s' is not in\n%s", part, text.c_str());
+  }
+  text = cuda_text_of(problem, Pass::kBackward, kH200);
+  CHECK(text.rfind("backward on NVIDIA H200: ", 0) == 0);
+}
+
+TEST(a_cuda_chunk_is_bounded_in_bytes) {
+  for_each_cuda_case([](const Problem& problem, Pass pass, const CudaInfo& gpu) {
+    const CudaPlan plan = cuda_plan_of(problem, pass, gpu);
+    const int64_t row = problem.directions * 4 * problem.hidden_size * accum_bytes(problem.dtype);
+    CHECK(plan.chunk_steps == 1 ||
+          plan.chunk_steps * problem.batch_size * row <= int64_t{4} * (256 << 20));
+  });
+}
+
+void print_plans() {
+  Problem projected = training_problem(CellKind::kLstm, DType::kFloat32, 100, 32, 512);
+  projected.proj_size = 128;
+  Problem packed = training_problem(CellKind::kGru, DType::kFloat32, 100, 32, 128);
+  packed.packed = true;
+  Problem step = make_problem(CellKind::kLstm, 1, 1, 128);
+  const Problem problems[] = {
+      training_problem(CellKind::kLstm, DType::kFloat32, 100, 1, 128),
+      training_problem(CellKind::kLstm, DType::kFloat32, 100, 64, 64, 2),
+      training_problem(CellKind::kGru, DType::kBFloat16, 1000, 16, 160),
+      training_problem(CellKind::kRnnTanh, DType::kFloat16, 500, 256, 256),
+      training_problem(CellKind::kLstm, DType::kFloat64, 100, 16, 96),
+      training_problem(CellKind::kLstm, DType::kFloat16, 512, 16, 768),
+      training_problem(CellKind::kLstm, DType::kFloat32, 50, 512, 1024),
+      projected,
+      packed,
+      step,
+  };
+  for (const CudaInfo& gpu : kGpus) {
+    for (const Problem& problem : problems) {
+      std::printf("%s", cuda_text_of(problem, Pass::kForward, gpu).c_str());
+      if (problem.training) {
+        std::printf("%s", cuda_text_of(problem, Pass::kBackward, gpu).c_str());
+      }
+      std::printf("\n");
+    }
+  }
+}
+
 }  // namespace
 }  // namespace fusedrnn
 
-CHECK_MAIN()
+int main(int argc, char** argv) {
+  if (argc == 2 && std::strcmp(argv[1], "--plans") == 0) {
+    fusedrnn::print_plans();
+    return 0;
+  }
+  return check::run(argc, argv);
+}

@@ -1,0 +1,134 @@
+// The operators on CUDA: checks, buffers, the plan, and one call of the library for all
+// directions. Compiled where CUDA kernels are built.
+#include <ATen/Context.h>
+#include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <cuda_runtime_api.h>
+#include <torch/library.h>
+
+#include <array>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <string>
+
+#include "bindings/checks.h"
+#include "bindings/cuda_runtime.h"
+#include "bindings/layer_args.h"
+#include "bindings/plan.h"
+#include "cuda/launch.h"
+
+namespace fusedrnn {
+namespace {
+
+thread_local const char* last_plan = "";
+
+// Asked once a device: a query takes longer than a layer.
+CudaInfo device_info(c10::DeviceIndex device) {
+  static std::mutex mutex;
+  static std::map<c10::DeviceIndex, CudaInfo> known;
+  const std::lock_guard<std::mutex> lock(mutex);
+  auto found = known.find(device);
+  if (found == known.end()) {
+    CudaInfo info{};
+    check_status(query_cuda(device, &info));
+    found = known.emplace(device, info).first;
+  }
+  CudaInfo info = found->second;
+  info.allow_tf32 = at::globalContext().allowTF32CuBLAS();
+  return info;
+}
+
+CudaPlan make_checked_plan(const Problem& problem, Pass pass, const CudaInfo& info) {
+  CudaPlan plan;
+  check_status(make_cuda_plan(problem, pass, info, std::getenv("FUSEDRNN_SCHEDULE"), &plan));
+  return plan;
+}
+
+std::string plan_text(const Problem& problem, Pass pass, const CudaInfo& info,
+                      const CudaPlan& plan) {
+  std::string text(4096, '\0');
+  text.resize(print_cuda_plan(problem, pass, info, plan, text.data(), text.size()));
+  return text;
+}
+
+// Runs `call(plan, runtime)`, which enqueues the pass on the current stream of the device.
+template <class Call>
+void run_pass(const CheckedLayer& layer, bool training, Pass pass, const Call& call) {
+  const c10::Device device = layer.tensors[kInput]->device();
+  const c10::cuda::CUDAGuard guard(device);
+  const Problem problem = to_problem(layer, training);
+  const CudaInfo info = device_info(device.index());
+  const CudaPlan plan = make_checked_plan(problem, pass, info);
+  TorchCudaRuntime runtime(device);
+  const Status status = call(plan, runtime);
+  last_plan = cuda_plan_name(plan);
+  if (status.ok) return;
+  const int major = info.sm_arch / 10, minor = info.sm_arch % 10;
+  TORCH_CHECK(
+      std::strstr(status.message, cudaGetErrorString(cudaErrorNoKernelImageForDevice)) == nullptr,
+      "device ", device, ": expected a compute capability of ", cuda_architectures(),
+      ", which this build of fusedrnn has kernels for, got ", major, ".", minor, " (", info.name,
+      "); rebuild with: TORCH_CUDA_ARCH_LIST=", major, ".", minor,
+      " FUSEDRNN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps .");
+  TORCH_CHECK(false, status.message, "; the plan was\n", plan_text(problem, pass, info, plan));
+}
+
+ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
+                            const OptionalTensor& batch_sizes, bool save) {
+  const CheckedLayer layer = check_layer(cell, tensors, batch_sizes);
+  const ForwardResult result = empty_forward_result(layer, save);
+  if (layer.total_rows == 0) return result;
+  run_pass(layer, save, Pass::kForward, [&](const CudaPlan& plan, CudaRuntime& runtime) {
+    std::array<LayerForwardArgs, 2> args{};
+    for (int d = 0; d < layer.directions; ++d) args[d] = forward_args(layer, result, d);
+    return layer_forward_cuda(args.data(), layer.directions, plan, runtime);
+  });
+  return result;
+}
+
+LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
+                          const LayerTensors& tensors, const OptionalTensor& batch_sizes,
+                          const Tensor& output, const Tensor& saved, const GradMask& mask) {
+  const CheckedLayer layer = check_layer(cell, tensors, batch_sizes);
+  const CheckedGrads given = check_grads(layer, grads, output, saved);
+  const LayerGrads result = empty_grads(layer, mask);
+  if (layer.total_rows == 0) return result;
+  run_pass(layer, true, Pass::kBackward, [&](const CudaPlan& plan, CudaRuntime& runtime) {
+    std::array<LayerBackwardArgs, 2> args{};
+    for (int d = 0; d < layer.directions; ++d) args[d] = backward_args(layer, given, result, d);
+    return layer_backward_cuda(args.data(), layer.directions, plan, runtime);
+  });
+  return result;
+}
+
+std::string explain_layer_cuda(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
+                               int64_t batch_size, int64_t input_size, int64_t hidden_size,
+                               int64_t proj_size, int64_t directions, bool training, bool packed,
+                               int64_t device_index) {
+  const Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
+                                        proj_size, directions, training, packed);
+  const CudaInfo info = device_info(static_cast<c10::DeviceIndex>(device_index));
+  std::string text;
+  for (Pass pass : {Pass::kForward, Pass::kBackward}) {
+    if (pass == Pass::kBackward && !training) continue;
+    text += plan_text(problem, pass, info, make_checked_plan(problem, pass, info));
+  }
+  return text;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) {
+  m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward>));
+  m.impl("layer_backward", TORCH_FN(backward_kernel<layer_backward>));
+}
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
+  m.impl("explain_layer_cuda", TORCH_FN(explain_layer_cuda));
+  m.impl("cuda_architectures", [] { return std::string(cuda_architectures()); });
+  m.impl("last_cuda_plan", [] { return std::string(last_plan); });
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,72 @@
+#include "bindings/cuda_runtime.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/addmm_cuda_dispatch.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm_cuda_dispatch.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAStream.h>
+
+namespace fusedrnn {
+namespace {
+
+at::ScalarType to_scalar_type(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return at::kDouble;
+    case DType::kBFloat16:
+      return at::kBFloat16;
+    case DType::kFloat16:
+      return at::kHalf;
+    case DType::kFloat32:
+      break;
+  }
+  return at::kFloat;
+}
+
+// The stored matrix at `data` with row stride ld, seen as op of it.
+at::Tensor matrix(c10::Device device, DType dtype, Transpose transpose, const void* data,
+                  int64_t rows, int64_t cols, int64_t ld) {
+  const bool plain = transpose == Transpose::kNo;
+  return at::for_blob(const_cast<void*>(data), {rows, cols})
+      .strides(plain ? at::IntArrayRef{ld, 1} : at::IntArrayRef{1, ld})
+      .options(at::TensorOptions().dtype(to_scalar_type(dtype)).device(device))
+      .target_device(device)  // told, not looked up by the pointer
+      .make_tensor();
+}
+
+}  // namespace
+
+TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
+    : device_(device), stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
+
+Status TorchCudaRuntime::gemm(const CudaProduct& product) {
+  if (product.m == 0 || product.n == 0) return {};
+  const at::Tensor left =
+      matrix(device_, product.in, product.trans_a, product.a, product.m, product.k, product.lda);
+  const at::Tensor right =
+      matrix(device_, product.in, product.trans_b, product.b, product.k, product.n, product.ldb);
+  at::Tensor result =
+      matrix(device_, product.out, Transpose::kNo, product.c, product.m, product.n, product.ldc);
+  const at::ScalarType out = to_scalar_type(product.out);
+  const bool widens = product.in != product.out;
+  if (product.beta == 0) {
+    if (widens) {
+      at::cuda::mm_out(result, left, right, out);
+    } else {
+      at::cuda::mm_out(result, left, right);
+    }
+  } else if (widens) {
+    at::cuda::addmm_out(result, result, left, right, out, product.beta, 1);
+  } else {
+    at::cuda::addmm_(result, left, right, product.beta, 1);
+  }
+  return {};
+}
+
+void* TorchCudaRuntime::scratch(size_t bytes) {
+  buffers_.push_back(c10::cuda::CUDACachingAllocator::get()->allocate(bytes));
+  return buffers_.back().get();
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,126 @@
+#include "bindings/layer_args.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+namespace fusedrnn {
+namespace {
+
+const void* read_ptr(const OptionalTensor& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
+}
+
+// Pointers into `tensor` at the part of one direction, or null where there is nothing.
+const void* read_part(const OptionalTensor& tensor, int64_t offset) {
+  if (!tensor.has_value()) return nullptr;
+  return static_cast<const char*>(tensor->const_data_ptr()) + offset * tensor->element_size();
+}
+void* write_part(const Tensor& tensor, int64_t offset) {
+  if (!tensor.defined() || tensor.numel() == 0) return nullptr;
+  return static_cast<char*>(tensor.mutable_data_ptr()) + offset * tensor.element_size();
+}
+
+LayerShape to_shape(const CheckedLayer& layer, int direction) {
+  return {layer.cell.kind,
+          layer.dtype,
+          direction == 0 ? Direction::kForward : Direction::kReverse,
+          layer.seq_len,
+          layer.batch_size,
+          layer.total_rows,
+          layer.input_size,
+          layer.hidden_size,
+          layer.proj_size,
+          static_cast<const int64_t*>(read_ptr(layer.batch_sizes))};
+}
+
+LayerWeights to_weights(const CheckedLayer& layer, int direction) {
+  return {read_ptr(layer.weight(direction, kWeightIh)),
+          read_ptr(layer.weight(direction, kWeightHh)), read_ptr(layer.weight(direction, kBiasIh)),
+          read_ptr(layer.weight(direction, kBiasHh)), read_ptr(layer.weight(direction, kWeightHr))};
+}
+
+}  // namespace
+
+Problem to_problem(const CheckedLayer& layer, bool training) {
+  return {layer.cell.kind,
+          layer.dtype,
+          layer.seq_len,
+          layer.batch_size,
+          layer.total_rows,
+          layer.input_size,
+          layer.hidden_size,
+          layer.proj_size,
+          layer.directions,
+          training,
+          layer.batch_sizes.has_value()};
+}
+
+ForwardResult empty_forward_result(const CheckedLayer& layer, bool save) {
+  const auto options = layer.tensors[kInput]->options();
+  return {at::empty(layer.output_shape(), options), at::empty(layer.h_shape(), options),
+          at::empty(layer.c_shape(), options),
+          at::empty(save ? layer.saved_shape() : at::DimVector{0}, options)};
+}
+
+LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask) {
+  const auto options = layer.tensors[kInput]->options();
+  LayerGrads result;
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    const bool wanted = mask[i] && layer.tensors[i].has_value();
+    const at::DimVector shape =
+        wanted ? at::DimVector(layer.tensors[i]->sizes()) : at::DimVector{0};
+    result[i] = layer.total_rows == 0 ? at::zeros(shape, options) : at::empty(shape, options);
+  }
+  return result;
+}
+
+LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& result,
+                              int direction) {
+  const auto& [output, h_n, c_n, saved] = result;
+  const int64_t h_part = layer.batch_size * layer.output_size();
+  const int64_t c_part = layer.batch_size * layer.hidden_size;
+  LayerForwardArgs args{};
+  args.shape = to_shape(layer, direction);
+  args.weights = to_weights(layer, direction);
+  args.input = read_ptr(layer.tensors[kInput]);
+  args.h_0 = read_part(layer.tensors[kH0], direction * h_part);
+  args.c_0 = read_part(layer.tensors[kC0], direction * c_part);
+  args.output = write_part(output, direction * layer.output_size());
+  args.output_row_stride = layer.directions * layer.output_size();
+  args.h_n = write_part(h_n, direction * h_part);
+  args.c_n = write_part(c_n, direction * c_part);
+  args.saved = write_part(saved, direction * (saved.numel() / layer.directions));
+  return args;
+}
+
+LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& given,
+                                const LayerGrads& result, int direction) {
+  const int64_t h_part = layer.batch_size * layer.output_size();
+  const int64_t c_part = layer.batch_size * layer.hidden_size;
+  LayerBackwardArgs args{};
+  args.shape = to_shape(layer, direction);
+  args.weights = to_weights(layer, direction);
+  args.input = read_ptr(layer.tensors[kInput]);
+  args.h_0 = read_part(layer.tensors[kH0], direction * h_part);
+  args.c_0 = read_part(layer.tensors[kC0], direction * c_part);
+  args.output = read_part(given.output, direction * layer.output_size());
+  args.output_row_stride = layer.directions * layer.output_size();
+  args.saved = read_part(given.saved, direction * (given.saved.numel() / layer.directions));
+  args.grad_output = read_part(given.grads[0], direction * layer.output_size());
+  args.grad_output_row_stride = args.output_row_stride;
+  args.grad_h_n = read_part(given.grads[1], direction * h_part);
+  args.grad_c_n = read_part(given.grads[2], direction * c_part);
+  args.grad_input = write_part(result[kInput], 0);
+  args.accumulate_grad_input = direction > 0;
+  args.grad_h_0 = write_part(result[kH0], direction * h_part);
+  args.grad_c_0 = write_part(result[kC0], direction * c_part);
+  const Tensor* weight_grads = &result[weight_place(direction, 0)];
+  args.grad_weight_ih = write_part(weight_grads[kWeightIh], 0);
+  args.grad_weight_hh = write_part(weight_grads[kWeightHh], 0);
+  args.grad_bias_ih = write_part(weight_grads[kBiasIh], 0);
+  args.grad_bias_hh = write_part(weight_grads[kBiasHh], 0);
+  args.grad_weight_hr = write_part(weight_grads[kWeightHr], 0);
+  return args;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,25 @@
+// A checked layer as the kernels are given it: buffers for its results, and the arguments of each
+// direction, the same for every device.
+#pragma once
+
+#include "bindings/checks.h"
+#include "common/args.h"
+#include "plan/problem.h"
+
+namespace fusedrnn {
+
+// `training`: backward will be asked for, or this is the backward.
+Problem to_problem(const CheckedLayer& layer, bool training);
+
+// What layer_forward and layer_backward return, not filled in. Gradients of a layer without rows
+// are zeros.
+ForwardResult empty_forward_result(const CheckedLayer& layer, bool save);
+LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask);
+
+// Pointers into those, and into the layer's tensors.
+LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& result,
+                              int direction);
+LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& given,
+                                const LayerGrads& result, int direction);
+
+}  // namespace fusedrnn

@@ -1,0 +1,20 @@
+// The kernels of a cell and storage type.
+#include "cells/registry.h"
+#include "cuda/kernel_table.h"
+
+namespace fusedrnn {
+
+namespace {
+
+template <template <class> class Cell>
+CudaCellKernels kernels_of(CellTag<Cell>, DType dtype) {
+  return cell_kernels<Cell>(dtype);
+}
+
+}  // namespace
+
+CudaKernels cuda_kernels(CellKind cell, DType dtype) {
+  return {visit_cell(cell, [&](auto tag) { return kernels_of(tag, dtype); }), row_kernels(dtype)};
+}
+
+}  // namespace fusedrnn

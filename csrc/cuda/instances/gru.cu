@@ -1,0 +1,7 @@
+#include "cuda/schedules/launchers.cuh"
+
+namespace fusedrnn {
+
+template CudaCellKernels cell_kernels<Gru>(DType dtype);
+
+}  // namespace fusedrnn

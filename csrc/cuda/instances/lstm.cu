@@ -1,0 +1,7 @@
+#include "cuda/schedules/launchers.cuh"
+
+namespace fusedrnn {
+
+template CudaCellKernels cell_kernels<Lstm>(DType dtype);
+
+}  // namespace fusedrnn

@@ -1,0 +1,48 @@
+// Kernels that know no cell, for each storage type.
+#include "cuda/schedules/launchers.cuh"
+#include "cuda/schedules/rows.cuh"
+
+namespace fusedrnn {
+
+namespace {
+
+template <class S>
+struct RowLaunchers {
+  using A = accum_t<S>;
+
+  static Status copy(const CopyArgs& args, Stream stream) {
+    return launch<Copy<S, S>>(flat_shape(args.rows * args.cols), args, stream);
+  }
+  static Status store(const CopyArgs& args, Stream stream) {
+    return launch<Copy<A, S>>(flat_shape(args.rows * args.cols), args, stream);
+  }
+  static Status sum_rows(const SumRowsArgs& args, int count, Stream stream) {
+    return launch<SumRows<S>>(SumRows<S>::shape(args.cols, count), args, stream);
+  }
+  static Status sum_slices(const SumSlicesArgs& args, int count, Stream stream) {
+    LaunchShape shape = flat_shape(args.cols);
+    shape.grid_z = count;
+    return launch<SumSlices<S>>(shape, args, stream);
+  }
+  static Status lstm_output(const LstmOutputArgs& args, Stream stream) {
+    return launch<LstmOutput<S>>(flat_shape(args.rows * args.hidden_size), args, stream);
+  }
+  static Status backward_hidden(const BackwardStepArgs& args, int directions, Stream stream) {
+    return launch<BackwardHidden<S>>(
+        step_shape(backward_rows(args, directions), args.sizes.output_size, directions), args,
+        stream);
+  }
+};
+
+}  // namespace
+
+CudaRowKernels row_kernels(DType dtype) {
+  return visit_dtype(dtype, [](auto storage) {
+    using Launchers = RowLaunchers<decltype(storage)>;
+    return CudaRowKernels{Launchers::copy,        Launchers::store,
+                          Launchers::sum_rows,    Launchers::sum_slices,
+                          Launchers::lstm_output, Launchers::backward_hidden};
+  });
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,30 @@
+// Entry points of the CUDA library: the only header of cuda/ that the bindings include
+// besides runtime.h.
+#pragma once
+
+#include "common/args.h"
+#include "common/status.h"
+#include "cuda/runtime.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+// One layer, all of its directions, whole sequence. args[0 .. directions) differ in direction,
+// buffers and accumulate_grad_input only; pointers are to device memory, except
+// shape.batch_sizes, which is the host's. Arguments are trusted: bindings/checks.h has checked
+// them. B = 0 and N = 0 are allowed. The plan is of the same pass.
+//
+// Everything is enqueued on the runtime's stream, on the current device: nothing waits for the
+// device, so a call may be captured in a CUDA graph. An error names the kernel that was refused.
+Status layer_forward_cuda(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                          CudaRuntime& runtime);
+Status layer_backward_cuda(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
+                           CudaRuntime& runtime);
+
+// What a plan needs to know of a device; allow_tf32 is left false.
+Status query_cuda(int device, CudaInfo* info);
+
+// Compute capabilities this library has kernels for, as "7.5, 8.0, 9.0".
+const char* cuda_architectures();
+
+}  // namespace fusedrnn

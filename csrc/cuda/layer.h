@@ -1,0 +1,94 @@
+// What the drivers of forward and backward share: sizes, rows of chunks, products, copies.
+// Everything is enqueued; the first error is kept, and nothing is enqueued after it.
+#pragma once
+
+#include <vector>
+
+#include "cells/registry.h"
+#include "common/args.h"
+#include "cuda/kernel_table.h"
+#include "cuda/runtime.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+// Rows of the sequence, all of whole steps.
+struct RowRange {
+  int64_t first;
+  int64_t count;
+};
+
+// A matrix in device memory, row-major.
+struct Matrix {
+  const void* data;
+  int64_t row_stride;  // elements
+};
+
+// layer_forward_cuda and layer_backward_cuda with other kernels than those of dispatch.cpp.
+Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                   const CudaKernels& kernels, CudaRuntime& runtime);
+Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
+                    const CudaKernels& kernels, CudaRuntime& runtime);
+
+class CudaLayer {
+ public:
+  // shapes[d] is of direction d; they differ in direction only.
+  CudaLayer(const LayerShape* const* shapes, int num_directions, const CudaPlan& layer_plan,
+            const CudaKernels& layer_kernels, CudaRuntime& layer_runtime);
+
+  // Elements of S and of A, from a base pointer and an offset in elements; null stays null.
+  const void* storage(const void* base, int64_t offset) const {
+    return base == nullptr ? base : static_cast<const char*>(base) + offset * storage_bytes_;
+  }
+  void* storage(void* base, int64_t offset) const {
+    return const_cast<void*>(storage(static_cast<const void*>(base), offset));
+  }
+  void* accum(void* base, int64_t offset) const {
+    return base == nullptr ? base : static_cast<char*>(base) + offset * accum_bytes_;
+  }
+  // Uninitialised scratch memory for so many elements.
+  void* take_storage(int64_t elements) { return take(elements * storage_bytes_); }
+  void* take_accum(int64_t elements) { return take(elements * accum_bytes_); }
+
+  // c = op(a) * op(b) + beta * c of S, where c is S or A.
+  void multiply(DType out, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
+                Matrix a, Matrix b, double beta, void* c, int64_t c_row_stride);
+  // dst = src, of S; or zeros for a null src.
+  void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols);
+
+  // Keeps the status of a launch.
+  void note(const Status& launched) {
+    if (status.ok) status = launched;
+  }
+
+  // Rows of the sweep steps [begin, end) of a direction.
+  RowRange chunk_rows(int direction, int64_t begin, int64_t end) const;
+
+  bool is_single_block() const { return plan.schedule == Schedule::kSingleBlock; }
+  // A step's product is the runtime's.
+  bool has_step_product() const { return !is_single_block() && plan.form == StepForm::kProduct; }
+
+  Status status;
+  const LayerShape& shape;  // of direction 0
+  const int directions;
+  const CudaPlan& plan;
+  const CudaKernels& kernels;
+  CudaRuntime& runtime;
+  const Stream stream;
+  const CellInfo& cell;
+  Steps steps[kMaxDirections];
+  const DType dtype;        // S
+  const DType accum_dtype;  // A
+  const int64_t gate_size;  // G * H
+  const int64_t hidden_size, output_size;
+  const int64_t chunk_steps;
+  const int64_t chunk_max_rows;
+
+ private:
+  void* take(int64_t bytes) { return runtime.scratch(static_cast<size_t>(bytes)); }
+
+  const int64_t storage_bytes_, accum_bytes_;
+  std::vector<int64_t> offsets_;  // of Steps
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,324 @@
+// layer_backward_cuda: chunks of time steps from the last to the first; in each the steps write
+// the gradients of the gates, from which matrix products over all rows of the chunk make the
+// gradients of input and weights. Sums have a fixed order: same inputs, same bits.
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/layer.h"
+
+namespace fusedrnn {
+
+namespace {
+
+class Backward {
+ public:
+  Backward(const LayerBackwardArgs* args, const LayerShape* const* shapes, int directions,
+           const CudaPlan& plan, const CudaKernels& kernels, CudaRuntime& runtime)
+      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {}
+
+  Status run() {
+    prepare();
+    for (int64_t end = layer_.shape.seq_len; end > 0 && layer_.status.ok; end = begin_) {
+      end_ = end;
+      begin_ = std::max<int64_t>(end - layer_.chunk_steps, 0);
+      for (int d = 0; d < layer_.directions; ++d) {
+        chunk_[d] = layer_.chunk_rows(d, begin_, end_);
+        buffers_[d].first_row = chunk_[d].first;
+      }
+      if (layer_.is_single_block()) {
+        sweep();
+      } else {
+        for (int64_t s = end_ - 1; s >= begin_ && layer_.status.ok; --s) step(s);
+        if (begin_ == 0 && args_[0].grad_h_0 != nullptr) step(-1);
+      }
+      for (int d = 0; d < layer_.directions; ++d) {
+        multiply_chunk(d);
+        sum_chunk(d);
+        keep_first_step(d);
+      }
+      has_sums_ = true;
+    }
+    finish();
+    return layer_.status;
+  }
+
+ private:
+  // A gradient of a weight [rows, cols] that chunks add to: itself, or an A in its place.
+  struct Accumulator {
+    void* grad;  // S, or null: not wanted
+    void* sum;   // where the products go
+    int64_t rows, cols;
+  };
+
+  void prepare() {
+    const LayerShape& shape = layer_.shape;
+    const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
+    const int64_t output_size = layer_.output_size, batch_size = shape.batch_size;
+    const int64_t max_rows = layer_.chunk_max_rows;
+    sizes_ = {hidden_size, output_size, args_[0].output_row_stride,
+              args_[0].grad_output_row_stride};
+    has_chunks_ = layer_.chunk_steps < shape.seq_len;
+    sums_in_place_ = !has_chunks_ || layer_.dtype == layer_.accum_dtype;
+    for (int d = 0; d < layer_.directions; ++d) {
+      const LayerBackwardArgs& args = args_[d];
+      BackwardBuffers& buffers = buffers_[d];
+      buffers.weight_hh = args.weights.weight_hh;
+      buffers.h_0 = args.h_0;
+      buffers.c_0 = args.c_0;
+      buffers.output = args.output;
+      buffers.saved = args.saved;
+      buffers.grad_output = args.grad_output;
+      buffers.grad_h_n = args.grad_h_n;
+      buffers.grad_c_n = args.grad_c_n;
+      buffers.grad_h_0 = args.grad_h_0;
+      buffers.grad_c_0 = args.grad_c_0;
+      buffers.dgx = layer_.take_storage(max_rows * gate_size);
+      buffers.dgr = layer_.cell.split ? layer_.take_storage(max_rows * gate_size) : buffers.dgx;
+      if (has_chunks_) dgr_end_[d] = layer_.take_storage(batch_size * gate_size);
+      if (layer_.has_step_product()) {
+        buffers.product = product_[d] = layer_.take_accum(batch_size * output_size);
+      }
+      if (layer_.cell.states > 1) buffers.dc = layer_.take_accum(batch_size * hidden_size);
+      if (args.grad_weight_hh != nullptr) {
+        buffers.h_before = layer_.take_storage(max_rows * output_size);
+      }
+      if (shape.proj_size > 0) {
+        buffers.dh = layer_.take_storage(max_rows * output_size);
+        buffers.projected = projected_[d] = layer_.take_accum(batch_size * hidden_size);
+        if (args.grad_weight_hr != nullptr) {
+          h_raw_[d] = layer_.take_storage(max_rows * hidden_size);
+        }
+      } else {
+        buffers.carry = layer_.take_accum(batch_size * hidden_size);
+      }
+      weight_ih_[d] = accumulator(args.grad_weight_ih, gate_size, shape.input_size);
+      weight_hh_[d] = accumulator(args.grad_weight_hh, gate_size, output_size);
+      weight_hr_[d] = accumulator(args.grad_weight_hr, output_size, hidden_size);
+      prepare_sums(d);
+    }
+    prepare_grad_input();
+  }
+
+  Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
+    void* sum = grad;
+    if (grad != nullptr && !sums_in_place_) sum = layer_.take_accum(rows * cols);
+    return {grad, sum, rows, cols};
+  }
+
+  // Without kSplit both biases have the same gradient, summed up once.
+  void prepare_sums(int d) {
+    const LayerBackwardArgs& args = args_[d];
+    SumRowsArgs& sums = sum_rows_[d];
+    sums.cols = sum_slices_.cols = layer_.gate_size;
+    const auto add = [&](const void* grads, void* first_bias, void* second_bias) {
+      if (first_bias == nullptr && second_bias == nullptr) return;
+      void* partial = layer_.take_accum(kSumSlices * layer_.gate_size);
+      sums.src[sum_rows_count_] = grads;
+      sums.partial[sum_rows_count_++] = partial;
+      for (void* bias : {first_bias, second_bias}) {
+        if (bias == nullptr) continue;
+        sum_slices_.partial[sum_slices_count_] = partial;
+        sum_slices_.dst[sum_slices_count_++] = bias;
+      }
+    };
+    sum_rows_count_ = 0;  // the same for each direction
+    if (layer_.cell.split) {
+      add(buffers_[d].dgx, args.grad_bias_ih, nullptr);
+      add(buffers_[d].dgr, args.grad_bias_hh, nullptr);
+    } else {
+      add(buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
+    }
+  }
+
+  // The chunks of two directions come to the rows of the input in opposite order: with more than
+  // one chunk all of them add.
+  void prepare_grad_input() {
+    const LayerShape& shape = layer_.shape;
+    for (int d = 0; d < layer_.directions; ++d) {
+      adds_grad_input_[d] = args_[d].accumulate_grad_input;
+    }
+    if (layer_.directions == 1 || !has_chunks_ || adds_grad_input_[0]) return;
+    adds_grad_input_[0] = true;
+    layer_.copy({nullptr, 0}, args_[0].grad_input, shape.input_size, shape.total_rows,
+                shape.input_size);
+  }
+
+  // Row 0 of the gradients of the recurrent side of step s, visited before.
+  const void* dgr_of(int d, int64_t s) const {
+    if (s == end_) return dgr_end_[d];
+    const int64_t row = layer_.steps[d].row(s) - buffers_[d].first_row;
+    return layer_.storage(static_cast<const void*>(buffers_[d].dgr), row * layer_.gate_size);
+  }
+
+  void sweep() {
+    if (!layer_.status.ok) return;
+    BackwardSweepArgs args{};
+    args.sizes = sizes_;
+    for (int d = 0; d < layer_.directions; ++d) {
+      args.buffers[d] = buffers_[d];
+      args.buffers[d].dgr_after = dgr_end_[d];
+      args.steps[d] = layer_.steps[d];
+    }
+    args.begin = begin_;
+    args.end = end_;
+    args.unit_threads = layer_.plan.unit_threads;
+    layer_.note(
+        layer_.kernels.cell.backward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
+  }
+
+  // Step -1 only delivers grad_h_0 of the rows of step 0.
+  void step(int64_t s) {
+    const bool projected = layer_.shape.proj_size > 0;
+    const CudaKernels& kernels = layer_.kernels;
+    BackwardStepArgs args{};
+    args.sizes = sizes_;
+    for (int d = 0; d < layer_.directions; ++d) {
+      args.buffers[d] = buffers_[d];
+      StepRows& at = args.step[d] = step_rows(layer_.steps[d], s);
+      if (args_[d].grad_h_0 == nullptr) at.rows_after = std::min(at.rows_after, at.rows);
+      if (at.rows_after == 0) continue;
+      args.buffers[d].dgr_after = dgr_of(d, s + 1);
+      if (layer_.has_step_product()) multiply_dgr(d, at.rows_after, args.buffers[d].dgr_after);
+    }
+    if (projected) {
+      if (!layer_.status.ok) return;
+      layer_.note(kernels.rows.backward_hidden(args, layer_.directions, layer_.stream));
+      for (int d = 0; d < layer_.directions; ++d) multiply_dh(d, args.step[d]);
+    }
+    if (!layer_.status.ok || (projected && s < 0)) return;
+    layer_.note(
+        kernels.cell.backward_step(args, layer_.directions, layer_.plan.form, layer_.stream));
+  }
+
+  void multiply_dgr(int d, int64_t rows, const void* dgr) {
+    layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kNo, rows, layer_.output_size,
+                    layer_.gate_size, {dgr, layer_.gate_size},
+                    {args_[d].weights.weight_hh, layer_.output_size}, 0, product_[d],
+                    layer_.output_size);
+  }
+
+  void multiply_dh(int d, const StepRows& step) {
+    const int64_t first = (step.row - buffers_[d].first_row) * layer_.output_size;
+    layer_.multiply(
+        layer_.accum_dtype, Transpose::kNo, Transpose::kNo, step.rows, layer_.hidden_size,
+        layer_.output_size, {layer_.storage(buffers_[d].dh, first), layer_.output_size},
+        {args_[d].weights.weight_hr, layer_.hidden_size}, 0, projected_[d], layer_.hidden_size);
+  }
+
+  void multiply_chunk(int d) {
+    const LayerBackwardArgs& args = args_[d];
+    const BackwardBuffers& buffers = buffers_[d];
+    const int64_t input_size = layer_.shape.input_size, first = chunk_[d].first;
+    if (args.grad_input != nullptr) {
+      layer_.multiply(layer_.dtype, Transpose::kNo, Transpose::kNo, chunk_[d].count, input_size,
+                      layer_.gate_size, {buffers.dgx, layer_.gate_size},
+                      {args.weights.weight_ih, input_size}, adds_grad_input_[d] ? 1 : 0,
+                      layer_.storage(args.grad_input, first * input_size), input_size);
+    }
+    add_grad_weight(d, buffers.dgx, layer_.storage(args.input, first * input_size), weight_ih_[d]);
+    add_grad_weight(d, buffers.dgr, buffers.h_before, weight_hh_[d]);
+    if (h_raw_[d] == nullptr || !layer_.status.ok) return;
+    const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
+    layer_.note(layer_.kernels.rows.lstm_output({layer_.storage(args.saved, first * saved_row_size),
+                                                 h_raw_[d], chunk_[d].count, layer_.hidden_size},
+                                                layer_.stream));
+    add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
+  }
+
+  // grad += grads^T * values over the rows of the chunk.
+  void add_grad_weight(int d, const void* grads, const void* values, const Accumulator& weight) {
+    if (weight.grad == nullptr) return;
+    layer_.multiply(sums_in_place_ ? layer_.dtype : layer_.accum_dtype, Transpose::kYes,
+                    Transpose::kNo, weight.rows, weight.cols, chunk_[d].count, {grads, weight.rows},
+                    {values, weight.cols}, has_sums_ ? 1 : 0, weight.sum, weight.cols);
+  }
+
+  void sum_chunk(int d) {
+    if (sum_rows_count_ == 0 || !layer_.status.ok) return;
+    sum_rows_[d].rows = chunk_[d].count;
+    sum_rows_[d].accumulate = has_sums_;
+    layer_.note(layer_.kernels.rows.sum_rows(sum_rows_[d], sum_rows_count_, layer_.stream));
+  }
+
+  // The next chunk overwrites dgr, and its first step needs the last one visited here.
+  void keep_first_step(int d) {
+    if (begin_ == 0) return;
+    layer_.copy({dgr_of(d, begin_), layer_.gate_size}, dgr_end_[d], layer_.gate_size,
+                layer_.steps[d].rows(begin_), layer_.gate_size);
+  }
+
+  void finish() {
+    if (sum_slices_count_ > 0 && layer_.status.ok) {
+      layer_.note(layer_.kernels.rows.sum_slices(sum_slices_, sum_slices_count_, layer_.stream));
+    }
+    if (sums_in_place_) return;
+    for (int d = 0; d < layer_.directions; ++d) {
+      for (const Accumulator& weight : {weight_ih_[d], weight_hh_[d], weight_hr_[d]}) {
+        if (weight.grad == nullptr || weight.cols == 0 || !layer_.status.ok) continue;
+        layer_.note(layer_.kernels.rows.store(
+            {weight.sum, weight.cols, weight.grad, weight.cols, weight.rows, weight.cols},
+            layer_.stream));
+      }
+    }
+  }
+
+  const LayerBackwardArgs* args_;
+  CudaLayer layer_;
+  LayerSizes sizes_{};
+  BackwardBuffers buffers_[kMaxDirections]{};
+  int64_t begin_ = 0, end_ = 0;       // sweep steps of the chunk
+  RowRange chunk_[kMaxDirections]{};  // its rows
+  bool has_chunks_ = false;           // more than one
+  bool has_sums_ = false;             // a chunk has written the gradients of the weights
+  bool sums_in_place_ = true;
+  bool adds_grad_input_[kMaxDirections]{};
+  void* dgr_end_[kMaxDirections]{};  // S [B, G * H], dgr of step end_
+  void* product_[kMaxDirections]{};
+  void* projected_[kMaxDirections]{};
+  void* h_raw_[kMaxDirections]{};  // S [chunk rows, H], h before the projection
+  Accumulator weight_ih_[kMaxDirections]{}, weight_hh_[kMaxDirections]{};
+  Accumulator weight_hr_[kMaxDirections]{};
+  SumRowsArgs sum_rows_[kMaxDirections]{};
+  SumSlicesArgs sum_slices_{};
+  int sum_rows_count_ = 0, sum_slices_count_ = 0;
+};
+
+// Gradients of the weights of an empty batch.
+Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, Stream stream) {
+  const LayerShape& shape = args.shape;
+  const int64_t gate_size = cell_info(shape.cell).gates * shape.hidden_size;
+  Status status;
+  const auto fill = [&](void* grad, int64_t elements) {
+    if (grad == nullptr || elements == 0 || !status.ok) return;
+    status = kernels.copy({nullptr, 0, grad, elements, 1, elements}, stream);
+  };
+  fill(args.grad_weight_ih, gate_size * shape.input_size);
+  fill(args.grad_weight_hh, gate_size * shape.output_size());
+  fill(args.grad_bias_ih, gate_size);
+  fill(args.grad_bias_hh, gate_size);
+  fill(args.grad_weight_hr, shape.proj_size * shape.hidden_size);
+  return status;
+}
+
+}  // namespace
+
+Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
+                    const CudaKernels& kernels, CudaRuntime& runtime) {
+  if (args[0].shape.batch_size == 0) {
+    Status status;
+    for (int d = 0; d < directions && status.ok; ++d) {
+      status = fill_zeros(args[d], kernels.rows, runtime.stream());
+    }
+    return status;
+  }
+  const LayerShape* shapes[kMaxDirections] = {&args[0].shape, &args[directions - 1].shape};
+  return Backward(args, shapes, directions, plan, kernels, runtime).run();
+}
+
+Status layer_backward_cuda(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
+                           CudaRuntime& runtime) {
+  const LayerShape& shape = args[0].shape;
+  return run_backward(args, directions, plan, cuda_kernels(shape.cell, shape.dtype), runtime);
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,155 @@
+// layer_forward_cuda: for each chunk of time steps the input projection of every direction by one
+// matrix product, then the steps: one launch for all of them, or for each a kernel and where the
+// plan says so a product before it.
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "cuda/layer.h"
+
+namespace fusedrnn {
+
+namespace {
+
+class Forward {
+ public:
+  Forward(const LayerForwardArgs* args, const LayerShape* const* shapes, int directions,
+          const CudaPlan& plan, const CudaKernels& kernels, CudaRuntime& runtime)
+      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {}
+
+  Status run() {
+    prepare();
+    const int64_t seq_len = layer_.shape.seq_len;
+    for (int64_t begin = 0; begin < seq_len && layer_.status.ok; begin += layer_.chunk_steps) {
+      const int64_t end = std::min(begin + layer_.chunk_steps, seq_len);
+      for (int d = 0; d < layer_.directions; ++d) project_input(d, begin, end);
+      if (layer_.is_single_block()) {
+        sweep(begin, end);
+      } else {
+        for (int64_t s = begin; s < end && layer_.status.ok; ++s) step(s);
+      }
+    }
+    return layer_.status;
+  }
+
+ private:
+  void prepare() {
+    const int64_t batch_size = layer_.shape.batch_size;
+    sizes_ = {layer_.hidden_size, layer_.output_size, args_[0].output_row_stride, 0};
+    for (int d = 0; d < layer_.directions; ++d) {
+      const LayerForwardArgs& args = args_[d];
+      ForwardBuffers& buffers = buffers_[d];
+      buffers.weight_hh = args.weights.weight_hh;
+      buffers.bias_ih = args.weights.bias_ih;
+      buffers.bias_hh = args.weights.bias_hh;
+      buffers.h_0 = args.h_0;
+      buffers.c_0 = args.c_0;
+      buffers.output = args.output;
+      buffers.saved = args.saved;
+      buffers.h_n = args.h_n;
+      buffers.c_n = args.c_n;
+      buffers.gx = gx_[d] = layer_.take_accum(layer_.chunk_max_rows * layer_.gate_size);
+      if (layer_.has_step_product()) {
+        buffers.product = product_[d] = layer_.take_accum(batch_size * layer_.gate_size);
+      }
+      if (layer_.cell.states > 1) buffers.c = layer_.take_accum(batch_size * layer_.hidden_size);
+      if (layer_.shape.proj_size > 0) {
+        buffers.h_raw = layer_.take_storage(batch_size * layer_.hidden_size);
+      }
+    }
+  }
+
+  void project_input(int d, int64_t begin, int64_t end) {
+    const int64_t input_size = layer_.shape.input_size;
+    const RowRange rows = layer_.chunk_rows(d, begin, end);
+    buffers_[d].first_row = rows.first;
+    layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows.count,
+                    layer_.gate_size, input_size,
+                    {layer_.storage(args_[d].input, rows.first * input_size), input_size},
+                    {args_[d].weights.weight_ih, input_size}, 0, gx_[d], layer_.gate_size);
+  }
+
+  void sweep(int64_t begin, int64_t end) {
+    if (!layer_.status.ok) return;
+    ForwardSweepArgs args{};
+    args.sizes = sizes_;
+    for (int d = 0; d < layer_.directions; ++d) {
+      args.buffers[d] = buffers_[d];
+      args.steps[d] = layer_.steps[d];
+    }
+    args.begin = begin;
+    args.end = end;
+    args.unit_threads = layer_.plan.unit_threads;
+    layer_.note(
+        layer_.kernels.cell.forward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
+  }
+
+  void step(int64_t s) {
+    ForwardStepArgs args{};
+    args.sizes = sizes_;
+    for (int d = 0; d < layer_.directions; ++d) {
+      args.buffers[d] = buffers_[d];
+      args.step[d] = step_rows(layer_.steps[d], s);
+      if (layer_.has_step_product()) multiply_h(d, args.step[d]);
+    }
+    if (!layer_.status.ok) return;
+    layer_.note(
+        layer_.kernels.cell.forward_step(args, layer_.directions, layer_.plan.form, layer_.stream));
+    if (layer_.shape.proj_size == 0) return;
+    for (int d = 0; d < layer_.directions; ++d) project_h(d, args.step[d]);
+  }
+
+  // The rows' h lies in the output of the step before, that of rows which start here in h_0.
+  void multiply_h(int d, const StepRows& step) {
+    const LayerForwardArgs& args = args_[d];
+    const int64_t output_size = layer_.output_size, gate_size = layer_.gate_size;
+    const int64_t old_rows = std::min(step.rows, step.rows_before);
+    const auto multiply = [&](int64_t first, int64_t rows, Matrix h) {
+      layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows, gate_size,
+                      output_size, h, {args.weights.weight_hh, output_size}, 0,
+                      layer_.accum(product_[d], first * gate_size), gate_size);
+    };
+    multiply(0, old_rows,
+             {layer_.storage(args.output, step.row_before * args.output_row_stride),
+              args.output_row_stride});
+    if (args.h_0 == nullptr) return;
+    multiply(old_rows, step.rows - old_rows,
+             {layer_.storage(args.h_0, old_rows * output_size), output_size});
+  }
+
+  void project_h(int d, const StepRows& step) {
+    const LayerForwardArgs& args = args_[d];
+    const int64_t output_size = layer_.output_size, hidden_size = layer_.hidden_size;
+    void* output = layer_.storage(args.output, step.row * args.output_row_stride);
+    layer_.multiply(layer_.dtype, Transpose::kNo, Transpose::kYes, step.rows, output_size,
+                    hidden_size, {buffers_[d].h_raw, hidden_size},
+                    {args.weights.weight_hr, hidden_size}, 0, output, args.output_row_stride);
+    const int64_t kept = std::min(step.rows, step.rows_after);
+    layer_.copy({layer_.storage(output, kept * args.output_row_stride), args.output_row_stride},
+                layer_.storage(args.h_n, kept * output_size), output_size, step.rows - kept,
+                output_size);
+  }
+
+  const LayerForwardArgs* args_;
+  CudaLayer layer_;
+  LayerSizes sizes_{};
+  ForwardBuffers buffers_[kMaxDirections]{};
+  void* gx_[kMaxDirections]{};
+  void* product_[kMaxDirections]{};
+};
+
+}  // namespace
+
+Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                   const CudaKernels& kernels, CudaRuntime& runtime) {
+  if (args[0].shape.batch_size == 0) return {};
+  const LayerShape* shapes[kMaxDirections] = {&args[0].shape, &args[directions - 1].shape};
+  return Forward(args, shapes, directions, plan, kernels, runtime).run();
+}
+
+Status layer_forward_cuda(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                          CudaRuntime& runtime) {
+  const LayerShape& shape = args[0].shape;
+  return run_forward(args, directions, plan, cuda_kernels(shape.cell, shape.dtype), runtime);
+}
+
+}  // namespace fusedrnn

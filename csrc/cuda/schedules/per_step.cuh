@@ -1,0 +1,233 @@
+// per_step: one kernel a time step, in blocks of kFusedRows rows and kFusedUnits units, a thread
+// for each unit of each row.
+//
+//   form      recurrent side of the gates (forward), gradient of h (backward)
+//   kProduct  read from a product that the runtime computed before
+//   kFused    multiplied here, see tile_product.cuh
+//
+// Then the cell. With projection (kProduct only), forward leaves h before the projection, and
+// BackwardHidden makes the gradient of h whose product with weight_hr BackwardStep reads.
+#pragma once
+
+#include "cuda/device/launch.cuh"
+#include "cuda/schedules/step.cuh"
+#include "cuda/schedules/tile_product.cuh"
+
+namespace fusedrnn {
+
+// The unit and row of a thread of per_step.
+struct StepPlace {
+  int64_t first_row, first_unit;  // of the block
+  int64_t row, unit;
+  int direction;
+};
+FUSEDRNN_DEV StepPlace step_place() {
+  StepPlace at;
+  at.first_row = block_idx_x() * kFusedRows;
+  at.first_unit = block_idx_y() * kFusedUnits;
+  at.row = at.first_row + warp_idx();
+  at.unit = at.first_unit + lane_idx();
+  at.direction = static_cast<int>(block_idx_z());
+  return at;
+}
+
+// Blocks for so many rows and units of each direction.
+inline LaunchShape step_shape(int64_t rows, int64_t units, int directions) {
+  LaunchShape shape;
+  shape.grid_x = (rows + kFusedRows - 1) / kFusedRows;
+  shape.grid_y = (units + kFusedUnits - 1) / kFusedUnits;
+  shape.grid_z = directions;
+  shape.threads = kFusedThreads;
+  return shape;
+}
+
+template <template <class> class Cell, class S, StepForm kForm, class Barriers = BlockBarriers>
+struct ForwardStep {
+  using Args = ForwardStepArgs;
+  using Step = CellStep<Cell, S>;
+  using A = accum_t<S>;
+  using Product = TileProduct<A, Step::kGates, WeightLayout::kUnitRows>;
+  static constexpr const char* kName =
+      kForm == StepForm::kFused ? "per_step/fused forward" : "per_step/product forward";
+  static constexpr int kMaxThreads = kFusedThreads;
+  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? Product::kSmemBytes : 0;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const StepPlace at = step_place();
+    const ForwardBuffers& buffers = args.buffers[at.direction];
+    const StepRows& step = args.step[at.direction];
+    if (at.first_row >= step.rows) return;
+    const bool is_mine = at.row < step.rows && at.unit < args.sizes.hidden_size;
+
+    A product[Step::kGates];
+    if constexpr (kForm == StepForm::kFused) {
+      multiply(args.sizes, buffers, step, at, product);
+      if (!is_mine) return;
+    } else {
+      if (!is_mine) return;
+      read_product(args.sizes, buffers, step, at, product);
+    }
+
+    typename Step::Gates x, r, bias_x, bias_r;
+    Step::load_gx(args.sizes, buffers, step, at.row, at.unit, x);
+    Step::load_bias(args.sizes, buffers, at.unit, bias_x, bias_r);
+#pragma unroll
+    for (int gate = 0; gate < Step::kGates; ++gate) {
+      x[gate] += bias_x[gate];
+      r[gate] = product[gate] + bias_r[gate];
+    }
+    const A h_before = buffers.h_raw != nullptr
+                           ? A(0)
+                           : load_h_before<S>(args.sizes, buffers, step, at.row, at.unit);
+    A c = Step::load_c(args.sizes, buffers, step, at.row, at.unit);
+    Step::forward(args.sizes, buffers, step, at.row, at.unit, x, r, h_before, c);
+    if constexpr (Step::kHasC) {
+      static_cast<A*>(buffers.c)[at.row * args.sizes.hidden_size + at.unit] = c;
+    }
+  }
+
+ private:
+  static FUSEDRNN_DEV void read_product(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                        const StepRows& step, const StepPlace& at,
+                                        A (&product)[Step::kGates]) {
+    const bool is_there = at.row < step.rows_before || buffers.h_0 != nullptr;
+    const int64_t first = at.row * Step::kGates * sizes.hidden_size + at.unit;
+#pragma unroll
+    for (int gate = 0; gate < Step::kGates; ++gate) {
+      product[gate] =
+          is_there ? load_at<A>(buffers.product, first + gate * sizes.hidden_size) : A(0);
+    }
+  }
+
+  static FUSEDRNN_DEV void multiply(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                    const StepRows& step, const StepPlace& at,
+                                    A (&product)[Step::kGates]) {
+    const int64_t hidden_size = sizes.hidden_size;
+    const bool has_h = at.first_row < step.rows_before || buffers.h_0 != nullptr;
+    Product::template run<Barriers>(
+        has_h ? hidden_size : 0,
+        [&](int64_t k, int gate, int unit) {
+          if (at.first_unit + unit >= hidden_size) return A(0);
+          const int64_t row = gate * hidden_size + at.first_unit + unit;
+          return load_at<S>(buffers.weight_hh, row * hidden_size + k);
+        },
+        [&](int row, int64_t k) {
+          if (at.first_row + row >= step.rows) return A(0);
+          return load_h_before<S>(sizes, buffers, step, at.first_row + row, k);
+        },
+        product);
+  }
+};
+
+// Rows that a direction has in a backward step: also those that start in the step after, which
+// only deliver grad_h_0.
+FUSEDRNN_HD int64_t backward_rows(const StepRows& step) {
+  return step.rows > step.rows_after ? step.rows : step.rows_after;
+}
+inline int64_t backward_rows(const BackwardStepArgs& args, int directions) {
+  int64_t rows = 0;
+  for (int d = 0; d < directions; ++d) {
+    const int64_t of_one = backward_rows(args.step[d]);
+    rows = of_one > rows ? of_one : rows;
+  }
+  return rows;
+}
+
+template <template <class> class Cell, class S, StepForm kForm, class Barriers = BlockBarriers>
+struct BackwardStep {
+  using Args = BackwardStepArgs;
+  using Step = CellStep<Cell, S>;
+  using A = accum_t<S>;
+  using Product = TileProduct<A, 1, WeightLayout::kDepthRows>;
+  static constexpr const char* kName =
+      kForm == StepForm::kFused ? "per_step/fused backward" : "per_step/product backward";
+  static constexpr int kMaxThreads = kFusedThreads;
+  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? Product::kSmemBytes : 0;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const StepPlace at = step_place();
+    const BackwardBuffers& buffers = args.buffers[at.direction];
+    const StepRows& step = args.step[at.direction];
+    const int64_t hidden_size = args.sizes.hidden_size;
+    const bool projected = buffers.dh != nullptr;
+    const int64_t rows = projected ? step.rows : backward_rows(step);
+    if (at.first_row >= rows) return;
+    const bool is_mine = at.row < rows && at.unit < hidden_size;
+    const int64_t state = at.row * hidden_size + at.unit;
+
+    A product[1] = {A(0)};
+    if constexpr (kForm == StepForm::kFused) multiply(args.sizes, buffers, step, at, product);
+    if (!is_mine) return;
+    A dh;
+    if (projected) {
+      dh = load_at<A>(buffers.projected, state);
+    } else {
+      if (kForm == StepForm::kProduct && at.row < step.rows_after) {
+        product[0] = load_at<A>(buffers.product, state);
+      }
+      dh = product[0] + Step::load_carry(args.sizes, buffers, step, at.row, at.unit);
+      if (at.row >= step.rows) {
+        store_grad_h_0<S>(args.sizes, buffers, at.row, at.unit, dh);
+        return;
+      }
+      dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+    }
+
+    typename Step::Gates dr;
+    A dc = Step::load_dc(args.sizes, buffers, step, at.row, at.unit);
+    const auto values = Step::load_backward(args.sizes, buffers, step, at.row, at.unit);
+    Step::backward(args.sizes, buffers, step, at.row, at.unit, values, dh, dc, dr);
+    if (!projected) static_cast<A*>(buffers.carry)[state] = dh;
+    if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc;
+  }
+
+ private:
+  static FUSEDRNN_DEV void multiply(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                    const StepRows& step, const StepPlace& at, A (&product)[1]) {
+    const int64_t hidden_size = sizes.hidden_size, depth = Step::kGates * hidden_size;
+    Product::template run<Barriers>(
+        at.first_row < step.rows_after ? depth : 0,
+        [&](int64_t k, int, int unit) {
+          if (at.first_unit + unit >= hidden_size) return A(0);
+          return load_at<S>(buffers.weight_hh, k * hidden_size + at.first_unit + unit);
+        },
+        [&](int row, int64_t k) {
+          if (at.first_row + row >= step.rows_after) return A(0);
+          return load_at<S>(buffers.dgr_after, (at.first_row + row) * depth + k);
+        },
+        product);
+  }
+};
+
+// With projection: the gradient of h, of output_size units, from the product with weight_hh.
+template <class S>
+struct BackwardHidden {
+  using Args = BackwardStepArgs;
+  using A = accum_t<S>;
+  static constexpr const char* kName = "per_step/product backward, projection";
+  static constexpr int kMaxThreads = kFusedThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const StepPlace at = step_place();
+    const BackwardBuffers& buffers = args.buffers[at.direction];
+    const StepRows& step = args.step[at.direction];
+    const int64_t output_size = args.sizes.output_size;
+    if (at.row >= backward_rows(step) || at.unit >= output_size) return;
+    const int64_t state = at.row * output_size + at.unit;
+    A dh = at.row < step.rows_after ? load_at<A>(buffers.product, state)
+                                    : load_or_zero<S>(buffers.grad_h_n, state);
+    if (at.row >= step.rows) {
+      store_grad_h_0<S>(args.sizes, buffers, at.row, at.unit, dh);
+      return;
+    }
+    dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+    const int64_t chunk_element = (step.row - buffers.first_row + at.row) * output_size + at.unit;
+    store_at<S>(buffers.dh, chunk_element, dh);
+    if (buffers.h_before != nullptr) {
+      store_at<S>(buffers.h_before, chunk_element,
+                  load_h_before<S>(args.sizes, buffers, step, at.row, at.unit));
+    }
+  }
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,111 @@
+// Kernels over the rows of a matrix that know no cell: copies, column sums, LSTM's h before its
+// projection. Arguments and buffers are those of kernel_table.h.
+#pragma once
+
+#include "cuda/device/launch.cuh"
+#include "cuda/schedules/step.cuh"
+
+namespace fusedrnn {
+
+constexpr int kRowThreads = 256;
+
+// The element of this thread, of a grid of blocks along x.
+FUSEDRNN_DEV int64_t flat_idx() { return block_idx_x() * kRowThreads + thread_idx(); }
+
+inline LaunchShape flat_shape(int64_t elements) {
+  LaunchShape shape;
+  shape.grid_x = (elements + kRowThreads - 1) / kRowThreads;
+  shape.threads = kRowThreads;
+  return shape;
+}
+
+// dst = src of type T, or zeros, as S.
+template <class T, class S>
+struct Copy {
+  using Args = CopyArgs;
+  static constexpr const char* kName = "copy of rows";
+  static constexpr int kMaxThreads = kRowThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int64_t idx = flat_idx();
+    if (idx >= args.rows * args.cols) return;
+    const int64_t row = idx / args.cols, col = idx % args.cols;
+    store_at<S>(args.dst, row * args.dst_stride + col,
+                load_or_zero<T>(args.src, row * args.src_stride + col));
+  }
+};
+
+// A warp sums one slice of 32 columns.
+template <class S>
+struct SumRows {
+  using Args = SumRowsArgs;
+  using A = accum_t<S>;
+  static constexpr const char* kName = "sums of rows";
+  static constexpr int kMaxThreads = kRowThreads;
+  static constexpr int kBlockSlices = kRowThreads / kWarpSize;
+  static_assert(kSumSlices % kBlockSlices == 0, "blocks have whole slices");
+
+  static LaunchShape shape(int64_t cols, int count) {
+    LaunchShape shape;
+    shape.grid_x = (cols + kWarpSize - 1) / kWarpSize;
+    shape.grid_y = kSumSlices / kBlockSlices;
+    shape.grid_z = count;
+    shape.threads = kRowThreads;
+    return shape;
+  }
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int64_t col = block_idx_x() * kWarpSize + lane_idx();
+    const int64_t slice = block_idx_y() * kBlockSlices + warp_idx();
+    if (col >= args.cols) return;
+    const void* src = args.src[block_idx_z()];
+    A* partial = static_cast<A*>(args.partial[block_idx_z()]) + slice * args.cols + col;
+    A sum = args.accumulate ? *partial : A(0);
+#pragma unroll 8
+    for (int64_t row = slice; row < args.rows; row += kSumSlices) {
+      sum += load_at<S>(src, row * args.cols + col);
+    }
+    *partial = sum;
+  }
+};
+
+template <class S>
+struct SumSlices {
+  using Args = SumSlicesArgs;
+  using A = accum_t<S>;
+  static constexpr const char* kName = "sums of slices";
+  static constexpr int kMaxThreads = kRowThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int64_t col = flat_idx();
+    if (col >= args.cols) return;
+    const void* partial = args.partial[block_idx_z()];
+    A sum = A(0);
+#pragma unroll 8
+    for (int64_t slice = 0; slice < kSumSlices; ++slice) {
+      sum += load_at<A>(partial, slice * args.cols + col);
+    }
+    store_at<S>(args.dst[block_idx_z()], col, sum);
+  }
+};
+
+template <class S>
+struct LstmOutput {
+  using Args = LstmOutputArgs;
+  using A = accum_t<S>;
+  static constexpr const char* kName = "LSTM output";
+  static constexpr int kMaxThreads = kRowThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    using Step = CellStep<Lstm, S>;
+    constexpr int kO = 3, kC = Step::C::kSaved;  // o and c among the saved values
+    const int64_t idx = flat_idx(), hidden_size = args.hidden_size;
+    if (idx >= args.rows * hidden_size) return;
+    const int64_t first = idx / hidden_size * Step::kSavedWidth * hidden_size + idx % hidden_size;
+    const A o = load_at<S>(args.saved, first + kO * hidden_size);
+    const A c = load_at<S>(args.saved, first + kC * hidden_size);
+    store_at<S>(args.dst, idx, o * tanh(c));
+  }
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,302 @@
+// single_block: all steps of a chunk in one launch. A block has batch_tile rows of one direction
+// and holds weight_hh in its shared memory; blocks never meet. A thread owns one unit with all
+// its gates for kRows rows: consecutive threads have consecutive units, and so many row groups
+// of unit_threads threads share the weights.
+//
+// Shared memory: weight_hh as S, then two buffers of A [width, batch_tile], from which one step
+// reads while it writes the other: a step has one barrier.
+//   forward    weight_hh transposed [H, G * H], buffers of h, width H
+//   backward   weight_hh [G * H, H], buffers of the gates' gradients, width G * H
+// Steps have batch_size rows each; no projection.
+#pragma once
+
+#include "cuda/device/launch.cuh"
+#include "cuda/schedules/block.cuh"
+#include "cuda/schedules/step.cuh"
+
+namespace fusedrnn {
+
+// The rows and unit of a thread, and where its block's shared memory lies.
+template <class S, int kRows>
+struct BlockPlace {
+  using A = accum_t<S>;
+
+  FUSEDRNN_DEV BlockPlace(int unit_threads, int64_t hidden_size, int64_t weights, int64_t width)
+      : direction(static_cast<int>(block_idx_z())),
+        unit(thread_idx() % unit_threads),
+        tile_row(thread_idx() / unit_threads * kRows),
+        tile(num_threads() / unit_threads * kRows),
+        first_row(block_idx_x() * tile + tile_row),
+        has_unit(unit < hidden_size),
+        buffers_offset((weights * static_cast<int64_t>(sizeof(S)) + 15) / 16 * 16),
+        buffer_bytes(width * tile * static_cast<int64_t>(sizeof(A))) {}
+
+  FUSEDRNN_DEV Shared<S> weights() const { return shared_memory<S>(0); }
+  // The buffer that sweep step s reads if `offset` is 0, and writes if it is 1.
+  FUSEDRNN_DEV Shared<A> buffer(int64_t s, int offset) const {
+    return shared_memory<A>(buffers_offset + ((s + offset) & 1) * buffer_bytes);
+  }
+  // The element of a buffer that is this thread's first row of column k.
+  FUSEDRNN_DEV int64_t element(int64_t k) const { return k * tile + tile_row; }
+
+  int direction;
+  int64_t unit;
+  int tile_row;       // first row of this thread within the block
+  int tile;           // rows of a block
+  int64_t first_row;  // of this thread
+  bool has_unit;
+  int64_t buffers_offset, buffer_bytes;
+};
+
+template <template <class> class Cell, class S, int kRows, class Barriers = BlockBarriers>
+struct ForwardSingleBlock {
+  using Args = ForwardSweepArgs;
+  using Step = CellStep<Cell, S>;
+  using A = accum_t<S>;
+  using Gates = typename Step::Gates;
+  static constexpr int kGates = Step::kGates;
+  static constexpr const char* kName = "single_block forward";
+  static constexpr int kMaxThreads = kSingleBlockMaxThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const LayerSizes& sizes = args.sizes;
+    const int64_t hidden_size = sizes.hidden_size;
+    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size,
+                                  kGates * hidden_size * hidden_size, hidden_size);
+    const ForwardBuffers& buffers = args.buffers[at.direction];
+    const Steps& steps = args.steps[at.direction];
+    load_weights(buffers, hidden_size, at.weights());
+
+    A c[kRows]{};
+    Gates x[kRows]{}, bias_x{}, bias_r{};
+    StepRows step = step_rows(steps, args.begin);
+    if (at.has_unit) {
+      Step::load_bias(sizes, buffers, at.unit, bias_x, bias_r);
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int64_t row = at.first_row + i;
+        A h = A(0);
+        if (row < step.rows) {
+          h = load_h_before<S>(sizes, buffers, step, row, at.unit);
+          c[i] = Step::load_c(sizes, buffers, step, row, at.unit);
+          Step::load_gx(sizes, buffers, step, row, at.unit, x[i]);
+        }
+        at.buffer(args.begin, 0).store(at.element(at.unit) + i, h);
+      }
+    }
+    Barriers::template wait<0>();  // weights and h are there
+
+    for (int64_t s = args.begin; s < args.end; ++s) {
+      const StepRows next_step = step_rows(steps, s + 1);
+      if (at.has_unit) {
+        A product[kRows][kGates];
+        multiply(at, hidden_size, s, product);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const int64_t row = at.first_row + i;
+          A h = A(0);
+          if (row < step.rows) {
+            Gates r;
+#pragma unroll
+            for (int gate = 0; gate < kGates; ++gate) {
+              x[i][gate] += bias_x[gate];
+              r[gate] = product[i][gate] + bias_r[gate];
+            }
+            const A h_before = at.buffer(s, 0).load(at.element(at.unit) + i);
+            h = Step::forward(sizes, buffers, step, row, at.unit, x[i], r, h_before, c[i]);
+            if (s + 1 < args.end) {
+              Step::load_gx(sizes, buffers, next_step, row, at.unit, x[i]);
+            }
+          }
+          at.buffer(s, 1).store(at.element(at.unit) + i, h);
+        }
+      }
+      step = next_step;
+      // The next step reads what this one wrote, and writes over what it read.
+      Barriers::template wait<1>();
+    }
+
+    if constexpr (Step::kHasC) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int64_t row = at.first_row + i;
+        if (!at.has_unit || row >= steps.batch_size) continue;
+        static_cast<A*>(buffers.c)[row * hidden_size + at.unit] = c[i];
+      }
+    }
+  }
+
+ private:
+  // A warp moves patches of 8 rows and 4 columns of weight_hh, so that neither memory nor the
+  // transposed shared memory is read or written in 32 places at once.
+  static FUSEDRNN_DEV void load_weights(const ForwardBuffers& buffers, int64_t hidden_size,
+                                        const Shared<S>& weights) {
+    constexpr int kPatchRows = 8, kPatchCols = 4;
+    const int64_t gate_size = kGates * hidden_size;
+    const int64_t patches_across = (hidden_size + kPatchCols - 1) / kPatchCols;
+    const int64_t patches = (gate_size + kPatchRows - 1) / kPatchRows * patches_across;
+    for (int64_t i = warp_idx(); i < patches; i += num_threads() / kWarpSize) {
+      const int64_t row = i / patches_across * kPatchRows + lane_idx() / kPatchCols;
+      const int64_t k = i % patches_across * kPatchCols + lane_idx() % kPatchCols;
+      if (row >= gate_size || k >= hidden_size) continue;
+      weights.store(k * gate_size + row,
+                    ldg(static_cast<const S*>(buffers.weight_hh) + row * hidden_size + k));
+    }
+  }
+
+  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
+                                    A (&product)[kRows][kGates]) {
+    const Shared<S> weights = at.weights().offset(at.unit);
+    const Shared<A> h = at.buffer(s, 0);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) product[i][gate] = A(0);
+    }
+#pragma unroll 4
+    for (int64_t k = 0; k < hidden_size; ++k) {
+      A row[kRows];
+      load_consecutive(h, at.element(k), row);
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        const A weight = to_accum(weights.load((k * kGates + gate) * hidden_size));
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) product[i][gate] += row[i] * weight;
+      }
+    }
+  }
+};
+
+template <template <class> class Cell, class S, int kRows, class Barriers = BlockBarriers>
+struct BackwardSingleBlock {
+  using Args = BackwardSweepArgs;
+  using Step = CellStep<Cell, S>;
+  using A = accum_t<S>;
+  using Gates = typename Step::Gates;
+  static constexpr int kGates = Step::kGates;
+  static constexpr const char* kName = "single_block backward";
+  static constexpr int kMaxThreads = kSingleBlockMaxThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const LayerSizes& sizes = args.sizes;
+    const int64_t hidden_size = sizes.hidden_size, gate_size = kGates * hidden_size;
+    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size, gate_size * hidden_size,
+                                  gate_size);
+    const BackwardBuffers& buffers = args.buffers[at.direction];
+    const Steps& steps = args.steps[at.direction];
+    load_weights(buffers, gate_size * hidden_size, at.weights());
+
+    A carry[kRows]{}, dc[kRows]{};
+    StepRows step = step_rows(steps, args.end - 1);
+    if (at.has_unit) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int64_t row = at.first_row + i;
+        Gates dr{};
+        if (row < step.rows) {
+          carry[i] = Step::load_carry(sizes, buffers, step, row, at.unit);
+          dc[i] = Step::load_dc(sizes, buffers, step, row, at.unit);
+          if (row < step.rows_after) load_dr(buffers, gate_size, hidden_size, row, at.unit, dr);
+        }
+        store_dr(at, hidden_size, args.end - 1, 0, i, dr);
+      }
+    }
+    Barriers::template wait<0>();  // weights and the gradients of the step after are there
+
+    for (int64_t s = args.end - 1; s >= args.begin; --s) {
+      if (at.has_unit) {
+        typename Step::BackwardValues values[kRows]{};
+        A dh[kRows]{};
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const int64_t row = at.first_row + i;
+          if (row >= step.rows) continue;
+          values[i] = Step::load_backward(sizes, buffers, step, row, at.unit);
+          dh[i] = carry[i] + load_grad_output<S>(sizes, buffers, step, row, at.unit);
+        }
+        A product[kRows];
+        multiply(at, gate_size, hidden_size, s, product);
+#pragma unroll
+        for (int i = 0; i < kRows; ++i) {
+          const int64_t row = at.first_row + i;
+          Gates dr{};
+          if (row < step.rows) {
+            carry[i] = dh[i] + product[i];
+            Step::backward(sizes, buffers, step, row, at.unit, values[i], carry[i], dc[i], dr);
+          }
+          store_dr(at, hidden_size, s, 1, i, dr);
+        }
+      }
+      step = step_rows(steps, s - 1);
+      // The next step reads what this one wrote, and writes over what it read.
+      Barriers::template wait<1>();
+    }
+    if (at.has_unit) finish(args, at, carry, dc);
+  }
+
+ private:
+  static FUSEDRNN_DEV void load_weights(const BackwardBuffers& buffers, int64_t elements,
+                                        const Shared<S>& weights) {
+    for (int64_t i = thread_idx(); i < elements; i += num_threads()) {
+      weights.store(i, ldg(static_cast<const S*>(buffers.weight_hh) + i));
+    }
+  }
+
+  static FUSEDRNN_DEV void load_dr(const BackwardBuffers& buffers, int64_t gate_size,
+                                   int64_t hidden_size, int64_t row, int64_t unit, Gates& dr) {
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      dr[gate] = load_at<S>(buffers.dgr_after, row * gate_size + gate * hidden_size + unit);
+    }
+  }
+
+  static FUSEDRNN_DEV void store_dr(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
+                                    int offset, int row, const Gates& dr) {
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      at.buffer(s, offset).store(at.element(gate * hidden_size + at.unit) + row, dr[gate]);
+    }
+  }
+
+  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t gate_size,
+                                    int64_t hidden_size, int64_t s, A (&product)[kRows]) {
+    const Shared<S> weights = at.weights().offset(at.unit);
+    const Shared<A> dgr = at.buffer(s, 0);
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) product[i] = A(0);
+#pragma unroll 8
+    for (int64_t k = 0; k < gate_size; ++k) {
+      A row[kRows];
+      load_consecutive(dgr, at.element(k), row);
+      const A weight = to_accum(weights.load(k * hidden_size));
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) product[i] += row[i] * weight;
+    }
+  }
+
+  // What the chunk before, or the gradients of the initial states, need of the first step.
+  static FUSEDRNN_DEV void finish(const Args& args, const BlockPlace<S, kRows>& at,
+                                  const A (&carry)[kRows], const A (&dc)[kRows]) {
+    const BackwardBuffers& buffers = args.buffers[at.direction];
+    const int64_t hidden_size = args.sizes.hidden_size;
+    const bool wants_grad_h_0 = args.begin == 0 && buffers.grad_h_0 != nullptr;
+    A product[kRows];
+    if (wants_grad_h_0) {
+      multiply(at, kGates * hidden_size, hidden_size, args.begin - 1, product);
+    }
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      const int64_t row = at.first_row + i;
+      if (row >= args.steps[at.direction].batch_size) continue;
+      if (wants_grad_h_0) {
+        store_grad_h_0<S>(args.sizes, buffers, row, at.unit, carry[i] + product[i]);
+      }
+      static_cast<A*>(buffers.carry)[row * hidden_size + at.unit] = carry[i];
+      if constexpr (Step::kHasC) {
+        static_cast<A*>(buffers.dc)[row * hidden_size + at.unit] = dc[i];
+      }
+    }
+  }
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,218 @@
+// What every schedule does for one hidden unit of one row of a sweep step: the cell, its states,
+// what it leaves for backward, and for backward the gradients of its gates.
+//
+// Names and buffers are those of kernel_table.h.
+#pragma once
+
+#include "cells/registry.h"
+#include "cuda/device/memory.cuh"
+#include "cuda/device/thread.cuh"
+#include "cuda/kernel_table.h"
+
+namespace fusedrnn {
+
+// Element i of S as A.
+template <class S>
+FUSEDRNN_DEV accum_t<S> load_at(const void* base, int64_t i) {
+  return to_accum(ldg(static_cast<const S*>(base) + i));
+}
+template <class S>
+FUSEDRNN_DEV accum_t<S> load_or_zero(const void* base, int64_t i) {
+  return base != nullptr ? load_at<S>(base, i) : accum_t<S>(0);
+}
+// Rounds value to S.
+template <class S>
+FUSEDRNN_DEV void store_at(void* base, int64_t i, accum_t<S> value) {
+  static_cast<S*>(base)[i] = from_accum<S>(value);
+}
+template <class S>
+FUSEDRNN_DEV accum_t<S> rounded(accum_t<S> value) {
+  return to_accum(from_accum<S>(value));
+}
+
+// The h that a row starts the step from. Arguments of either pass.
+template <class S, class Buffers>
+FUSEDRNN_DEV accum_t<S> load_h_before(const LayerSizes& sizes, const Buffers& buffers,
+                                      const StepRows& step, int64_t row, int64_t column) {
+  if (row < step.rows_before) {
+    return load_at<S>(buffers.output, (step.row_before + row) * sizes.output_row_stride + column);
+  }
+  return load_or_zero<S>(buffers.h_0, row * sizes.output_size + column);
+}
+
+template <class S>
+FUSEDRNN_DEV accum_t<S> load_grad_output(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                         const StepRows& step, int64_t row, int64_t column) {
+  return load_or_zero<S>(buffers.grad_output,
+                         (step.row + row) * sizes.grad_output_row_stride + column);
+}
+template <class S>
+FUSEDRNN_DEV void store_grad_h_0(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                 int64_t row, int64_t column, accum_t<S> grad_h) {
+  store_at<S>(buffers.grad_h_0, row * sizes.output_size + column, grad_h);
+}
+
+template <template <class> class Cell, class S>
+struct CellStep {
+  using A = accum_t<S>;
+  using C = Cell<A>;
+  static constexpr int kGates = C::kGates;
+  static constexpr int kSavedWidth = C::kSaved + C::kStates - 1;
+  static constexpr bool kHasC = C::kStates > 1;
+  static constexpr int kC = C::kStates - 1;  // the index of c among the states
+  using Gates = Values<A, kGates>;
+
+  // The biases of a unit; without kSplit only their sum matters.
+  FUSEDRNN_DEV static void load_bias(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                     int64_t unit, Gates& bias_x, Gates& bias_r) {
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      const int64_t column = gate * sizes.hidden_size + unit;
+      bias_x[gate] = load_or_zero<S>(buffers.bias_ih, column);
+      bias_r[gate] = load_or_zero<S>(buffers.bias_hh, column);
+      if constexpr (!C::kSplit) {
+        bias_x[gate] += bias_r[gate];
+        bias_r[gate] = A(0);
+      }
+    }
+  }
+
+  FUSEDRNN_DEV static void load_gx(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                   const StepRows& step, int64_t row, int64_t unit, Gates& x) {
+    const int64_t first = (step.row - buffers.first_row + row) * kGates * sizes.hidden_size + unit;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      x[gate] = load_at<A>(buffers.gx, first + gate * sizes.hidden_size);
+    }
+  }
+
+  // c before the step: what the step before left in buffers.c, or c_0.
+  FUSEDRNN_DEV static A load_c(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                               const StepRows& step, int64_t row, int64_t unit) {
+    if constexpr (!kHasC) return A(0);
+    const int64_t state = row * sizes.hidden_size + unit;
+    if (row < step.rows_before) return static_cast<const A*>(buffers.c)[state];
+    return load_or_zero<S>(buffers.c_0, state);
+  }
+
+  // Returns h as the output rounds it, and replaces c.
+  FUSEDRNN_DEV static A forward(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                const StepRows& step, int64_t row, int64_t unit, const Gates& x,
+                                const Gates& r, A h_before, A& c) {
+    Values<A, C::kStates> prev, next;
+    Values<A, C::kSaved> kept;
+    prev[0] = h_before;
+    if constexpr (kHasC) prev[kC] = c;
+    C::forward(x, r, Values<A, C::kParams>{}, prev, next, kept);
+
+    const int64_t state = row * sizes.hidden_size + unit;
+    const bool ends = row >= step.rows_after;
+    if (buffers.h_raw != nullptr) {
+      store_at<S>(buffers.h_raw, state, next[0]);
+    } else {
+      store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, next[0]);
+      if (ends) store_at<S>(buffers.h_n, state, next[0]);
+    }
+    if constexpr (kHasC) {
+      c = next[kC];
+      if (ends && buffers.c_n != nullptr) store_at<S>(buffers.c_n, state, c);
+    }
+    if (kSavedWidth > 0 && buffers.saved != nullptr) {
+      const int64_t first = (step.row + row) * kSavedWidth * sizes.hidden_size + unit;
+#pragma unroll
+      for (int k = 0; k < C::kSaved; ++k) {
+        store_at<S>(buffers.saved, first + k * sizes.hidden_size, kept[k]);
+      }
+      if constexpr (kHasC) store_at<S>(buffers.saved, first + C::kSaved * sizes.hidden_size, c);
+    }
+    return rounded<S>(next[0]);
+  }
+
+  // The gradient of a row's c, and of the part of its h that does not flow through the product,
+  // as the step after left them in the buffers; at the end of the row those of c_n and h_n.
+  FUSEDRNN_DEV static A load_dc(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                const StepRows& step, int64_t row, int64_t unit) {
+    if constexpr (!kHasC) return A(0);
+    const int64_t state = row * sizes.hidden_size + unit;
+    if (row < step.rows_after) return static_cast<const A*>(buffers.dc)[state];
+    return load_or_zero<S>(buffers.grad_c_n, state);
+  }
+  FUSEDRNN_DEV static A load_carry(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                   const StepRows& step, int64_t row, int64_t unit) {
+    const int64_t state = row * sizes.hidden_size + unit;
+    if (row < step.rows_after) return static_cast<const A*>(buffers.carry)[state];
+    return load_or_zero<S>(buffers.grad_h_n, state);
+  }
+
+  // What the cell's backward reads of the forward pass.
+  struct BackwardValues {
+    Values<A, C::kSaved> kept;
+    Values<A, C::kStates> prev, next;
+  };
+  FUSEDRNN_DEV static BackwardValues load_backward(const LayerSizes& sizes,
+                                                   const BackwardBuffers& buffers,
+                                                   const StepRows& step, int64_t row,
+                                                   int64_t unit) {
+    const int64_t hidden_size = sizes.hidden_size;
+    const int64_t saved = (step.row + row) * kSavedWidth * hidden_size + unit;
+    BackwardValues values{};
+#pragma unroll
+    for (int k = 0; k < C::kSaved; ++k) {
+      values.kept[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
+    }
+    values.prev[0] = values.next[0] = A(0);
+    // A cell that uses h itself is never projected.
+    if (buffers.dh == nullptr) {
+      values.prev[0] = load_h_before<S>(sizes, buffers, step, row, unit);
+      values.next[0] =
+          load_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit);
+    }
+    if constexpr (kHasC) {
+      const int64_t saved_c = C::kSaved * hidden_size;
+      values.next[kC] = load_at<S>(buffers.saved, saved + saved_c);
+      if (row < step.rows_before) {
+        const int64_t before = (step.row_before + row) * kSavedWidth * hidden_size + unit;
+        values.prev[kC] = load_at<S>(buffers.saved, before + saved_c);
+      } else {
+        values.prev[kC] = load_or_zero<S>(buffers.c_0, row * hidden_size + unit);
+      }
+    }
+    return values;
+  }
+
+  // Given dh, the gradient of h, replaces dc and dh by those of the step before, and leaves the
+  // gradients of the recurrent side in dr as memory rounds them.
+  FUSEDRNN_DEV static void backward(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                    const StepRows& step, int64_t row, int64_t unit,
+                                    const BackwardValues& values, A& dh, A& dc, Gates& dr) {
+    const int64_t hidden_size = sizes.hidden_size;
+    Values<A, C::kStates> dnext, dprev;
+    dnext[0] = dh;
+    if constexpr (kHasC) dnext[kC] = dc;
+    Gates dx;
+    Values<A, C::kParams> dparams;
+    C::backward(values.kept, Values<A, C::kParams>{}, values.prev, values.next, dnext, dx, dr,
+                dprev, dparams);
+
+    const int64_t chunk_row = step.row - buffers.first_row + row;
+    const int64_t first = chunk_row * kGates * hidden_size + unit;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      store_at<S>(buffers.dgx, first + gate * hidden_size, dx[gate]);
+      if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, dr[gate]);
+      dr[gate] = rounded<S>(dr[gate]);
+    }
+    if (buffers.h_before != nullptr && buffers.dh == nullptr) {
+      store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, values.prev[0]);
+    }
+    dh = dprev[0];
+    if constexpr (kHasC) {
+      dc = dprev[kC];
+      if (row >= step.rows_before && buffers.grad_c_0 != nullptr) {
+        store_at<S>(buffers.grad_c_0, row * hidden_size + unit, dc);
+      }
+    }
+  }
+};
+
+}  // namespace fusedrnn

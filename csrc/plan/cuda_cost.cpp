@@ -1,0 +1,195 @@
+// The time model of CUDA schedules: seconds of a pass over all directions of a layer.
+//
+// A step of the recurrence costs its kernels' launches, or, where the sequence is one kernel, a
+// barrier of its blocks, and the larger part of its arithmetic and its weight traffic. What is
+// not recurrent is the same for all schedules.
+//
+// Nothing here was measured: the rates are those of the makers' tables, the latencies and shares
+// are assumptions. They rank schedules until a GPU has given figures.
+#include "cells/registry.h"
+#include "plan/plan.h"
+
+namespace fusedrnn {
+
+namespace {
+
+// Multiply-adds a clock of one SM, by architecture: plain float32 and float64, and products of
+// float16, bfloat16 and tf32 matrices (0: there are none).
+struct SmRates {
+  int from_arch;
+  double fp32, fp64, fp16, bf16, tf32;
+};
+constexpr SmRates kSmRates[] = {
+    {70, 64, 32, 512, 0, 0},          {75, 64, 2, 512, 0, 0},
+    {80, 64, 64, 1024, 1024, 512},    {86, 128, 2, 512, 512, 128},
+    {87, 128, 2, 512, 512, 128},      {89, 128, 2, 512, 512, 128},
+    {90, 128, 128, 2048, 2048, 1024}, {100, 128, 64, 4096, 4096, 2048},
+    {120, 128, 2, 512, 512, 128},
+};
+
+// Host and device seconds between two kernels of one stream, and what a product of torch's takes
+// beyond that.
+constexpr double kKernelSeconds = 2.5e-6;
+constexpr double kProductCallSeconds = 5e-6;
+// Shares of the rates that large products, small ones and our own loops reach.
+constexpr double kLargeProductShare = 0.7;
+constexpr double kFusedShare = 0.4;
+constexpr double kSingleBlockShare = 0.5;
+// A product's block computes so many rows and columns: fewer blocks than SMs leave some idle.
+constexpr double kProductTile = 64;
+// Bytes a clock that an SM reads from L2 and from its shared memory.
+constexpr double kL2BytesPerClock = 48;
+constexpr double kSmemBytesPerClock = 128;
+// Share of L2 that is left for weights.
+constexpr double kUsableL2 = 0.7;
+// Clocks of a step of single_block besides its product: barrier, gate mathematics, the latency
+// of its loops.
+constexpr double kStepClocks = 700;
+constexpr int64_t kReservedSmemBytes = 1024;  // that a block takes besides what it asks for
+constexpr int64_t kThreadsOfSm = 1024;        // no fewer on any architecture
+
+const SmRates& rates_of(int sm_arch) {
+  const SmRates* found = &kSmRates[0];
+  for (const SmRates& rates : kSmRates) {
+    if (rates.from_arch <= sm_arch) found = &rates;
+  }
+  return *found;
+}
+
+double larger(double a, double b) { return a > b ? a : b; }
+double smaller(double a, double b) { return a < b ? a : b; }
+double whole(double items, double group) {
+  return static_cast<double>(static_cast<int64_t>((items + group - 1) / group));
+}
+
+class CudaModel {
+ public:
+  CudaModel(const Problem& problem, Pass pass, const CudaInfo& device)
+      : problem_(problem),
+        device_(device),
+        backward_(pass == Pass::kBackward),
+        clock_(device.clock_ghz * 1e9),
+        sms_(device.sm_count),
+        gates_(cell_info(problem.cell).gates),
+        hidden_(static_cast<double>(problem.hidden_size)),
+        output_(
+            static_cast<double>(problem.proj_size > 0 ? problem.proj_size : problem.hidden_size)),
+        rows_(static_cast<double>(problem.total_rows)),
+        steps_(static_cast<double>(problem.seq_len)),
+        directions_(problem.directions),
+        storage_(static_cast<double>(dtype_bytes(problem.dtype))),
+        accum_(static_cast<double>(accum_bytes(problem.dtype))) {
+    const SmRates& rates = rates_of(device.sm_arch);
+    const bool is_double = problem.dtype == DType::kFloat64;
+    fma_ = is_double ? rates.fp64 : rates.fp32;
+    product_ = fma_;
+    if (problem.dtype == DType::kFloat16) product_ = larger(fma_, rates.fp16);
+    if (problem.dtype == DType::kBFloat16) product_ = larger(fma_, rates.bf16);
+    if (problem.dtype == DType::kFloat32 && device.allow_tf32) {
+      product_ = larger(fma_, rates.tf32);
+    }
+  }
+
+  double per_step_product() const {
+    const double rows = rows_ / steps_;
+    // A direction has a product of its own, and all share the pointwise kernel.
+    double step = directions_ * step_product(rows, gates_ * hidden_, output_) + pointwise(rows);
+    if (problem_.proj_size > 0) {
+      step += directions_ * step_product(rows, output_, hidden_) + pointwise(rows);
+    }
+    return outside() + steps_ * step;
+  }
+
+  double per_step_fused() const {
+    const double rows = rows_ / steps_;
+    const double row_tiles = whole(rows, kFusedRows);
+    const double blocks = directions_ * row_tiles * whole(hidden_, kFusedUnits);
+    const double arithmetic = gates_ * hidden_ * kFusedUnits * kFusedRows / (fma_ * kFusedShare);
+    const double traffic = row_tiles * l2_clocks(directions_ * weights() * storage_);
+    const double clocks = larger(whole(blocks, sms_) * arithmetic, traffic);
+    return outside() + steps_ * (kKernelSeconds + clocks / clock_);
+  }
+
+  double single_block(const CudaPlan& sizes) const {
+    const double tiles = whole(static_cast<double>(problem_.batch_size), sizes.batch_tile);
+    const double blocks = directions_ * tiles;
+    // Blocks of one SM share its rates and hide each other's latency.
+    const double on_sm = whole(blocks, sms_);
+    int64_t fit = device_.smem_bytes_per_sm / (sizes.smem_bytes + kReservedSmemBytes);
+    if (fit > kThreadsOfSm / sizes.threads) fit = kThreadsOfSm / sizes.threads;
+    if (fit < 1) fit = 1;
+    const double resident = smaller(on_sm, static_cast<double>(fit));
+    const double lanes = smaller(fma_, sizes.threads * fma_ / 128);
+    const double arithmetic = weights() * sizes.batch_tile / (lanes * kSingleBlockShare);
+    // A row group reads all weights, four bytes a lane and clock at most.
+    const double groups = static_cast<double>(sizes.threads) / sizes.unit_threads;
+    const double traffic = groups * weights() * larger(storage_, 4) / kSmemBytesPerClock;
+    const double step = kStepClocks + resident * larger(arithmetic, traffic);
+    const double load = l2_clocks(blocks * weights() * storage_);
+    return outside() + kKernelSeconds + (whole(on_sm, resident) * steps_ * step + load) / clock_;
+  }
+
+ private:
+  double weights() const { return gates_ * hidden_ * output_; }
+
+  // Clocks in which the whole device reads so many bytes of weights, the same in every step.
+  double l2_clocks(double bytes) const {
+    const double cached = smaller(bytes, kUsableL2 * static_cast<double>(device_.l2_bytes));
+    return cached / (kL2BytesPerClock * sms_) +
+           (bytes - cached) / device_.memory_bytes_per_second * clock_;
+  }
+
+  // Of the multiply-adds of products of whole sequences.
+  double large_product(double fmas) const {
+    return kProductCallSeconds + fmas / (product_ * sms_ * clock_ * kLargeProductShare);
+  }
+
+  // Input projection; backward has the gradients of input and of both weights.
+  double outside() const {
+    const double inputs = static_cast<double>(problem_.input_size);
+    const double input_side = rows_ * gates_ * hidden_ * inputs;
+    if (!backward_) return directions_ * large_product(input_side);
+    return directions_ * (2 * large_product(input_side) + large_product(rows_ * weights()));
+  }
+
+  double step_product(double m, double n, double k) const {
+    const double blocks = whole(m, kProductTile) * whole(n, kProductTile);
+    const double busy = smaller(1, blocks / sms_);
+    const double arithmetic =
+        blocks * kProductTile * kProductTile * k / (product_ * sms_ * busy * kLargeProductShare);
+    const double traffic = l2_clocks(n * k * storage_);
+    return kKernelSeconds + kProductCallSeconds + larger(arithmetic, traffic) / clock_;
+  }
+
+  double pointwise(double rows) const {
+    const double values = directions_ * rows * hidden_ * (2 * gates_ + 4);
+    return kKernelSeconds + values * accum_ / (kL2BytesPerClock * sms_ * clock_);
+  }
+
+  const Problem& problem_;
+  const CudaInfo& device_;
+  bool backward_;
+  double clock_;  // a second
+  double sms_;
+  double gates_;
+  double hidden_;
+  double output_;
+  double rows_;
+  double steps_;
+  double directions_;
+  double storage_;  // bytes
+  double accum_;    // bytes
+  double fma_;      // multiply-adds a clock of an SM, in our kernels
+  double product_;  // and in torch's products
+};
+
+}  // namespace
+
+double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,
+                             const CudaPlan& sizes) {
+  const CudaModel model(problem, pass, device);
+  if (sizes.schedule == Schedule::kSingleBlock) return model.single_block(sizes);
+  return sizes.form == StepForm::kFused ? model.per_step_fused() : model.per_step_product();
+}
+
+}  // namespace fusedrnn

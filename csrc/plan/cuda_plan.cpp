@@ -1,0 +1,205 @@
+#include <cstring>
+
+#include "cells/registry.h"
+#include "plan/plan.h"
+#include "plan/text.h"
+
+namespace fusedrnn {
+
+namespace {
+
+// The candidates, by the names that force them. per_step alone stands for the better of its two.
+enum : int { kProductCandidate, kFusedCandidate, kSingleBlockCandidate };
+constexpr const char* kCandidateNames[kCudaCandidateCount] = {"per_step/product", "per_step/fused",
+                                                              "single_block"};
+constexpr const char* kPerStep = "per_step";
+
+// Bytes that the input projections of a chunk may take.
+constexpr int64_t kChunkBytes = int64_t{256} << 20;
+
+constexpr int kWarp = 32;
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+int64_t align(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
+int64_t kib(int64_t bytes) { return ceil_div(bytes, 1024); }
+
+struct CudaCandidate {
+  CudaPlan sizes;
+  bool possible;
+  char reason[160];  // why not
+};
+
+template <class... Args>
+void refuse(CudaCandidate* candidate, const char* format, Args... args) {
+  candidate->possible = false;
+  Writer writer(candidate->reason, sizeof(candidate->reason));
+  writer.write(format, args...);
+}
+
+// Time steps a chunk, chunks of one size.
+int64_t choose_chunk_steps(const Problem& problem) {
+  if (problem.total_rows <= 0) return problem.seq_len;
+  const int64_t row_bytes = problem.directions * cell_info(problem.cell).gates *
+                            problem.hidden_size * accum_bytes(problem.dtype);
+  const int64_t step_bytes = row_bytes * ceil_div(problem.total_rows, problem.seq_len);
+  const int64_t steps = step_bytes < kChunkBytes ? kChunkBytes / step_bytes : 1;
+  return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));
+}
+
+void set_single_block(const Problem& problem, Pass pass, int thread_rows, int row_groups,
+                      CudaPlan* sizes) {
+  sizes->unit_threads = static_cast<int>(ceil_div(problem.hidden_size, kWarp)) * kWarp;
+  sizes->threads = sizes->unit_threads * row_groups;
+  sizes->thread_rows = thread_rows;
+  sizes->batch_tile = thread_rows * row_groups;
+  sizes->smem_bytes = single_block_smem_bytes(problem, pass, sizes->batch_tile);
+}
+
+// The tile of least modelled time among those that fit.
+void choose_single_block(const Problem& problem, Pass pass, const CudaInfo& device,
+                         CudaCandidate* candidate) {
+  const int64_t need = single_block_smem_bytes(problem, pass, 1);
+  if (need > device.smem_bytes_per_block || problem.hidden_size > kSingleBlockMaxThreads) {
+    refuse(candidate,
+           "weight_hh of one direction and its buffers need %lld KiB of shared memory, the device "
+           "has %lld a block",
+           static_cast<long long>(kib(need)),
+           static_cast<long long>(device.smem_bytes_per_block / 1024));
+    return;
+  }
+  candidate->possible = false;
+  for (int thread_rows = 1; thread_rows <= max_thread_rows(problem.dtype); thread_rows *= 2) {
+    for (int row_groups = 1;; row_groups *= 2) {
+      CudaPlan sizes = candidate->sizes;
+      set_single_block(problem, pass, thread_rows, row_groups, &sizes);
+      const bool wasteful = sizes.batch_tile > 1 && sizes.batch_tile >= 2 * problem.batch_size;
+      if (sizes.threads > kSingleBlockMaxThreads || wasteful ||
+          sizes.smem_bytes > device.smem_bytes_per_block) {
+        break;
+      }
+      sizes.modelled_seconds = modelled_cuda_seconds(problem, pass, device, sizes);
+      if (candidate->possible && sizes.modelled_seconds >= candidate->sizes.modelled_seconds) {
+        continue;
+      }
+      candidate->sizes = sizes;
+      candidate->possible = true;
+    }
+  }
+}
+
+CudaCandidate make_candidate(int idx, const Problem& problem, Pass pass, const CudaInfo& device) {
+  CudaCandidate candidate{};
+  CudaPlan& sizes = candidate.sizes;
+  sizes.schedule = idx == kSingleBlockCandidate ? Schedule::kSingleBlock : Schedule::kPerStep;
+  sizes.form = idx == kFusedCandidate ? StepForm::kFused : StepForm::kProduct;
+  sizes.chunk_steps = choose_chunk_steps(problem);
+  candidate.possible = true;
+  if (idx != kProductCandidate && problem.proj_size > 0) {
+    refuse(&candidate, "projection: only %s has it", kCandidateNames[kProductCandidate]);
+    return candidate;
+  }
+  if (idx == kSingleBlockCandidate) {
+    if (problem.packed) {
+      refuse(&candidate, "packed input: only per_step takes steps that differ in rows");
+      return candidate;
+    }
+    choose_single_block(problem, pass, device, &candidate);
+    return candidate;
+  }
+  if (idx == kFusedCandidate) {
+    sizes.batch_tile = kFusedRows;
+    sizes.threads = kFusedThreads;
+  }
+  sizes.modelled_seconds = modelled_cuda_seconds(problem, pass, device, sizes);
+  return candidate;
+}
+
+bool names(const char* forced, int idx) {
+  return std::strcmp(forced, kCandidateNames[idx]) == 0 ||
+         (std::strcmp(forced, kPerStep) == 0 && idx != kSingleBlockCandidate);
+}
+
+}  // namespace
+
+const char* cuda_plan_name(const CudaPlan& plan) {
+  if (plan.schedule == Schedule::kSingleBlock) return kCandidateNames[kSingleBlockCandidate];
+  return kCandidateNames[plan.form == StepForm::kFused ? kFusedCandidate : kProductCandidate];
+}
+
+int64_t single_block_smem_bytes(const Problem& problem, Pass pass, int batch_tile) {
+  const int64_t gate_size = cell_info(problem.cell).gates * problem.hidden_size;
+  const int64_t width = pass == Pass::kForward ? problem.hidden_size : gate_size;
+  return align(gate_size * problem.hidden_size * dtype_bytes(problem.dtype)) +
+         align(2 * batch_tile * width * accum_bytes(problem.dtype));
+}
+
+Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device, const char* forced,
+                      CudaPlan* plan) {
+  const bool is_forced = forced != nullptr && forced[0] != '\0';
+  CudaCandidate candidates[kCudaCandidateCount];
+  int chosen = -1, named = -1;
+  for (int i = 0; i < kCudaCandidateCount; ++i) {
+    candidates[i] = make_candidate(i, problem, pass, device);
+    if (is_forced && !names(forced, i)) continue;
+    named = i;
+    if (!candidates[i].possible) continue;
+    if (chosen < 0 ||
+        candidates[i].sizes.modelled_seconds < candidates[chosen].sizes.modelled_seconds) {
+      chosen = i;
+    }
+  }
+  if (named < 0) {
+    return Status::error(
+        "schedule: expected one of per_step, per_step/product, per_step/fused, single_block on "
+        "CUDA, got '%.60s'",
+        forced);
+  }
+  if (chosen < 0) return Status::error("schedule %s: %s", forced, candidates[named].reason);
+
+  *plan = candidates[chosen].sizes;
+  plan->rejection_count = 0;
+  for (int i = 0; i < kCudaCandidateCount; ++i) {
+    if (i == chosen) continue;
+    CudaRejection& rejection = plan->rejections[plan->rejection_count++];
+    rejection.candidate = kCandidateNames[i];
+    Writer writer(rejection.reason, sizeof(rejection.reason));
+    if (!candidates[i].possible) {
+      writer.write("%s", candidates[i].reason);
+    } else {
+      write_slower(candidates[i].sizes.modelled_seconds, plan->modelled_seconds,
+                   is_forced ? forced : nullptr, &writer);
+    }
+  }
+  return {};
+}
+
+size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
+                       const CudaPlan& plan, char* text, size_t size) {
+  Writer writer(text, size);
+  const bool forward = pass == Pass::kForward;
+  if (forward) {
+    write_problem(problem, &writer);
+    writer.write("%s, %s\n", problem.directions == 2 ? ", 2 directions" : "",
+                 problem.training ? "training" : "inference");
+  }
+  const Duration modelled(plan.modelled_seconds);
+  writer.write("%s on %s: %s, modelled %lld.%d %s", forward ? "forward" : "backward", device.name,
+               cuda_plan_name(plan), modelled.whole, modelled.tenth, modelled.unit);
+  if (plan.schedule == Schedule::kSingleBlock) {
+    const int64_t blocks = problem.directions * ceil_div(problem.batch_size, plan.batch_tile);
+    writer.write(", %lld block%s of %d row%s, %d threads, %lld KiB of shared memory",
+                 static_cast<long long>(blocks), blocks == 1 ? "" : "s", plan.batch_tile,
+                 plan.batch_tile == 1 ? "" : "s", plan.threads,
+                 static_cast<long long>(kib(plan.smem_bytes)));
+  } else if (plan.form == StepForm::kFused) {
+    writer.write(", blocks of %d units and %d rows", kFusedUnits, kFusedRows);
+  }
+  writer.write("\n%s: %lld steps at once\n", forward ? "input projection" : "weight gradients",
+               static_cast<long long>(plan.chunk_steps));
+  for (int i = 0; i < plan.rejection_count; ++i) {
+    writer.write("not %s: %s\n", plan.rejections[i].candidate, plan.rejections[i].reason);
+  }
+  return writer.length();
+}
+
+}  // namespace fusedrnn

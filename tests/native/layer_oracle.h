@@ -1,0 +1,438 @@
+// The oracle of a layer in one direction, in plain double loops, and what its tests share: random
+// problems, buffers of each storage type, the comparison.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "cells/registry.h"
+#include "common/args.h"
+#include "math/half.h"
+
+namespace oracle {
+
+using namespace fusedrnn;
+
+using Doubles = std::vector<double>;
+
+// A layer of one direction, and what of it is asked for.
+struct LayerCase {
+  CellKind cell = CellKind::kLstm;
+  DType dtype = DType::kFloat32;
+  Direction direction = Direction::kForward;
+  int64_t seq_len = 4, batch_size = 3, input_size = 5, hidden_size = 7, proj_size = 0;
+  bool packed = false, bias = true, states = true, training = true;
+  bool accumulate = false;  // into grad_input
+  int64_t nan_row = -1;     // row of the input with a NaN
+  int absent_grad = -1;     // index of the gradient that is not wanted or not given
+  int64_t chunk_steps = 3;
+
+  virtual ~LayerCase() = default;
+  // How it is to be run.
+  virtual std::string way() const = 0;
+
+  int64_t gates() const { return cell_info(cell).gates; }
+  bool has_c() const { return cell_info(cell).states > 1; }
+  int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
+  // Rows of each time: all of the batch, or fewer and fewer.
+  std::vector<int64_t> batch_sizes() const {
+    std::vector<int64_t> sizes(static_cast<size_t>(seq_len), batch_size);
+    if (packed) {
+      for (int64_t t = 1; t < seq_len; ++t) {
+        sizes[t] = std::max<int64_t>(sizes[t - 1] - (t % 2) * (1 + batch_size / 4), 1);
+      }
+    }
+    return sizes;
+  }
+  int64_t total_rows() const {
+    int64_t rows = 0;
+    for (int64_t size : batch_sizes()) rows += size;
+    return rows;
+  }
+  std::string text() const {
+    const char* dtypes[] = {"float32", "float64", "bfloat16", "float16"};
+    char line[512];
+    std::snprintf(line, sizeof(line),
+                  "%s %s %s %s T=%d B=%d I=%d H=%d P=%d packed=%d bias=%d states=%d training=%d "
+                  "accumulate=%d absent=%d chunk=%d",
+                  cell_info(cell).name, dtypes[static_cast<int>(dtype)],
+                  direction == Direction::kForward ? "forward" : "reverse", way().c_str(),
+                  int(seq_len), int(batch_size), int(input_size), int(hidden_size), int(proj_size),
+                  packed, bias, states, training, accumulate, absent_grad, int(chunk_steps));
+    return line;
+  }
+};
+
+// Elements of a storage type in memory of exactly their size, so that the address sanitizer
+// sees each access beyond them.
+class Buffer {
+ public:
+  Buffer(DType dtype, int64_t count)
+      : dtype_(dtype), bytes_(new char[count * dtype_bytes(dtype) + 1]), count_(count) {
+    fill(std::numeric_limits<double>::quiet_NaN());
+  }
+  Buffer(DType dtype, const Doubles& values) : Buffer(dtype, static_cast<int64_t>(values.size())) {
+    for (int64_t i = 0; i < count_; ++i) set(i, values[i]);
+  }
+  Buffer copy() const {
+    Buffer other(dtype_, count_);
+    std::memcpy(other.bytes_.get(), bytes_.get(), count_ * dtype_bytes(dtype_));
+    return other;
+  }
+  void* data() { return bytes_.get(); }
+  int64_t size() const { return count_; }
+  void fill(double value) {
+    for (int64_t i = 0; i < count_; ++i) set(i, value);
+  }
+  double get(int64_t i) const {
+    const char* at = bytes_.get() + i * dtype_bytes(dtype_);
+    switch (dtype_) {
+      case DType::kFloat32:
+        return read<float>(at);
+      case DType::kBFloat16:
+        return to_float(read<BFloat16>(at));
+      case DType::kFloat16:
+        return to_float(read<Float16>(at));
+      case DType::kFloat64:
+        break;
+    }
+    return read<double>(at);
+  }
+  void set(int64_t i, double value) {
+    char* at = bytes_.get() + i * dtype_bytes(dtype_);
+    switch (dtype_) {
+      case DType::kFloat32:
+        return write(at, static_cast<float>(value));
+      case DType::kBFloat16:
+        return write(at, from_float<BFloat16>(static_cast<float>(value)));
+      case DType::kFloat16:
+        return write(at, from_float<Float16>(static_cast<float>(value)));
+      case DType::kFloat64:
+        return write(at, value);
+    }
+  }
+  bool same_bits(const Buffer& other) const {
+    return std::memcmp(bytes_.get(), other.bytes_.get(), count_ * dtype_bytes(dtype_)) == 0;
+  }
+
+ private:
+  template <class T>
+  static T read(const char* at) {
+    T value;
+    std::memcpy(&value, at, sizeof(T));
+    return value;
+  }
+  template <class T>
+  static void write(char* at, T value) {
+    std::memcpy(at, &value, sizeof(T));
+  }
+
+  DType dtype_;
+  std::unique_ptr<char[]> bytes_;
+  int64_t count_;
+};
+
+// A value of a storage type as its accumulation type, and back.
+inline double widen(double value) { return value; }
+template <class S>
+float widen(S value) {
+  return to_float(value);
+}
+template <class S>
+S narrow(accum_t<S> value) {
+  if constexpr (std::is_same_v<S, double>) {
+    return value;
+  } else {
+    return from_float<S>(value);
+  }
+}
+
+// c = op(a) * op(b) + beta * c by plain loops; sums in the accumulation type of In.
+template <class In, class Out>
+void multiply(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
+              const void* a_void, int64_t lda, const void* b_void, int64_t ldb, double beta,
+              void* c_void, int64_t ldc) {
+  const In* a = static_cast<const In*>(a_void);
+  const In* b = static_cast<const In*>(b_void);
+  Out* c = static_cast<Out*>(c_void);
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      accum_t<In> sum = 0;
+      for (int64_t x = 0; x < k; ++x) {
+        sum += widen(trans_a == Transpose::kYes ? a[x * lda + i] : a[i * lda + x]) *
+               widen(trans_b == Transpose::kYes ? b[j * ldb + x] : b[x * ldb + j]);
+      }
+      c[i * ldc + j] = narrow<Out>(sum + (beta != 0 ? widen(c[i * ldc + j]) : 0));
+    }
+  }
+}
+
+// Inputs in the order of LayerBackwardArgs' results, whose gradients are in the same order.
+enum Input { kX, kH0, kC0, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kInputCount };
+enum GradOfResult { kGradOutput = kInputCount, kGradHn, kGradCn, kGradEnd };
+
+struct Numbers {
+  Doubles inputs[kInputCount];  // empty when absent
+  Doubles grad_output, grad_h_n, grad_c_n;
+};
+
+struct Expected {
+  Doubles output, h_n, c_n;
+  Doubles grads[kInputCount];
+};
+
+inline double round_to(DType dtype, double value) {
+  Buffer one(dtype, 1);
+  one.set(0, value);
+  return one.get(0);
+}
+
+inline Numbers make_problem(const LayerCase& k, unsigned seed) {
+  std::mt19937 random(seed);
+  const auto draw = [&](int64_t count, double scale) {
+    std::uniform_real_distribution<double> uniform(-scale, scale);
+    Doubles values(static_cast<size_t>(count));
+    for (double& value : values) value = round_to(k.dtype, uniform(random));
+    return values;
+  };
+  const int64_t gate_size = k.gates() * k.hidden_size, p = k.output_size();
+  const double scale = 1 / std::sqrt(static_cast<double>(k.hidden_size));
+  Numbers problem;
+  problem.inputs[kX] = draw(k.total_rows() * k.input_size, 1);
+  if (k.nan_row >= 0) {
+    problem.inputs[kX][k.nan_row * k.input_size] = std::numeric_limits<double>::quiet_NaN();
+  }
+  if (k.states) problem.inputs[kH0] = draw(k.batch_size * p, 1);
+  if (k.states && k.has_c()) problem.inputs[kC0] = draw(k.batch_size * k.hidden_size, 1);
+  problem.inputs[kWeightIh] = draw(gate_size * k.input_size, scale);
+  problem.inputs[kWeightHh] = draw(gate_size * p, scale);
+  if (k.bias) problem.inputs[kBiasIh] = draw(gate_size, scale);
+  if (k.bias) problem.inputs[kBiasHh] = draw(gate_size, scale);
+  if (k.proj_size > 0) problem.inputs[kWeightHr] = draw(p * k.hidden_size, scale);
+  problem.grad_output = draw(k.total_rows() * p, 1);
+  problem.grad_h_n = draw(k.batch_size * p, 1);
+  if (k.has_c()) problem.grad_c_n = draw(k.batch_size * k.hidden_size, 1);
+  if (k.absent_grad == kGradOutput) problem.grad_output.clear();
+  if (k.absent_grad == kGradHn) problem.grad_h_n.clear();
+  if (k.absent_grad == kGradCn) problem.grad_c_n.clear();
+  return problem;
+}
+
+inline double at_or_zero(const Doubles& values, int64_t i) {
+  return values.empty() ? 0 : values[i];
+}
+inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
+
+// The oracle: one sequence after the other, formulas as in torch's documentation. From one step
+// to the next h is rounded as in the output: else ReLU would take the other branch now and then.
+class Oracle {
+ public:
+  Oracle(const LayerCase& test_case, const Numbers& problem)
+      : k(test_case), in(problem), H(k.hidden_size), P(k.output_size()), G(k.gates()) {
+    expected.output.assign(k.total_rows() * P, 0);
+    expected.h_n.assign(k.batch_size * P, 0);
+    if (k.has_c()) expected.c_n.assign(k.batch_size * H, 0);
+    for (int i = 0; i < kInputCount; ++i) expected.grads[i].assign(in.inputs[i].size(), 0);
+    // The gradients of absent states are computed nevertheless.
+    expected.grads[kH0].assign(k.batch_size * P, 0);
+    if (k.has_c()) expected.grads[kC0].assign(k.batch_size * H, 0);
+    for (int64_t b = 0; b < k.batch_size; ++b) run_sequence(b);
+  }
+
+  Expected expected;
+
+ private:
+  struct Step {
+    int64_t row;
+    Doubles h_prev, c_prev, gates, recurrent_n, c, h_raw;
+  };
+
+  void run_sequence(int64_t b) {
+    const std::vector<int64_t> sizes = k.batch_sizes();
+    std::vector<int64_t> rows;
+    int64_t first = 0;
+    for (int64_t size : sizes) {
+      if (b < size) rows.push_back(first + b);
+      first += size;
+    }
+    if (k.direction == Direction::kReverse) std::reverse(rows.begin(), rows.end());
+
+    Doubles h(P), c(H);
+    for (int64_t p = 0; p < P; ++p) h[p] = at_or_zero(in.inputs[kH0], b * P + p);
+    for (int64_t u = 0; u < H; ++u) c[u] = at_or_zero(in.inputs[kC0], b * H + u);
+    std::vector<Step> steps;
+    for (int64_t row : rows) {
+      steps.push_back(forward(row, h, c));
+      c = steps.back().c;
+      for (double& value : h) value = round_to(k.dtype, value);
+      std::copy(h.begin(), h.end(), expected.output.begin() + row * P);
+    }
+    std::copy(h.begin(), h.end(), expected.h_n.begin() + b * P);
+    if (k.has_c()) std::copy(c.begin(), c.end(), expected.c_n.begin() + b * H);
+
+    Doubles dh(P), dc(H);
+    for (int64_t p = 0; p < P; ++p) dh[p] = at_or_zero(in.grad_h_n, b * P + p);
+    for (int64_t u = 0; u < H; ++u) dc[u] = at_or_zero(in.grad_c_n, b * H + u);
+    for (size_t s = steps.size(); s-- > 0;) backward(steps[s], dh, dc);
+    std::copy(dh.begin(), dh.end(), expected.grads[kH0].begin() + b * P);
+    if (k.has_c()) std::copy(dc.begin(), dc.end(), expected.grads[kC0].begin() + b * H);
+  }
+
+  Step forward(int64_t row, Doubles& h, const Doubles& c) {
+    Step step{row, h, c, Doubles(G * H), Doubles(H), Doubles(H), Doubles(H)};
+    const int64_t I = k.input_size;
+    for (int64_t u = 0; u < H; ++u) {
+      double x[4], r[4];
+      for (int64_t g = 0; g < G; ++g) {
+        const int64_t j = g * H + u;
+        x[g] = at_or_zero(in.inputs[kBiasIh], j);
+        r[g] = at_or_zero(in.inputs[kBiasHh], j);
+        for (int64_t i = 0; i < I; ++i) {
+          x[g] += in.inputs[kWeightIh][j * I + i] * in.inputs[kX][row * I + i];
+        }
+        for (int64_t p = 0; p < P; ++p) r[g] += in.inputs[kWeightHh][j * P + p] * step.h_prev[p];
+      }
+      double* gate = &step.gates[u * G];
+      switch (k.cell) {
+        case CellKind::kRnnTanh:
+          step.h_raw[u] = std::tanh(x[0] + r[0]);
+          break;
+        case CellKind::kRnnRelu:
+          step.h_raw[u] = std::max(x[0] + r[0], 0.0);
+          break;
+        case CellKind::kLstm:
+          for (int g = 0; g < 4; ++g) {
+            gate[g] = g == 2 ? std::tanh(x[g] + r[g]) : logistic(x[g] + r[g]);
+          }
+          step.c[u] = gate[1] * c[u] + gate[0] * gate[2];
+          step.h_raw[u] = gate[3] * std::tanh(step.c[u]);
+          break;
+        case CellKind::kGru:
+          gate[0] = logistic(x[0] + r[0]);
+          gate[1] = logistic(x[1] + r[1]);
+          gate[2] = std::tanh(x[2] + gate[0] * r[2]);
+          step.recurrent_n[u] = r[2];
+          step.h_raw[u] = (1 - gate[1]) * gate[2] + gate[1] * step.h_prev[u];
+          break;
+      }
+    }
+    h = step.h_raw;
+    if (k.proj_size > 0) {
+      h.assign(P, 0);
+      for (int64_t p = 0; p < P; ++p) {
+        for (int64_t u = 0; u < H; ++u) h[p] += in.inputs[kWeightHr][p * H + u] * step.h_raw[u];
+      }
+    }
+    return step;
+  }
+
+  // dh and dc: gradients of what the step hands on; replaced by those of what it was handed.
+  void backward(const Step& step, Doubles& dh, Doubles& dc) {
+    const int64_t I = k.input_size;
+    for (int64_t p = 0; p < P; ++p) dh[p] += at_or_zero(in.grad_output, step.row * P + p);
+    Doubles dh_raw = dh;
+    if (k.proj_size > 0) {
+      dh_raw.assign(H, 0);
+      for (int64_t p = 0; p < P; ++p) {
+        for (int64_t u = 0; u < H; ++u) {
+          dh_raw[u] += dh[p] * in.inputs[kWeightHr][p * H + u];
+          expected.grads[kWeightHr][p * H + u] += dh[p] * step.h_raw[u];
+        }
+      }
+    }
+    dh.assign(P, 0);
+    for (int64_t u = 0; u < H; ++u) {
+      double dx[4], dr[4];
+      const double d = dh_raw[u];
+      const double* gate = &step.gates[u * G];
+      switch (k.cell) {
+        case CellKind::kRnnTanh:
+          dx[0] = dr[0] = d * (1 - step.h_raw[u] * step.h_raw[u]);
+          break;
+        case CellKind::kRnnRelu:
+          dx[0] = dr[0] = step.h_raw[u] > 0 ? d : 0;
+          break;
+        case CellKind::kLstm: {
+          const double t = std::tanh(step.c[u]);
+          const double total = dc[u] + d * gate[3] * (1 - t * t);
+          dx[0] = total * gate[2] * gate[0] * (1 - gate[0]);
+          dx[1] = total * step.c_prev[u] * gate[1] * (1 - gate[1]);
+          dx[2] = total * gate[0] * (1 - gate[2] * gate[2]);
+          dx[3] = d * t * gate[3] * (1 - gate[3]);
+          std::copy(dx, dx + 4, dr);
+          dc[u] = total * gate[1];
+          break;
+        }
+        case CellKind::kGru:
+          dx[2] = d * (1 - gate[1]) * (1 - gate[2] * gate[2]);
+          dx[1] = d * (step.h_prev[u] - gate[2]) * gate[1] * (1 - gate[1]);
+          dx[0] = dx[2] * step.recurrent_n[u] * gate[0] * (1 - gate[0]);
+          dr[0] = dx[0];
+          dr[1] = dx[1];
+          dr[2] = dx[2] * gate[0];
+          dh[u] += d * gate[1];
+          break;
+      }
+      for (int64_t g = 0; g < G; ++g) {
+        const int64_t j = g * H + u;
+        for (int64_t i = 0; i < I; ++i) {
+          expected.grads[kX][step.row * I + i] += dx[g] * in.inputs[kWeightIh][j * I + i];
+          expected.grads[kWeightIh][j * I + i] += dx[g] * in.inputs[kX][step.row * I + i];
+        }
+        for (int64_t p = 0; p < P; ++p) {
+          dh[p] += dr[g] * in.inputs[kWeightHh][j * P + p];
+          expected.grads[kWeightHh][j * P + p] += dr[g] * step.h_prev[p];
+        }
+        if (!k.bias) continue;
+        expected.grads[kBiasIh][j] += dx[g];
+        expected.grads[kBiasHh][j] += dr[g];
+      }
+    }
+  }
+
+  const LayerCase& k;
+  const Numbers& in;
+  const int64_t H, P, G;
+};
+
+// Rounding of the storage type, once a step and once for each of the sums, against values
+// of size `scale`.
+inline double tolerance(const LayerCase& k, double scale) {
+  const double eps[] = {1.2e-7, 2.3e-16, 7.9e-3, 9.8e-4};
+  return eps[static_cast<int>(k.dtype)] * static_cast<double>(k.seq_len + 8) * (1 + scale);
+}
+
+// Element (row, col) of what is expected lies at offset + row * row_stride + col.
+inline bool is_close(const LayerCase& k, const char* name, const Buffer& actual,
+                     const Doubles& expected, int64_t cols, int64_t row_stride,
+                     int64_t offset = 0) {
+  double scale = 0;
+  for (double value : expected) scale = std::max(scale, std::fabs(value));
+  const double limit = tolerance(k, scale);
+  for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i) {
+    const double value = actual.get(offset + i / cols * row_stride + i % cols);
+    if (std::isnan(expected[i]) ? std::isnan(value) : std::fabs(value - expected[i]) <= limit) {
+      continue;
+    }
+    std::printf("%s: %s[%d] is %.9g, expected %.9g within %.3g\n", k.text().c_str(), name, int(i),
+                value, expected[i], limit);
+    return false;
+  }
+  return true;
+}
+
+constexpr CellKind kAllCells[] = {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm,
+                                  CellKind::kGru};
+constexpr DType kAllDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16,
+                                DType::kFloat16};
+constexpr Direction kDirections[] = {Direction::kForward, Direction::kReverse};
+
+}  // namespace oracle

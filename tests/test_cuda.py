@@ -1,0 +1,203 @@
+"""What only CUDA has: its schedules, streams, graphs and devices, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cases import CELLS, DTYPES, assert_close, tolerance
+from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer, operator, oracle
+from torch import Tensor
+
+import fusedrnn
+from fusedrnn import _library, ops
+
+OPS = torch.ops.fusedrnn
+SCHEDULES = ("per_step/product", "per_step/fused", "single_block")
+# seq_len, batch_size, input_size, hidden_size: ones, primes, one over each tile.
+SHAPES = [(1, 1, 1, 1), (2, 17, 3, 31), (7, 5, 33, 33), (13, 9, 8, 65), (3, 33, 65, 17)]
+
+pytestmark = pytest.mark.usefixtures("cuda")
+
+
+def possible(layer: Layer, schedule: str) -> bool:
+    packed, projected = layer.batch_sizes is not None, layer.weights.weight_hr is not None
+    if schedule == "single_block":
+        return not packed and not projected
+    return schedule == "per_step/product" or not projected
+
+
+def assert_matches_oracle(layer: Layer, schedule: str) -> None:
+    actual, expected = operator(layer), oracle(layer)
+    assert OPS.last_cuda_plan() == schedule
+    allowed = tolerance(layer.input.dtype, 2 * 13)
+    for name, result in actual.items():
+        assert result.dtype == layer.input.dtype and result.is_cuda, name
+        assert_close(result, expected[name], allowed, name)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_every_variant_under_each_schedule(
+    cell: str, variant: str, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant], device="cuda")
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    if possible(layer, schedule):
+        assert_matches_oracle(layer, schedule)
+    else:
+        with pytest.raises(RuntimeError, match=f"schedule {schedule}: .*(packed|projection)"):
+            operator(layer)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_shape_under_each_schedule(
+    cell: str,
+    dtype: torch.dtype,
+    sizes: tuple[int, ...],
+    schedule: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    assert_matches_oracle(
+        make_layer(cell, dtype, sizes=sizes, bidirectional=True, device="cuda"), schedule
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_same_inputs_give_the_same_bits(
+    cell: str, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    layer = make_layer(cell, dtype, sizes=(9, 33, 17, 65), bidirectional=True, device="cuda")
+    first = operator(layer)
+    for _ in range(3):
+        again = operator(layer)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_more_steps_than_a_grid_dimension_has() -> None:
+    layer = make_layer("gru", torch.float32, sizes=(70_000, 1, 2, 5), device="cuda")
+    on_cpu = layer.map(Tensor.cpu)
+    actual, expected = ops.layer_forward(*layer), ops.layer_forward(*on_cpu)
+    for result, wanted in zip(actual, expected, strict=True):
+        assert_close(result, wanted, tolerance(torch.float32, 16))
+
+
+def test_work_runs_on_the_current_stream() -> None:
+    layer = make_layer("lstm", torch.float32, sizes=(50, 16, 64, 64), device="cuda")
+    expected = operator(layer)
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(100_000_000)  # work on another stream would overtake this
+        changed = layer.replace(input=layer.input * 1)
+        actual = operator(changed)
+    stream.synchronize()
+    for name, wanted in expected.items():
+        assert torch.equal(actual[name], wanted), name
+
+
+def captured(step: Any) -> torch.cuda.CUDAGraph:
+    """A graph of `step`, which is run a few times before, as torch asks for."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_inference_is_captured_in_a_graph(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    module = fusedrnn.LSTM(8, 32, 2, bidirectional=True, device="cuda").eval()
+    input, output = torch.zeros(7, 3, 8, device="cuda"), torch.zeros(7, 3, 64, device="cuda")
+
+    @torch.no_grad()
+    def step() -> None:
+        output.copy_(module(input)[0])
+
+    graph = captured(step)
+    for _ in range(2):
+        input.normal_()
+        graph.replay()
+        with torch.no_grad():
+            assert torch.equal(output, module(input)[0])
+
+
+def test_a_training_step_is_captured_in_a_graph() -> None:
+    module = fusedrnn.GRU(8, 32, 2, device="cuda")
+    input = torch.zeros(7, 3, 8, device="cuda")
+
+    def step() -> None:
+        for parameter in module.parameters():
+            parameter.grad = None
+        module(input)[0].square().sum().backward()
+
+    graph = captured(step)
+    input.normal_()
+    graph.replay()
+    replayed = [parameter.grad.clone() for parameter in module.parameters()]
+    step()
+    for actual, parameter in zip(replayed, module.parameters(), strict=True):
+        assert torch.equal(actual, parameter.grad)
+
+
+def test_nothing_waits_for_the_device() -> None:
+    layer = make_layer(
+        "lstm", torch.float32, sizes=(20, 4, 8, 16), bidirectional=True, device="cuda"
+    )
+    leaves = layer.leaves()
+    ops.layer_forward(*leaves)[0].sum().backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        ops.layer_forward(*leaves)[0].sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_the_device_of_the_tensors_is_used() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one CUDA device")
+    layer = make_layer("gru", torch.float32, device="cuda:1")
+    for name, result in operator(layer).items():
+        assert result.device.index == 1, name
+    assert torch.cuda.current_device() == 0
+
+
+@pytest.mark.parametrize("moved", ["input", "h_0", "weight_hh", "bias_ih"])
+def test_tensors_on_different_devices_are_named(moved: str) -> None:
+    layer = make_layer("gru", device="cuda")
+    mixed = layer.replace(**{moved: layer.present[moved].cpu()})
+    with pytest.raises(RuntimeError, match=r"expected device (cpu|cuda:0) as input's, got"):
+        ops.layer_forward(*mixed)
+
+
+def test_a_schedule_that_does_not_fit_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "single_block")
+    with pytest.raises(RuntimeError, match="schedule single_block: .* KiB of shared memory"):
+        operator(make_layer("lstm", torch.float32, sizes=(2, 2, 8, 1024), device="cuda"))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_explain_names_the_device_and_each_pass(
+    training: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = fusedrnn.LSTM(8, 32, device="cuda").requires_grad_(training)
+    fusedrnn.explain(module, torch.zeros(50, 4, 8, device="cuda"))
+    text = capsys.readouterr().out
+    assert f"forward on {torch.cuda.get_device_name()}: " in text
+    assert ("backward on " in text) == training
+    assert OPS.cuda_architectures() and _library.has_cuda_kernels()

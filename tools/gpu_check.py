@@ -1,0 +1,181 @@
+"""Checks and times everything on the GPU of this machine. It uses no network.
+
+    python tools/gpu_check.py                  # all parts, in about nine minutes on 16 cores
+    python tools/gpu_check.py build bench      # some of them
+    python tools/gpu_check.py --out results/x  # not under build/gpu-check
+
+    build     the extension for this GPU alone, into this source tree (not kept by `make test`)
+    test      every Python test, with FUSEDRNN_REQUIRE_CUDA=1: a test without a GPU fails
+    sanitize  compute-sanitizer's memcheck, racecheck and initcheck over every kernel
+    bench     a part of the benchmark against torch.nn, in float32 and float16
+
+It runs with the interpreter that has torch (2.11 or newer) and needs nvcc, compute-sanitizer and
+pytest; pytest-xdist is used where it is installed. The folder it leaves has `log.txt`, the lines
+of the benchmark in `bench.jsonl`, and in `parts.jsonl` a line a part: its seconds and its status.
+The status is 1 if a part failed or ran past its limit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+import cuda_toolkit
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SANITIZERS = ("memcheck", "racecheck", "initcheck")
+# Seconds after which a part is stopped; 9 minutes together.
+LIMITS = {"build": 120, "test": 260, "sanitize": 80, "bench": 80}
+
+
+class Log:
+    """What a part prints, on the screen and in the file; from several threads."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            for stream in (sys.stdout, self._file):
+                stream.write(text)
+                stream.flush()
+
+    def run(self, command: list[str], deadline: float, **environment: str) -> bool:
+        """Whether the command ended with status 0 before the deadline."""
+        self.write(f"$ {' '.join(command)}\n")
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        timer = threading.Timer(max(deadline - time.monotonic(), 0), process.kill)
+        timer.start()
+        for line in process.stdout:
+            self.write(line)
+        status = process.wait()
+        timer.cancel()
+        if status != 0:
+            late = time.monotonic() >= deadline
+            self.write(f"{'stopped at its limit' if late else f'status {status}'}: {command[0]}\n")
+        return status == 0
+
+
+def build(log: Log, _out: Path, deadline: float) -> bool:
+    major, minor = torch.cuda.get_device_capability()
+    architecture = f"{major}.{minor}{'a' if (major, minor) == (9, 0) else ''}"
+    # The environment of `make test` has another torch: it must build its own again.
+    (ROOT / ".venv" / ".built").unlink(missing_ok=True)
+    return log.run(
+        [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--build-temp", "build/gpu"],
+        deadline,
+        FUSEDRNN_CUDA="1",
+        TORCH_CUDA_ARCH_LIST=architecture,
+    )
+
+
+def test(log: Log, _out: Path, deadline: float) -> bool:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=10"]
+    if importlib.util.find_spec("xdist"):
+        command += ["-n", str(min(8, os.cpu_count() or 1))]
+    return log.run(command, deadline, FUSEDRNN_REQUIRE_CUDA="1", OMP_NUM_THREADS="2")
+
+
+def sanitize(log: Log, _out: Path, deadline: float) -> bool:
+    """All three at once: one spends its time on the host while another has the GPU."""
+    home = cuda_toolkit.find_home() or "/usr/local/cuda"
+    program = shutil.which("compute-sanitizer") or f"{home}/bin/compute-sanitizer"
+    if not Path(program).is_file():
+        log.write("compute-sanitizer is missing; it comes with the CUDA toolkit\n")
+        return False
+    passed = dict.fromkeys(SANITIZERS, False)
+
+    def check(tool: str) -> None:
+        # Each tensor in an allocation of its own, so that no overrun ends in a neighbour.
+        passed[tool] = log.run(
+            [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=fusedrnn"]
+            + [sys.executable, "tools/sanitizer_cases.py", tool],
+            deadline,
+            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
+        )
+
+    threads = [threading.Thread(target=check, args=(tool,)) for tool in SANITIZERS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return all(passed.values())
+
+
+def bench(log: Log, out: Path, deadline: float) -> bool:
+    command = [sys.executable, "-m", "bench", "run", "--device", "cuda", "--cells", "LSTM", "GRU"]
+    command += ["--dtype", "float32", "float16", "--shapes", "16,100,256,256", "64,50,64,64"]
+    command += ["--rounds", "5", "--budget", "0.5", "--out", str(out / "bench.jsonl")]
+    return log.run(command, deadline)
+
+
+PARTS: dict[str, Callable[[Log, Path, float], bool]] = {
+    "build": build,
+    "test": test,
+    "sanitize": sanitize,
+    "bench": bench,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"expected parts of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    if not torch.cuda.is_available():
+        print("gpu-check: torch sees no CUDA device; run it on a machine with a GPU")
+        return 1
+    gpu = torch.cuda.get_device_name()
+    now = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder = re.sub(r"[^a-z0-9]+", "-", gpu.lower()) + "-" + now
+    out = (options.out or ROOT / "build" / "gpu-check" / folder).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    results = []
+    with (out / "log.txt").open("a") as file:
+        log = Log(file)
+        log.write(f"{gpu}, torch {torch.__version__}, CUDA {torch.version.cuda}, {out}\n")
+        for name in options.parts or PARTS:
+            log.write(f"\n== {name}\n")
+            start = time.monotonic()
+            passed = PARTS[name](log, out, start + LIMITS[name])
+            seconds = round(time.monotonic() - start, 1)
+            results.append({"part": name, "seconds": seconds, "passed": passed, "gpu": gpu})
+            with (out / "parts.jsonl").open("a") as lines:
+                lines.write(json.dumps(results[-1]) + "\n")
+        log.write("\n")
+        for result in results:
+            verdict = "passed" if result["passed"] else "FAILED"
+            log.write(f"{result['part']:<8}  {verdict}  {result['seconds']:6.1f} s\n")
+    return 0 if all(result["passed"] for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
