@@ -28,7 +28,7 @@ struct Case : LayerCase {
 
   std::string way() const override {
     return std::string(schedule_name(schedule)) + " " + split_name(split) +
-           " threads=" + std::to_string(threads);
+           " threads=" + std::to_string(threads) + (multiplies_input ? " multiplies_input" : "");
   }
 };
 
