@@ -3,9 +3,8 @@
     python tools/kernel_resources.py fusedrnn/_C.so
 
 The figures are those that `cuobjdump --dump-resource-usage` reads. Stack is where a kernel keeps
-what its registers do not hold: no kernel here is meant to need any, but those of double, whose
-values take two registers each, a little. The status is 1 if one needs more. Shared memory that is
-asked for at launch is not in the file; plans print it.
+what its registers do not hold: no kernel here is meant to need any, and the status is 1 if one
+does. Shared memory that is asked for at launch is not in the file; plans print it.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
-
-MOST_STACK_OF_DOUBLE = 16  # bytes
 
 
 class Kernel(NamedTuple):
@@ -92,12 +89,8 @@ def render(kernels: list[Kernel]) -> str:
 
 
 def spilled(kernels: list[Kernel]) -> list[Kernel]:
-    """The kernels that need stack and are not meant to."""
-
-    def allowed(kernel: Kernel) -> int:
-        return MOST_STACK_OF_DOUBLE if re.search(r"\bdouble\b", kernel.name) else 0
-
-    return [kernel for kernel in kernels if kernel.stack > allowed(kernel) or kernel.local]
+    """The kernels that need stack."""
+    return [kernel for kernel in kernels if kernel.stack or kernel.local]
 
 
 def _demangle(names: list[str]) -> list[str]:
