@@ -27,9 +27,14 @@ def run(options: argparse.Namespace) -> int:
     """Time the selected cases; status 1 if one of them fails."""
     shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
     cases = select(
-        options.cells, shapes, options.modes, options.dtype, options.threads, options.filter,
+        options.cells,
+        shapes,
+        options.modes,
+        options.dtype,
+        options.threads,
+        options.filter,
         options.device,
-    )  # fmt: skip
+    )
     if not cases:
         print("no case is selected", file=sys.stderr)
         return 2

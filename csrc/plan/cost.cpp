@@ -7,6 +7,7 @@
 // The rates were measured on machines with two cores, one with AVX-512 and 1 MiB of L2 a core,
 // one with AVX2 only. They rank schedules; they do not predict the clock of another machine.
 #include "cells/registry.h"
+#include "plan/arithmetic.h"
 #include "plan/plan.h"
 
 namespace fusedrnn {
@@ -58,8 +59,6 @@ int activations(CellKind cell) {
   }
   return 0;
 }
-
-double smaller(double a, double b) { return a < b ? a : b; }
 
 // Arithmetic hides most of the traffic, or the other way round.
 double overlapped(double a, double b) {

@@ -7,6 +7,7 @@
 // Nothing here was measured: the rates are those of the makers' tables, the latencies and shares
 // are assumptions. They rank schedules until a GPU has given figures.
 #include "cells/registry.h"
+#include "plan/arithmetic.h"
 #include "plan/plan.h"
 
 namespace fusedrnn {
@@ -57,7 +58,6 @@ const SmRates& rates_of(int sm_arch) {
 }
 
 double larger(double a, double b) { return a > b ? a : b; }
-double smaller(double a, double b) { return a < b ? a : b; }
 double whole(double items, double group) {
   return static_cast<double>(static_cast<int64_t>((items + group - 1) / group));
 }

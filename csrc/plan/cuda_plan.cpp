@@ -1,6 +1,7 @@
 #include <cstring>
 
 #include "cells/registry.h"
+#include "plan/arithmetic.h"
 #include "plan/plan.h"
 #include "plan/text.h"
 
@@ -19,7 +20,6 @@ constexpr int64_t kChunkBytes = int64_t{256} << 20;
 
 constexpr int kWarp = 32;
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t align(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
 int64_t kib(int64_t bytes) { return ceil_div(bytes, 1024); }
 

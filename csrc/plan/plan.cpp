@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "cells/registry.h"
+#include "plan/arithmetic.h"
 #include "plan/text.h"
 
 namespace fusedrnn {
@@ -28,8 +29,6 @@ struct Candidate {
   int num_threads;
   double seconds;
 };
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
               int num_threads, Candidate* best) {
