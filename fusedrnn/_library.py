@@ -7,10 +7,10 @@ csrc/bindings/library.cpp.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -47,65 +47,89 @@ def has_cuda_kernels() -> bool:
     )
 
 
-def _check_layer(tensors: Sequence[Tensor | None], batch_sizes: Tensor | None) -> None:
+def _check_layer(
+    tensors: Sequence[Tensor | None],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+) -> None:
     """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
     input = tensors[0]
+    rank = 3 if batch_sizes is None else 2
     weight_ranks = (2, 2, 1, 1, 2)
-    for tensor, rank in zip(
-        tensors, (3 if batch_sizes is None else 2, 3, 3, *weight_ranks, *weight_ranks)
-    ):
+    ranks = (rank, 3, 3, 3, 3, *weight_ranks, *weight_ranks, 1, rank - 1)
+    for tensor, expected in zip((*tensors, lengths, reset), ranks, strict=True):
         if tensor is not None:
             torch._check(
                 tensor.device == input.device,
                 lambda t=tensor: f"expected device {input.device} as input's, got {t.device}",
             )
             torch._check(
-                tensor.dim() == rank,
-                lambda t=tensor, r=rank: f"expected {r} dimensions, got shape {tuple(t.shape)}",
+                tensor.dim() == expected,
+                lambda t=tensor, r=expected: f"expected {r} dimensions, got {tuple(t.shape)}",
             )
 
 
-def _layer_forward_fake(
-    cell: str,
-    input: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    *weights_batch_sizes_save: Tensor | bool | None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *weights, batch_sizes, save = weights_batch_sizes_save
-    _check_layer((input, h_0, c_0, *weights), batch_sizes)
-    weight_hh, weight_hr, weight_ih_reverse = weights[1], weights[4], weights[5]
-    spec = reference.CELLS[cell]
-    directions = 1 if weight_ih_reverse is None else 2
-    hidden_size = weight_hh.size(0) // spec.gates
-    width = hidden_size if weight_hr is None else weight_hr.size(0)
+class _Sizes(NamedTuple):
+    directions: int
+    batch_size: int
+    hidden_size: int
+    width: int  # of h
+    steps: tuple[int, ...]  # (T, B), or (N,) with batch_sizes
+
+
+def _sizes(cell: str, tensors: Sequence[Tensor | None], batch_sizes: Tensor | None) -> _Sizes:
+    input, h_0, weight_hh, weight_hr, weight_ih_reverse = (tensors[i] for i in (0, 1, 6, 9, 10))
+    hidden_size = weight_hh.size(0) // reference.CELLS[cell].gates
     if batch_sizes is None:
         batch_size = input.size(1)
     elif h_0 is not None:
         batch_size = h_0.size(1)
     else:
         batch_size = torch.library.get_ctx().new_dynamic_size()
-    rows = math.prod(input.shape[:-1])  # torch.Size.numel would fix a symbolic size
+    return _Sizes(
+        1 if weight_ih_reverse is None else 2,
+        batch_size,
+        hidden_size,
+        hidden_size if weight_hr is None else weight_hr.size(0),
+        tuple(input.shape[:-1]),
+    )
+
+
+def _layer_forward_fake(
+    cell: str, *args: Tensor | bool | int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    *tensors, batch_sizes, lengths, reset, save, return_c, recompute = args
+    _check_layer(tensors, batch_sizes, lengths, reset)
+    input, spec = tensors[0], reference.CELLS[cell]
+    directions, batch_size, hidden_size, width, steps = _sizes(cell, tensors, batch_sizes)
+    has_c = spec.states == 2
+    saved_shape, saved_dtype = (directions, *steps, spec.saved_width, hidden_size), input.dtype
+    if recompute > 0:
+        seq_len = steps[0] if batch_sizes is None else batch_sizes.size(0)
+        kept = (seq_len + recompute - 1) // recompute
+        saved_shape = (directions, kept, batch_size, hidden_size if has_c else 0)
+        saved_dtype = torch.promote_types(input.dtype, torch.float32)
     return (
-        input.new_empty(*input.shape[:-1], directions * width),
+        input.new_empty(*steps, directions * width),
         input.new_empty(directions, batch_size, width),
-        input.new_empty((directions, batch_size, hidden_size) if spec.states == 2 else (0,)),
-        input.new_empty((directions, rows, spec.saved_width, hidden_size) if save else (0,)),
+        input.new_empty((directions, batch_size, hidden_size) if has_c else (0,)),
+        input.new_empty((directions, *steps, hidden_size) if has_c and return_c else (0,)),
+        input.new_empty(saved_shape if save else (0,), dtype=saved_dtype),
     )
 
 
 def _layer_backward_fake(
-    cell: str,
-    grad_output: Tensor | None,
-    grad_h_n: Tensor | None,
-    grad_c_n: Tensor | None,
-    *layer: Tensor | Sequence[bool] | None,
+    cell: str, *args: Tensor | int | Sequence[bool] | None
 ) -> tuple[Tensor, ...]:
-    *tensors, batch_sizes, output, _saved, output_mask = layer
-    _check_layer(tensors, batch_sizes)
+    _, _, _, _, *tensors, batch_sizes, lengths, reset, _recompute, output, _saved, mask = args
+    _check_layer(tensors, batch_sizes, lengths, reset)
+    sizes = _sizes(cell, tensors, batch_sizes)
+    gates = (sizes.directions, *sizes.steps, reference.CELLS[cell].gates * sizes.hidden_size)
+    shapes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
     return tuple(
-        output.new_empty(tensor.shape if wanted and tensor is not None else (0,))
-        for tensor, wanted in zip(tensors, output_mask)
+        output.new_empty(shape if wanted and shape is not None else (0,))
+        for shape, wanted in zip(shapes, mask, strict=True)
     )
 
 

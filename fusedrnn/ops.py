@@ -6,6 +6,9 @@ is missing. Modules and `fusedrnn.functional` are built on it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -25,7 +28,14 @@ def layer_forward(
     weights: LayerWeights,
     weights_reverse: LayerWeights | None = None,
     batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
+    return_c: bool = False,
+    recompute: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Runs one layer over a whole sequence; differentiable to any order.
 
     With D directions (2 when `weights_reverse` is given), H hidden_size, G gates, N rows over
@@ -41,10 +51,21 @@ def layer_forward(
         weights_reverse: of the reverse direction, or None for a layer in one direction.
         batch_sizes: `(T,)`, int64 on the CPU, positive and non-increasing, as in a
             `PackedSequence`; or None.
+        lengths: `(B,)`, int64 on input's device, 0 to T: the steps of each row; not with
+            `batch_sizes`. Values are checked on the CPU; on CUDA, where that would wait for the
+            device, they are clamped, and checked if the environment variable FUSEDRNN_DEBUG is 1.
+        reset: bool `(T, B)`, or `(N,)` with `batch_sizes`, on input's device: where the state that
+            enters a step is replaced, and its gradient ends.
+        reset_h, reset_c: what replaces it, as h_0 and c_0; None for zeros.
+        return_c: c of every step is wanted.
+        recompute: 0, or the number of steps from one state that is kept for backward to the next,
+            or more; what lies between is computed again in backward, with the same bits.
 
     Returns:
-        output `(T, B, D * P)` or `(N, D * P)`, h_n `(D, B, P)`, and c_n `(D, B, H)` for an
-        LSTM, `(0,)` for other cells.
+        output `(T, B, D * P)` or `(N, D * P)`, h_n `(D, B, P)`, c_n `(D, B, H)`, and with
+        `return_c` c of every step, `(D, T, B, H)` or `(D, N, H)`; output and c are zeros past a
+        row's length, h_n and c_n its last states. For cells without c, and where c is not asked
+        for, `(0,)`.
 
     Raises:
         RuntimeError, ValueError: an argument does not fit; the message names it, what was
@@ -52,48 +73,58 @@ def layer_forward(
 
     Example:
         >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
-        >>> output, h_n, c_n = layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
+        >>> output, h_n, c_n, _ = layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
         >>> output.shape, h_n.shape
         (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
     """
+    states = (h_0, c_0, reset_h, reset_c)
     if not _library.available:
-        return _fallback(cell, input, h_0, c_0, weights, weights_reverse, batch_sizes)
-    tensors = (*weights, *(weights_reverse or _NO_WEIGHTS))
-    output, h_n, c_n, _ = torch.ops.fusedrnn.layer_forward(
-        cell, input, h_0, c_0, *tensors, batch_sizes, False
+        options = {"lengths": lengths, "reset": reset, "return_c": return_c}
+        return _fallback(cell, input, states, weights, weights_reverse, batch_sizes, options)
+    tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
+    output, h_n, c_n, c, _ = torch.ops.fusedrnn.layer_forward(
+        cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
     )
-    return output, h_n, c_n
+    return output, h_n, c_n, c
 
 
 def _fallback(
     cell: str,
     input: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
+    states: tuple[Tensor | None, ...],
     weights: LayerWeights,
     weights_reverse: LayerWeights | None,
     batch_sizes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """reference.layer_forward with the operator's behaviour under autocast."""
+
+    def run(cast: Callable[[Tensor | None], Tensor | None]) -> tuple[Tensor, ...]:
+        def cast_weights(w: LayerWeights | None) -> LayerWeights | None:
+            return None if w is None else LayerWeights(*map(cast, w))
+
+        h_0, c_0, reset_h, reset_c = map(cast, states)
+        return reference.layer_forward(
+            cell,
+            cast(input),
+            h_0,
+            c_0,
+            cast_weights(weights),
+            cast_weights(weights_reverse),
+            batch_sizes,
+            reset_h=reset_h,
+            reset_c=reset_c,
+            **options,
+        )
+
     device = input.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
-        return reference.layer_forward(cell, input, h_0, c_0, weights, weights_reverse, batch_sizes)
+        return run(lambda tensor: tensor)
     dtype = torch.get_autocast_dtype(device)
 
     def cast(tensor: Tensor | None) -> Tensor | None:
         eligible = tensor is not None and tensor.is_floating_point()
         return tensor.to(dtype) if eligible and tensor.dtype != torch.float64 else tensor
 
-    def cast_weights(w: LayerWeights | None) -> LayerWeights | None:
-        return None if w is None else LayerWeights(*map(cast, w))
-
     with torch.autocast(device, enabled=False):
-        return reference.layer_forward(
-            cell,
-            cast(input),
-            cast(h_0),
-            cast(c_0),
-            cast_weights(weights),
-            cast_weights(weights_reverse),
-            batch_sizes,
-        )
+        return run(cast)

@@ -9,7 +9,7 @@ namespace {
 
 template <at::DeviceType Device>
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const OptionalTensor& batch_sizes, bool save) {
+                            const Sequence& sequence, const Keep& keep) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(Device));
   const at::ScalarType dtype = at::autocast::get_autocast_dtype(Device);
@@ -17,7 +17,7 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
   for (int i = 0; i < kLayerTensorCount; ++i) {
     cast[i] = at::autocast::cached_cast(dtype, tensors[i], Device);
   }
-  return call_layer_forward(cell, cast, batch_sizes, save);
+  return call_layer_forward(cell, cast, sequence, keep);
 }
 
 }  // namespace

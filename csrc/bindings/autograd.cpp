@@ -74,31 +74,33 @@ bool any_requires_grad(const std::array<OptionalTensor, N>& tensors) {
 }
 
 template <size_t N>
-void refuse_forward_mode(const std::array<OptionalTensor, N>& tensors) {
-  for (const OptionalTensor& tensor : tensors) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!torch::autograd::isFwGradDefined(tensor),
-                                "fusedrnn: forward-mode differentiation is not implemented; use "
-                                "reverse mode, or torch.nn for this layer");
-  }
+bool any_forward_gradient(const std::array<OptionalTensor, N>& tensors) {
+  return std::any_of(tensors.begin(), tensors.end(), [](const OptionalTensor& tensor) {
+    return tensor.has_value() && torch::autograd::isFwGradDefined(*tensor);
+  });
 }
 
 // What both nodes need of a layer, and the way torch frees it.
 struct LayerNode : Node {
   std::string cell;
   SavedArray<kLayerTensorCount> tensors;
-  SavedVariable batch_sizes;
+  SavedArray<3> sequence;
 
-  void save_layer(std::string_view cell_name, const LayerTensors& layer,
-                  const OptionalTensor& sizes) {
+  void save_layer(std::string_view cell_name, const LayerTensors& layer, const Sequence& given) {
     cell = cell_name;
     save_all(layer, tensors);
-    if (sizes.has_value()) batch_sizes = SavedVariable(*sizes, /*is_output=*/false);
+    save_all(std::array{given.batch_sizes, given.lengths, given.reset}, sequence);
+  }
+
+  Sequence unpack_sequence() const {
+    auto [batch_sizes, lengths, reset] = unpack_all(sequence);
+    return {std::move(batch_sizes), std::move(lengths), std::move(reset)};
   }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
     for (SavedVariable& tensor : tensors) tensor.reset_data();
-    batch_sizes.reset_data();
+    for (SavedVariable& tensor : sequence) tensor.reset_data();
     release_others();
   }
   virtual void release_others() = 0;
@@ -120,9 +122,9 @@ struct LayerDoubleBackward final : LayerNode {
     const OutputGrads output_grads = alias_all(unpack_all(saved_grads));
     const LayerTensors layer = alias_all(unpack_all(tensors));
     const LayerGrads gradients =
-        composite_layer_backward(cell, output_grads, layer, to_optional(batch_sizes.unpack()));
+        composite_layer_backward(cell, output_grads, layer, unpack_sequence());
     variable_list outputs, output_cotangents, inputs;
-    for (int i = 0; i < kLayerTensorCount; ++i) {
+    for (int i = 0; i < kGradCount; ++i) {
       if (!grad_grads[i].defined() || !gradients[i].requires_grad()) continue;
       outputs.push_back(gradients[i]);
       output_cotangents.push_back(grad_grads[i]);
@@ -146,6 +148,7 @@ struct LayerDoubleBackward final : LayerNode {
 };
 
 struct LayerBackward final : LayerNode {
+  int64_t recompute;
   SavedVariable output;
   SavedVariable saved;
 
@@ -165,12 +168,12 @@ struct LayerBackward final : LayerNode {
     OutputGrads output_grads;
     for (int i = 0; i < kOutputCount; ++i) output_grads[i] = to_optional(std::move(grads[i]));
     const LayerTensors layer = unpack_all(tensors);
-    GradMask mask;
+    GradMask mask{};
     for (int i = 0; i < kLayerTensorCount; ++i) {
       mask[i] = layer[i].has_value() && task_should_compute_output(i);
     }
     LayerGrads gradients =
-        call_layer_backward(cell, output_grads, layer, to_optional(batch_sizes.unpack()),
+        call_layer_backward(cell, output_grads, layer, unpack_sequence(), recompute,
                             output.unpack(getptr()), saved.unpack(), mask);
     for (int i = 0; i < kLayerTensorCount; ++i) {
       if (mask[i]) result[i] = std::move(gradients[i]);
@@ -180,41 +183,49 @@ struct LayerBackward final : LayerNode {
 };
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const OptionalTensor& batch_sizes, bool save) {
-  refuse_forward_mode(tensors);
+                            const Sequence& sequence, const Keep& keep) {
+  if (any_forward_gradient(tensors)) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!keep.save,
+                                "layer_forward: expected save=False with forward-mode gradients");
+    return composite_layer_forward(cell, tensors, sequence, keep.return_c);
+  }
   const bool needs_grad = any_requires_grad(tensors);
   ForwardResult result;
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = call_layer_forward(cell, tensors, batch_sizes, save || needs_grad);
+    result = call_layer_forward(cell, tensors, sequence,
+                                {keep.save || needs_grad, keep.return_c, keep.recompute});
   }
   if (!needs_grad) return result;
 
-  const auto& [output, h_n, c_n, saved] = result;
-  const bool has_c = std::get<2>(result).dim() == 3;
   auto node = make_node<LayerBackward>();
   node->set_next_edges(std::apply(
       [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
       tensors));
-  node->save_layer(cell, tensors, batch_sizes);
-  torch::autograd::set_history(output, node);
-  torch::autograd::set_history(h_n, node);
-  torch::autograd::set_history(has_c ? c_n : Tensor(), node);
-  node->output = SavedVariable(output, /*is_output=*/true);
-  node->saved = SavedVariable(saved, /*is_output=*/false);
+  node->save_layer(cell, tensors, sequence);
+  node->recompute = keep.recompute;
+  for (const Tensor& output : result.outputs) {
+    // What a cell without c, or a call that does not ask for it, has in the place of c.
+    const bool is_absent = output.dim() == 1;
+    torch::autograd::set_history(is_absent ? Tensor() : output, node);
+  }
+  node->output = SavedVariable(result.outputs[kOutput], /*is_output=*/true);
+  node->saved = SavedVariable(result.saved, /*is_output=*/false);
   return result;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const OptionalTensor& batch_sizes,
+                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
                           const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  refuse_forward_mode(grads);
-  refuse_forward_mode(tensors);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      !any_forward_gradient(grads) && !any_forward_gradient(tensors),
+      "fusedrnn: forward-mode differentiation of backward is not implemented; use reverse mode "
+      "twice, or forward mode over forward mode");
   const bool needs_grad = any_requires_grad(grads) || any_requires_grad(tensors);
   LayerGrads result;
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = call_layer_backward(cell, grads, tensors, batch_sizes, output, saved, mask);
+    result = call_layer_backward(cell, grads, tensors, sequence, recompute, output, saved, mask);
   }
   if (!needs_grad) return result;
 
@@ -222,9 +233,9 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   node->set_next_edges(std::apply(
       [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
       std::tuple_cat(grads, tensors)));
-  node->save_layer(cell, tensors, batch_sizes);
+  node->save_layer(cell, tensors, sequence);
   save_all(grads, node->saved_grads);
-  for (int i = 0; i < kLayerTensorCount; ++i) {
+  for (int i = 0; i < kGradCount; ++i) {
     torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
   }
   return result;

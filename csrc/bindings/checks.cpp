@@ -4,7 +4,11 @@
 #include <c10/util/StringUtil.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <string>
+#include <string_view>
+
+#include "plan/arithmetic.h"
 
 namespace fusedrnn {
 namespace {
@@ -12,6 +16,8 @@ namespace {
 constexpr const char* kTensorNames[kLayerTensorCount] = {"input",
                                                          "h_0",
                                                          "c_0",
+                                                         "reset_h",
+                                                         "reset_c",
                                                          "weight_ih",
                                                          "weight_hh",
                                                          "bias_ih",
@@ -35,6 +41,10 @@ const char* dtype_name(at::ScalarType dtype) {
       return "float16";
     case at::kLong:
       return "int64";
+    case at::kInt:
+      return "int32";
+    case at::kBool:
+      return "bool";
     default:
       return c10::toString(dtype);
   }
@@ -45,14 +55,17 @@ std::string shape_text(at::IntArrayRef shape) {
 }
 
 // Layout, device and dtype: those of input, and what the kernels can read.
-void check_kind(const char* name, const Tensor& tensor, const Tensor& input) {
+void check_kind(const char* name, const Tensor& tensor, const Tensor& input, at::ScalarType dtype) {
   TORCH_CHECK(tensor.layout() == at::kStrided, name, ": expected a dense tensor, got layout ",
               tensor.layout(), "; call .to_dense() first");
   TORCH_CHECK(tensor.device() == input.device(), name, ": expected device ", input.device(),
               " as input's, got ", tensor.device());
-  TORCH_CHECK(tensor.scalar_type() == input.scalar_type(), name, ": expected dtype ",
-              dtype_name(input.scalar_type()), " as input's, got ",
+  TORCH_CHECK(tensor.scalar_type() == dtype, name, ": expected dtype ", dtype_name(dtype),
+              dtype == input.scalar_type() ? " as input's" : "", ", got ",
               dtype_name(tensor.scalar_type()));
+}
+void check_kind(const char* name, const Tensor& tensor, const Tensor& input) {
+  check_kind(name, tensor, input, input.scalar_type());
 }
 
 // `formula` is printf text in which %d stands for the number of gates.
@@ -71,9 +84,10 @@ void check_rank(const char* name, const Tensor& tensor, int64_t rank, const char
 }
 
 // Sets seq_len, batch_size and total_rows.
-void check_batch_sizes(const OptionalTensor& batch_sizes, CheckedLayer& layer) {
+void check_batch_sizes(CheckedLayer& layer) {
   constexpr const char* kEmpty = "Expected sequence length to be larger than 0 in RNN";
   const Tensor& input = *layer.tensors[kInput];
+  const OptionalTensor& batch_sizes = layer.sequence.batch_sizes;
   if (!batch_sizes.has_value()) {
     check_rank("input", input, 3, "(seq_len, batch_size, input_size)");
     layer.seq_len = input.size(0);
@@ -82,7 +96,7 @@ void check_batch_sizes(const OptionalTensor& batch_sizes, CheckedLayer& layer) {
     TORCH_CHECK(layer.seq_len > 0, kEmpty);
     return;
   }
-  const Tensor& sizes = *batch_sizes;
+  const Tensor sizes = *batch_sizes;
   check_rank("input", input, 2, "(total_rows, input_size), because batch_sizes is given");
   TORCH_CHECK(sizes.layout() == at::kStrided && sizes.device().is_cpu() &&
                   sizes.scalar_type() == at::kLong && sizes.dim() == 1,
@@ -90,9 +104,9 @@ void check_batch_sizes(const OptionalTensor& batch_sizes, CheckedLayer& layer) {
               dtype_name(sizes.scalar_type()), " on ", sizes.device(), " with ", sizes.dim(),
               " dimensions");
   TORCH_CHECK(sizes.size(0) > 0, kEmpty);
-  layer.batch_sizes = sizes.contiguous();
+  layer.sequence.batch_sizes = sizes.contiguous();
   layer.seq_len = sizes.size(0);
-  const int64_t* values = layer.batch_sizes->const_data_ptr<int64_t>();
+  const int64_t* values = layer.sequence.batch_sizes->const_data_ptr<int64_t>();
   layer.batch_size = values[0];
   layer.total_rows = 0;
   for (int64_t t = 0; t < layer.seq_len; ++t) {
@@ -106,6 +120,58 @@ void check_batch_sizes(const OptionalTensor& batch_sizes, CheckedLayer& layer) {
   }
   TORCH_CHECK_VALUE(layer.total_rows == input.size(0), "batch_sizes: expected the sum ",
                     input.size(0), ", the rows of input, got ", layer.total_rows);
+}
+
+void check_lengths(CheckedLayer& layer) {
+  OptionalTensor& lengths = layer.sequence.lengths;
+  if (!lengths.has_value()) return;
+  TORCH_CHECK_VALUE(!layer.sequence.batch_sizes.has_value(),
+                    "lengths: expected None, because batch_sizes is given");
+  check_kind("lengths", *lengths, *layer.tensors[kInput], at::kLong);
+  check_shape("lengths", *lengths, {layer.batch_size}, "(batch_size,)", 0);
+  lengths = lengths->contiguous();
+  const char* debug = std::getenv("FUSEDRNN_DEBUG");
+  if (!lengths->is_cpu() && (debug == nullptr || std::string_view(debug) != "1")) return;
+  const Tensor on_cpu = lengths->cpu();
+  const int64_t* values = on_cpu.const_data_ptr<int64_t>();
+  for (int64_t row = 0; row < layer.batch_size; ++row) {
+    TORCH_CHECK_VALUE(values[row] >= 0 && values[row] <= layer.seq_len,
+                      "lengths: expected values from 0 to seq_len = ", layer.seq_len, ", got ",
+                      values[row], " at row ", row);
+  }
+}
+
+void check_reset(CheckedLayer& layer) {
+  OptionalTensor& reset = layer.sequence.reset;
+  const bool has_state = layer.tensors[kResetH].has_value() || layer.tensors[kResetC].has_value();
+  TORCH_CHECK_VALUE(reset.has_value() || !has_state,
+                    "reset_h, reset_c: expected None, because reset is None");
+  if (!reset.has_value()) return;
+  check_kind("reset", *reset, *layer.tensors[kInput], at::kBool);
+  if (layer.sequence.batch_sizes.has_value()) {
+    check_shape("reset", *reset, {layer.total_rows}, "(total_rows,)", 0);
+  } else {
+    check_shape("reset", *reset, {layer.seq_len, layer.batch_size}, "(seq_len, batch_size)", 0);
+  }
+  reset = reset->contiguous();
+}
+
+// h_0 or reset_h, and c_0 or reset_c.
+void check_states(const CheckedLayer& layer, int h_place, int c_place) {
+  const OptionalTensor& h = layer.tensors[h_place];
+  const OptionalTensor& c = layer.tensors[c_place];
+  if (h.has_value()) {
+    check_shape(kTensorNames[h_place], *h, layer.h_shape(),
+                layer.proj_size > 0 ? "(directions, batch_size, proj_size)"
+                                    : "(directions, batch_size, hidden_size)",
+                0);
+  }
+  if (c.has_value()) {
+    TORCH_CHECK_VALUE(layer.cell.states == 2, kTensorNames[c_place], ": expected None for cell ",
+                      layer.cell.name, ", which has no c, got a tensor");
+    check_shape(kTensorNames[c_place], *c, layer.c_shape(), "(directions, batch_size, hidden_size)",
+                0);
+  }
 }
 
 void check_direction(const CheckedLayer& layer, int direction) {
@@ -176,8 +242,8 @@ DType check_dtype(const char* name, at::ScalarType dtype) {
 
 at::DimVector CheckedLayer::output_shape() const {
   const int64_t width = directions * output_size();
-  return batch_sizes.has_value() ? at::DimVector{total_rows, width}
-                                 : at::DimVector{seq_len, batch_size, width};
+  return sequence.batch_sizes.has_value() ? at::DimVector{total_rows, width}
+                                          : at::DimVector{seq_len, batch_size, width};
 }
 
 at::DimVector CheckedLayer::h_shape() const { return {directions, batch_size, output_size()}; }
@@ -186,8 +252,23 @@ at::DimVector CheckedLayer::c_shape() const {
   return cell.states == 2 ? at::DimVector{directions, batch_size, hidden_size} : at::DimVector{0};
 }
 
+at::DimVector CheckedLayer::rows_shape(int64_t width) const {
+  return sequence.batch_sizes.has_value() ? at::DimVector{directions, total_rows, width}
+                                          : at::DimVector{directions, seq_len, batch_size, width};
+}
+
 at::DimVector CheckedLayer::saved_shape() const {
-  return {directions, total_rows, cell.saved_width(), hidden_size};
+  if (recompute > 0) {
+    return {directions, ceil_div(seq_len, recompute), batch_size, (cell.states - 1) * hidden_size};
+  }
+  at::DimVector shape = rows_shape(cell.saved_width());
+  shape.push_back(hidden_size);
+  return shape;
+}
+
+at::ScalarType CheckedLayer::saved_dtype() const {
+  const at::ScalarType storage = tensors[kInput]->scalar_type();
+  return recompute > 0 && storage != at::kDouble ? at::kFloat : storage;
 }
 
 void check_kinds(const LayerTensors& tensors) {
@@ -197,16 +278,21 @@ void check_kinds(const LayerTensors& tensors) {
 }
 
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const OptionalTensor& batch_sizes) {
+                         const Sequence& sequence, int64_t recompute) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
   const Tensor& input = *tensors[kInput];
   layer.dtype = check_dtype("input", input.scalar_type());
   check_kinds(tensors);
+  TORCH_CHECK_VALUE(recompute >= 0, "recompute: expected 0 or a number of steps, got ", recompute);
+  layer.recompute = recompute;
   layer.tensors = tensors;
+  layer.sequence = sequence;
   layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
   check_presence(layer);
-  check_batch_sizes(batch_sizes, layer);
+  check_batch_sizes(layer);
+  check_lengths(layer);
+  check_reset(layer);
 
   layer.input_size = input.size(-1);
   const Tensor& weight_hh = *layer.weight(0, kWeightHh);
@@ -228,17 +314,8 @@ CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
   for (int direction = 0; direction < layer.directions; ++direction) {
     check_direction(layer, direction);
   }
-  if (tensors[kH0].has_value()) {
-    check_shape("h_0", *tensors[kH0], layer.h_shape(),
-                layer.proj_size > 0 ? "(directions, batch_size, proj_size)"
-                                    : "(directions, batch_size, hidden_size)",
-                0);
-  }
-  if (tensors[kC0].has_value()) {
-    TORCH_CHECK_VALUE(layer.cell.states == 2, "c_0: expected None for cell ", layer.cell.name,
-                      ", which has no c, got a tensor");
-    check_shape("c_0", *tensors[kC0], layer.c_shape(), "(directions, batch_size, hidden_size)", 0);
-  }
+  check_states(layer, kH0, kC0);
+  check_states(layer, kResetH, kResetC);
   for (OptionalTensor& tensor : layer.tensors) {
     if (tensor.has_value()) tensor = tensor->contiguous();
   }
@@ -249,20 +326,24 @@ CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, co
                          const Tensor& saved) {
   const Tensor& input = *layer.tensors[kInput];
   auto check = [&](const char* name, const Tensor& tensor, at::IntArrayRef shape,
-                   const char* formula) {
-    check_kind(name, tensor, input);
+                   at::ScalarType dtype, const char* formula) {
+    check_kind(name, tensor, input, dtype);
     check_shape(name, tensor, shape, formula, 0);
     return tensor.contiguous();
   };
+  const at::ScalarType dtype = input.scalar_type();
   CheckedGrads checked;
-  checked.output = check("output", output, layer.output_shape(), "that layer_forward returned");
-  checked.saved =
-      check("saved", saved, layer.saved_shape(), "that layer_forward returned with save=True");
-  if (grads[0])
-    checked.grads[0] = check("grad_output", *grads[0], layer.output_shape(), "of output");
-  if (grads[1]) checked.grads[1] = check("grad_h_n", *grads[1], layer.h_shape(), "of h_n");
-  if (grads[2] && layer.cell.states == 2) {
-    checked.grads[2] = check("grad_c_n", *grads[2], layer.c_shape(), "of c_n");
+  checked.output = check("output", output, layer.output_shape(), dtype, "that layer_forward gave");
+  checked.saved = check("saved", saved, layer.saved_shape(), layer.saved_dtype(),
+                        "that layer_forward gave with save=True");
+  const bool has_c = layer.cell.states == 2;
+  const char* names[kOutputCount] = {"grad_output", "grad_h_n", "grad_c_n", "grad_c"};
+  const char* formulas[kOutputCount] = {"of output", "of h_n", "of c_n", "of c"};
+  const at::DimVector shapes[kOutputCount] = {layer.output_shape(), layer.h_shape(),
+                                              layer.c_shape(), layer.rows_shape(layer.hidden_size)};
+  for (int i = 0; i < kOutputCount; ++i) {
+    if (!grads[i].has_value() || (!has_c && (i == kCN || i == kC))) continue;
+    checked.grads[i] = check(names[i], *grads[i], shapes[i], dtype, formulas[i]);
   }
   return checked;
 }

@@ -24,15 +24,18 @@ struct CheckedLayer {
   int64_t input_size;   // I
   int64_t hidden_size;  // H
   int64_t proj_size;    // 0 without projection
+  int64_t recompute;    // 0: backward recomputes nothing
   LayerTensors tensors;
-  OptionalTensor batch_sizes;
+  Sequence sequence;
 
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
 
-  at::DimVector output_shape() const;  // [T, B, D * P] or [N, D * P]
-  at::DimVector h_shape() const;       // [D, B, P]
-  at::DimVector c_shape() const;       // [D, B, H], or [0] for a cell without c
-  at::DimVector saved_shape() const;   // [D, N, K, H]
+  at::DimVector output_shape() const;             // [T, B, D * P] or [N, D * P]
+  at::DimVector h_shape() const;                  // [D, B, P]
+  at::DimVector c_shape() const;                  // [D, B, H], or [0] for a cell without c
+  at::DimVector rows_shape(int64_t width) const;  // [D, T, B, width] or [D, N, width]
+  at::DimVector saved_shape() const;
+  at::ScalarType saved_dtype() const;
 
   const OptionalTensor& weight(int direction, DirectionWeight weight) const {
     return tensors[weight_place(direction, weight)];
@@ -43,8 +46,10 @@ struct CheckedLayer {
 void check_kinds(const LayerTensors& tensors);
 
 // Raises when an argument does not fit; the message names it, what was expected, what was found.
+// Values of lengths are checked on the CPU; on other devices, where that would wait for them, only
+// if the environment variable FUSEDRNN_DEBUG is 1.
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const OptionalTensor& batch_sizes);
+                         const Sequence& sequence, int64_t recompute);
 
 // What layer_backward is given besides the layer. Makes each tensor contiguous.
 struct CheckedGrads {

@@ -30,7 +30,10 @@ LayerShape to_shape(const CheckedLayer& layer, int direction) {
           layer.input_size,
           layer.hidden_size,
           layer.proj_size,
-          static_cast<const int64_t*>(read_ptr(layer.batch_sizes))};
+          static_cast<const int64_t*>(read_ptr(layer.sequence.batch_sizes)),
+          static_cast<const int64_t*>(read_ptr(layer.sequence.lengths)),
+          static_cast<const uint8_t*>(read_ptr(layer.sequence.reset)),
+          layer.recompute};
 }
 
 LayerWeights to_weights(const CheckedLayer& layer, int direction) {
@@ -52,23 +55,32 @@ Problem to_problem(const CheckedLayer& layer, bool training) {
           layer.proj_size,
           layer.directions,
           training,
-          layer.batch_sizes.has_value()};
+          layer.sequence.batch_sizes.has_value()};
 }
 
-ForwardResult empty_forward_result(const CheckedLayer& layer, bool save) {
+ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) {
   const auto options = layer.tensors[kInput]->options();
-  return {at::empty(layer.output_shape(), options), at::empty(layer.h_shape(), options),
-          at::empty(layer.c_shape(), options),
-          at::empty(save ? layer.saved_shape() : at::DimVector{0}, options)};
+  const bool returns_c = keep.return_c && layer.cell.states == 2;
+  const at::DimVector nothing{0};
+  ForwardResult result;
+  result.outputs = {at::empty(layer.output_shape(), options), at::empty(layer.h_shape(), options),
+                    at::empty(layer.c_shape(), options),
+                    at::empty(returns_c ? layer.rows_shape(layer.hidden_size) : nothing, options)};
+  result.saved =
+      at::empty(keep.save ? layer.saved_shape() : nothing, options.dtype(layer.saved_dtype()));
+  return result;
 }
 
 LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask) {
   const auto options = layer.tensors[kInput]->options();
   LayerGrads result;
-  for (int i = 0; i < kLayerTensorCount; ++i) {
-    const bool wanted = mask[i] && layer.tensors[i].has_value();
-    const at::DimVector shape =
-        wanted ? at::DimVector(layer.tensors[i]->sizes()) : at::DimVector{0};
+  for (int i = 0; i < kGradCount; ++i) {
+    at::DimVector shape{0};
+    if (mask[i] && i >= kLayerTensorCount) {
+      shape = layer.rows_shape(layer.cell.gates * layer.hidden_size);
+    } else if (mask[i] && layer.tensors[i].has_value()) {
+      shape = layer.tensors[i]->sizes();
+    }
     result[i] = layer.total_rows == 0 ? at::zeros(shape, options) : at::empty(shape, options);
   }
   return result;
@@ -76,7 +88,8 @@ LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask) {
 
 LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& result,
                               int direction) {
-  const auto& [output, h_n, c_n, saved] = result;
+  const auto& [output, h_n, c_n, c] = result.outputs;
+  const Tensor& saved = result.saved;
   const int64_t h_part = layer.batch_size * layer.output_size();
   const int64_t c_part = layer.batch_size * layer.hidden_size;
   LayerForwardArgs args{};
@@ -85,10 +98,13 @@ LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& re
   args.input = read_ptr(layer.tensors[kInput]);
   args.h_0 = read_part(layer.tensors[kH0], direction * h_part);
   args.c_0 = read_part(layer.tensors[kC0], direction * c_part);
+  args.reset_h = read_part(layer.tensors[kResetH], direction * h_part);
+  args.reset_c = read_part(layer.tensors[kResetC], direction * c_part);
   args.output = write_part(output, direction * layer.output_size());
   args.output_row_stride = layer.directions * layer.output_size();
   args.h_n = write_part(h_n, direction * h_part);
   args.c_n = write_part(c_n, direction * c_part);
+  args.c = write_part(c, direction * (c.numel() / layer.directions));
   args.saved = write_part(saved, direction * (saved.numel() / layer.directions));
   return args;
 }
@@ -103,23 +119,31 @@ LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& g
   args.input = read_ptr(layer.tensors[kInput]);
   args.h_0 = read_part(layer.tensors[kH0], direction * h_part);
   args.c_0 = read_part(layer.tensors[kC0], direction * c_part);
+  args.reset_h = read_part(layer.tensors[kResetH], direction * h_part);
+  args.reset_c = read_part(layer.tensors[kResetC], direction * c_part);
   args.output = read_part(given.output, direction * layer.output_size());
   args.output_row_stride = layer.directions * layer.output_size();
   args.saved = read_part(given.saved, direction * (given.saved.numel() / layer.directions));
-  args.grad_output = read_part(given.grads[0], direction * layer.output_size());
+  args.grad_output = read_part(given.grads[kOutput], direction * layer.output_size());
   args.grad_output_row_stride = args.output_row_stride;
-  args.grad_h_n = read_part(given.grads[1], direction * h_part);
-  args.grad_c_n = read_part(given.grads[2], direction * c_part);
+  args.grad_h_n = read_part(given.grads[kHN], direction * h_part);
+  args.grad_c_n = read_part(given.grads[kCN], direction * c_part);
+  args.grad_c = read_part(given.grads[kC], direction * layer.total_rows * layer.hidden_size);
   args.grad_input = write_part(result[kInput], 0);
   args.accumulate_grad_input = direction > 0;
   args.grad_h_0 = write_part(result[kH0], direction * h_part);
   args.grad_c_0 = write_part(result[kC0], direction * c_part);
+  args.grad_reset_h = write_part(result[kResetH], direction * h_part);
+  args.grad_reset_c = write_part(result[kResetC], direction * c_part);
   const Tensor* weight_grads = &result[weight_place(direction, 0)];
   args.grad_weight_ih = write_part(weight_grads[kWeightIh], 0);
   args.grad_weight_hh = write_part(weight_grads[kWeightHh], 0);
   args.grad_bias_ih = write_part(weight_grads[kBiasIh], 0);
   args.grad_bias_hh = write_part(weight_grads[kBiasHh], 0);
   args.grad_weight_hr = write_part(weight_grads[kWeightHr], 0);
+  const int64_t gates_part = direction * layer.total_rows * layer.cell.gates * layer.hidden_size;
+  args.grad_gates_x = write_part(result[kGradGatesX], gates_part);
+  args.grad_gates_r = write_part(result[kGradGatesR], gates_part);
   return args;
 }
 

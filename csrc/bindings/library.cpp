@@ -6,13 +6,19 @@
 //   input         [T, B, I], or [N, I] with batch_sizes [T] (int64, CPU, non-increasing)
 //   h_0           [D, B, P]; None is zeros
 //   c_0           [D, B, H]; None is zeros, and it must be None for a cell without c
+//   reset_h       as h_0       reset_c   as c_0; only with reset
 //   weight_ih     [G * H, I]      weight_hh [G * H, P]      weight_hr [P, H] or None
 //   bias_ih       [G * H]         bias_hh   [G * H]         both or neither
-//   output        [T, B, D * P] or [N, D * P]
+//   lengths       [B], int64, 0 to T: the steps of each row; not with batch_sizes
+//   reset         [T, B] or [N], bool: the state entering the step is replaced by reset_h, reset_c
+//   output        [T, B, D * P] or [N, D * P]; zeros past a length, as is c
 //   h_n           as h_0          c_n       as c_0, or [0] for a cell without c
-//   saved         [D, N, K, H] if `save`, else [0]
-// layer_backward returns the gradients of input, h_0, c_0 and the ten weights in that
-// order; those not in output_mask or of absent tensors are [0].
+//   c             of every step [D, T, B, H] or [D, N, H] if `return_c`, else [0]
+//   saved         if `save`, else [0]: [D, T, B, K, H] or [D, N, K, H]; with recompute = R > 0
+//                 [D, ceil(T / R), B, (states - 1) * H] of the accumulation type
+// layer_backward returns the gradients of input, h_0, c_0, reset_h, reset_c and the ten weights in
+// that order, then those of the pre-activations, [D, T, B, G * H] or [D, N, G * H], of their input
+// side and of their recurrent side; those not in output_mask or of absent tensors are [0].
 // Its own gradients, to any order, are compositions of torch operators (composite.h).
 #include <torch/library.h>
 #include <torch/version.h>
@@ -27,20 +33,24 @@ const std::string kBuiltTorch =
 TORCH_LIBRARY(fusedrnn, m) {
   m.def(
       "layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor? reset_h, Tensor? reset_c, "
       "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
       "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
       "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
-      "Tensor? batch_sizes, bool save) "
-      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor saved)");
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
+      "bool save, bool return_c, int recompute) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c, Tensor saved)");
   m.def(
-      "layer_backward(str cell, Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, "
-      "Tensor input, Tensor? h_0, Tensor? c_0, "
+      "layer_backward(str cell, "
+      "Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_c, "
+      "Tensor input, Tensor? h_0, Tensor? c_0, Tensor? reset_h, Tensor? reset_c, "
       "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
       "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
       "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
-      "Tensor? batch_sizes, Tensor output, Tensor saved, bool[13] output_mask) "
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, int recompute, "
+      "Tensor output, Tensor saved, bool[17] output_mask) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor)");
+      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
   // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.

@@ -15,21 +15,26 @@ c10::OperatorHandle find_operator(const char* name) {
 }  // namespace
 
 ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tensors,
-                                 const OptionalTensor& batch_sizes, bool save) {
+                                 const Sequence& sequence, const Keep& keep) {
   static const auto op = find_operator("fusedrnn::layer_forward").typed<ForwardSignature>();
-  const auto& [input, h_0, c_0, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
-  return op.call(cell, *input, h_0, c_0, *w0, *w1, w2, w3, w4, w5, w6, w7, w8, w9, batch_sizes,
-                 save);
+  const auto& [input, h_0, c_0, reset_h, reset_c, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
+  const auto& [batch_sizes, lengths, reset] = sequence;
+  auto [output, h_n, c_n, c, saved] =
+      op.call(cell, *input, h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8, w9,
+              batch_sizes, lengths, reset, keep.save, keep.return_c, keep.recompute);
+  return {{std::move(output), std::move(h_n), std::move(c_n), std::move(c)}, std::move(saved)};
 }
 
 LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
-                               const LayerTensors& tensors, const OptionalTensor& batch_sizes,
-                               const Tensor& output, const Tensor& saved, const GradMask& mask) {
+                               const LayerTensors& tensors, const Sequence& sequence,
+                               int64_t recompute, const Tensor& output, const Tensor& saved,
+                               const GradMask& mask) {
   static const auto op = find_operator("fusedrnn::layer_backward").typed<BackwardSignature>();
-  const auto& [input, h_0, c_0, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
-  LayerGradsTuple result =
-      op.call(cell, grads[0], grads[1], grads[2], *input, h_0, c_0, *w0, *w1, w2, w3, w4, w5, w6,
-              w7, w8, w9, batch_sizes, output, saved, mask);
+  const auto& [input, h_0, c_0, reset_h, reset_c, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
+  const auto& [batch_sizes, lengths, reset] = sequence;
+  LayerGradsTuple result = op.call(cell, grads[kOutput], grads[kHN], grads[kCN], grads[kC], *input,
+                                   h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8,
+                                   w9, batch_sizes, lengths, reset, recompute, output, saved, mask);
   return std::apply([](auto&... grad) { return LayerGrads{std::move(grad)...}; }, result);
 }
 

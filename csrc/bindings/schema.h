@@ -20,6 +20,8 @@ enum LayerTensor : int {
   kInput,
   kH0,
   kC0,
+  kResetH,
+  kResetC,
   kWeights,  // the five of the forward direction, then the five of the reverse one
 };
 enum DirectionWeight : int { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kWeightCount };
@@ -30,35 +32,62 @@ constexpr int weight_place(int direction, int weight) {
   return kWeights + direction * kWeightCount + weight;
 }
 
-using LayerTensors = std::array<OptionalTensor, kLayerTensorCount>;
-using GradMask = std::array<bool, kLayerTensorCount>;
-using LayerGrads = std::array<Tensor, kLayerTensorCount>;
+// The gradients that layer_backward returns: of those tensors, then of the pre-activations.
+enum GatesGrad : int { kGradGatesX = kLayerTensorCount, kGradGatesR };
+constexpr int kGradCount = kGradGatesR + 1;
 
-// Gradients of output, h_n and c_n.
-constexpr int kOutputCount = 3;
+using LayerTensors = std::array<OptionalTensor, kLayerTensorCount>;
+using GradMask = std::array<bool, kGradCount>;
+using LayerGrads = std::array<Tensor, kGradCount>;
+
+// Which rows each step has, and where their states are reset.
+struct Sequence {
+  OptionalTensor batch_sizes, lengths, reset;
+};
+
+// What layer_forward keeps besides its results.
+struct Keep {
+  bool save;          // for backward
+  bool return_c;      // c of every step is a result
+  int64_t recompute;  // 0, or the steps from one saved state to the next
+};
+
+enum LayerOutput : int { kOutput, kHN, kCN, kC };
+constexpr int kOutputCount = 4;
 using OutputGrads = std::array<OptionalTensor, kOutputCount>;
 
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+struct ForwardResult {
+  std::array<Tensor, kOutputCount> outputs;
+  Tensor saved;
+};
+using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 using LayerGradsTuple = decltype(std::tuple_cat(LayerGrads()));
 
 // Calls the operators through the dispatcher.
 ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tensors,
-                                 const OptionalTensor& batch_sizes, bool save);
+                                 const Sequence& sequence, const Keep& keep);
 LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
-                               const LayerTensors& tensors, const OptionalTensor& batch_sizes,
-                               const Tensor& output, const Tensor& saved, const GradMask& mask);
+                               const LayerTensors& tensors, const Sequence& sequence,
+                               int64_t recompute, const Tensor& output, const Tensor& saved,
+                               const GradMask& mask);
+
 // Kernel, a function like call_layer_forward, with the argument list of the schema.
 template <auto Kernel>
-ForwardResult forward_kernel(
+ForwardTuple forward_kernel(
     std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
-    const OptionalTensor& c_0, const Tensor& weight_ih, const Tensor& weight_hh,
-    const OptionalTensor& bias_ih, const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
+    const OptionalTensor& c_0, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
+    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
     const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
     const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
-    const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes, bool save) {
+    const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes,
+    const OptionalTensor& lengths, const OptionalTensor& reset, bool save, bool return_c,
+    int64_t recompute) {
   const LayerTensors tensors{input,
                              h_0,
                              c_0,
+                             reset_h,
+                             reset_c,
                              weight_ih,
                              weight_hh,
                              bias_ih,
@@ -69,23 +98,29 @@ ForwardResult forward_kernel(
                              bias_ih_reverse,
                              bias_hh_reverse,
                              weight_hr_reverse};
-  return Kernel(cell, tensors, batch_sizes, save);
+  ForwardResult result =
+      Kernel(cell, tensors, {batch_sizes, lengths, reset}, {save, return_c, recompute});
+  return std::tuple_cat(std::move(result.outputs), std::make_tuple(std::move(result.saved)));
 }
 
 // Kernel, a function like call_layer_backward, with the argument list of the schema.
 template <auto Kernel>
 LayerGradsTuple backward_kernel(
     std::string_view cell, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-    const OptionalTensor& grad_c_n, const Tensor& input, const OptionalTensor& h_0,
-    const OptionalTensor& c_0, const Tensor& weight_ih, const Tensor& weight_hh,
+    const OptionalTensor& grad_c_n, const OptionalTensor& grad_c, const Tensor& input,
+    const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& reset_h,
+    const OptionalTensor& reset_c, const Tensor& weight_ih, const Tensor& weight_hh,
     const OptionalTensor& bias_ih, const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
     const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
     const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
     const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes,
+    const OptionalTensor& lengths, const OptionalTensor& reset, int64_t recompute,
     const Tensor& output, const Tensor& saved, GradMask output_mask) {
   const LayerTensors tensors{input,
                              h_0,
                              c_0,
+                             reset_h,
+                             reset_c,
                              weight_ih,
                              weight_hh,
                              bias_ih,
@@ -96,8 +131,9 @@ LayerGradsTuple backward_kernel(
                              bias_ih_reverse,
                              bias_hh_reverse,
                              weight_hr_reverse};
-  return std::tuple_cat(Kernel(cell, OutputGrads{grad_output, grad_h_n, grad_c_n}, tensors,
-                               batch_sizes, output, saved, output_mask));
+  return std::tuple_cat(Kernel(cell, OutputGrads{grad_output, grad_h_n, grad_c_n, grad_c}, tensors,
+                               {batch_sizes, lengths, reset}, recompute, output, saved,
+                               output_mask));
 }
 
 }  // namespace fusedrnn

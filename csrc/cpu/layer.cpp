@@ -80,10 +80,17 @@ const void* Layer::as_accum(const void* src, int64_t row_count, int64_t cols, vo
   return copy;
 }
 
+void Layer::load_state(const void* src, int64_t row_count, int64_t cols, void* dst) const {
+  if (src != nullptr) {
+    rows.load_rows(src, cols, dst, cols, row_count, cols);
+  } else {
+    std::memset(dst, 0, static_cast<size_t>(row_count * cols * accum_bytes(shape.dtype)));
+  }
+}
+
 void* Layer::take_state(const void* src, int64_t row_count, int64_t cols) {
-  if (src == nullptr) return take_zeros(row_count * cols);
   void* state = take(row_count * cols);
-  rows.load_rows(src, cols, state, cols, row_count, cols);
+  load_state(src, row_count, cols, state);
   return state;
 }
 

@@ -9,6 +9,7 @@
 #include "cpu/runtime.h"
 #include "cpu/sweep.h"
 #include "cpu/workspace.h"
+#include "plan/arithmetic.h"
 #include "plan/plan.h"
 
 namespace fusedrnn {
@@ -55,7 +56,9 @@ class Layer {
   // src of type S as A: src itself where they are the same, else a converted copy in
   // `copy`, or in new scratch if that is null. Contiguous; null stays null.
   const void* as_accum(const void* src, int64_t rows, int64_t cols, void* copy = nullptr);
-  // A copy of src as A, or zeros if src is null.
+  // dst = src as A, contiguous, or zeros if src is null.
+  void load_state(const void* src, int64_t rows, int64_t cols, void* dst) const;
+  // The same in new scratch.
   void* take_state(const void* src, int64_t rows, int64_t cols);
 
   // c = op(a) * op(b) + beta * c on A; defined for every size, 0 included.
@@ -96,6 +99,10 @@ class Layer {
     auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
     runtime.parallel(num_threads, body);
   }
+
+  // Steps from one kept state to the next under recompute: whole chunks, so that all products have
+  // the sizes that they have without.
+  int64_t recompute_steps() const { return ceil_div(shape.recompute, chunk_steps) * chunk_steps; }
 
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;

@@ -1,12 +1,14 @@
 // layer_backward_cpu: chunks of time steps from the last to the first; in each the sweep
 // writes the gradients of the gates, from which matrix products over all rows of the chunk
 // make the gradients of input and weights. Sums have a fixed order: same inputs, same bits.
+// Under recompute, the forward pass first runs again over the chunks since a state was kept.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "cpu/dispatch.h"
+#include "cpu/forward.h"
 #include "cpu/kernels.h"
-#include "cpu/layer.h"
 
 namespace fusedrnn {
 
@@ -16,20 +18,25 @@ class Backward {
  public:
   Backward(const LayerBackwardArgs& args, const Plan& plan, const KernelTable& table,
            Runtime& runtime)
-      : args_(args), layer_(args.shape, plan, table, runtime) {}
+      : args_(args), layer_(args.shape, plan, table, runtime) {
+    if (args.shape.recompute == 0) return;
+    forward_args_ = to_forward(args);
+    forward_.emplace(forward_args_, plan, table, runtime);
+  }
 
   void run() {
     prepare();
     for (int64_t end = args_.shape.seq_len; end > 0; end = sweep_.begin) {
       sweep_.end = end;
-      sweep_.begin = std::max<int64_t>(end - layer_.chunk_steps, 0);
+      sweep_.begin = (end - 1) / layer_.chunk_steps * layer_.chunk_steps;
+      if (forward_.has_value()) recompute_saved();
       chunk_ = layer_.chunk_rows(sweep_.begin, sweep_.end);
       sweep_.first_row = chunk_.first;
       if (layer_.is_persistent()) {
         layer_.run_region(layer_.kernels.backward_sweep, sweep_);
       } else {
         for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
-        if (sweep_.begin == 0 && args_.grad_h_0 != nullptr) step(-1);
+        if (sweep_.begin == 0 && leaves_) step(-1);
       }
       multiply_chunk();
       has_sums_ = true;
@@ -39,12 +46,32 @@ class Backward {
   }
 
  private:
+  static LayerForwardArgs to_forward(const LayerBackwardArgs& args) {
+    LayerForwardArgs forward{};
+    forward.shape = args.shape;
+    forward.weights = args.weights;
+    forward.input = args.input;
+    forward.h_0 = args.h_0;
+    forward.c_0 = args.c_0;
+    forward.reset_h = args.reset_h;
+    forward.reset_c = args.reset_c;
+    return forward;
+  }
+
   void prepare() {
     const LayerShape& shape = args_.shape;
     const int64_t gate_size = layer_.gate_size, output_size = layer_.output_size;
     const int64_t hidden_size = layer_.hidden_size, max_rows = layer_.chunk_max_rows;
     sweep_.args = &args_;
     sweep_.steps = layer_.steps;
+    if (shape.recompute == 0) sweep_.saved = args_.saved;
+    if (shape.reset != nullptr) {
+      sweep_.dreset_h = layer_.take_zeros(shape.batch_size * output_size);
+      if (layer_.cell.states > 1) {
+        sweep_.dreset_c = layer_.take_zeros(shape.batch_size * hidden_size);
+      }
+    }
+    leaves_ = args_.grad_h_0 != nullptr || sweep_.dreset_h != nullptr;
     sweep_.dgx = layer_.take(max_rows * gate_size);
     sweep_.dgr = layer_.cell.split ? layer_.take(max_rows * gate_size) : sweep_.dgx;
     sweep_.dgr_end = dgr_end_ = layer_.take(shape.batch_size * gate_size);
@@ -79,6 +106,36 @@ class Backward {
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
     if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
     sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
+  }
+
+  // What forward would have saved of the chunk, and the c that its first step started from.
+  void recompute_saved() {
+    const LayerShape& shape = args_.shape;
+    const Steps& steps = layer_.steps;
+    const int64_t part_steps = layer_.recompute_steps();
+    const int64_t begin = sweep_.begin / part_steps * part_steps;
+    if (sweep_.saved != nullptr && begin == saved_begin_) return;
+    saved_begin_ = begin;
+    const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
+    if (recomputed_ == nullptr) {
+      const int64_t max_rows = std::min((part_steps + 1) * shape.batch_size, shape.total_rows);
+      recomputed_ =
+          layer_.workspace.take(max_rows * width * hidden_size * dtype_bytes(shape.dtype));
+    }
+    const int64_t end = std::min(begin + part_steps, shape.seq_len);
+    const RowRange rows = layer_.chunk_rows(std::max<int64_t>(begin - 1, 0), end);
+    const int64_t kept_part = (begin / part_steps - 1) * shape.batch_size * hidden_size;
+    const bool has_c = begin > 0 && layer_.cell.states > 1;
+    const void* c = has_c ? layer_.accum(args_.saved, kept_part) : nullptr;
+    forward_->rerun(
+        {begin, end, args_.output, args_.output_row_stride, c, recomputed_, rows.first});
+    sweep_.saved = recomputed_;
+    sweep_.saved_first_row = rows.first;
+    if (!has_c) return;
+    const int64_t row = steps.row(begin - 1) - rows.first;
+    layer_.rows.store_rows(c, hidden_size,
+                           layer_.storage(recomputed_, (row * width + width - 1) * hidden_size),
+                           width * hidden_size, steps.rows(begin - 1), hidden_size, false);
   }
 
   // A right operand with a row for each row of a chunk.
@@ -119,7 +176,7 @@ class Backward {
     const int64_t output_size = layer_.output_size;
     const int64_t rows = layer_.steps.rows(s);
     int64_t product_rows = layer_.steps.rows(s + 1);
-    if (args_.grad_h_0 == nullptr) product_rows = std::min(product_rows, rows);
+    if (!leaves_) product_rows = std::min(product_rows, rows);
     if (product_rows > 0) {
       layer_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
                   dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
@@ -156,7 +213,8 @@ class Backward {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
       layer_.parallel(count, hidden_size, [&](int64_t begin, int64_t end) {
         layer_.rows.lstm_output(
-            layer_.storage(args_.saved, (chunk_.first + begin) * saved_row_size),
+            layer_.storage(sweep_.saved,
+                           (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
             layer_.accum(h_raw_copy_, begin * hidden_size), end - begin, hidden_size);
       });
       add_grad_weight(sweep_.dh, layer_.output_size, h_raw_copy_, &h_raw_, grad_weight_hr_);
@@ -165,6 +223,14 @@ class Backward {
       sum_columns(sweep_.dgx, sums_x_);
       if (sums_r_ != sums_x_) sum_columns(sweep_.dgr, sums_r_);
     }
+    store_gates(sweep_.dgx, args_.grad_gates_x);
+    store_gates(sweep_.dgr, args_.grad_gates_r);
+  }
+
+  void store_gates(const void* grads, void* dst) {
+    if (dst == nullptr) return;
+    store(grads, layer_.storage(dst, chunk_.first * layer_.gate_size), chunk_.count,
+          layer_.gate_size);
   }
 
   // grad_weight [grad_cols, cols] += grads^T * values over the rows of the chunk.
@@ -204,17 +270,24 @@ class Backward {
           layer_.rows.load_rows(layer_.storage(args_.output, offset), args_.output_row_stride, to,
                                 cols, old_rows, cols);
         }
-        void* new_to = layer_.accum(to, old_rows * cols);
-        if (args_.h_0 != nullptr) {
-          layer_.rows.load_rows(layer_.storage(args_.h_0, old_rows * cols), cols, new_to, cols,
-                                rows - old_rows, cols);
-        } else {
-          std::memset(
-              new_to, 0,
-              static_cast<size_t>((rows - old_rows) * cols * accum_bytes(args_.shape.dtype)));
-        }
+        const void* h_0 = args_.h_0;
+        if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
+        layer_.load_state(h_0, rows - old_rows, cols, layer_.accum(to, old_rows * cols));
+        if (args_.shape.reset != nullptr) reset_rows(s, rows, to);
       }
     });
+  }
+
+  // Replaces the rows of h that step s resets.
+  void reset_rows(int64_t s, int64_t rows, void* h) {
+    const int64_t cols = layer_.output_size;
+    const uint8_t* reset = args_.shape.reset + layer_.steps.row(s);
+    for (int64_t row = 0; row < rows; ++row) {
+      if (reset[row] == 0) continue;
+      const void* replacement = args_.reset_h;
+      if (replacement != nullptr) replacement = layer_.storage(replacement, row * cols);
+      layer_.load_state(replacement, 1, cols, layer_.accum(h, row * cols));
+    }
   }
 
   void sum_columns(const void* grads, void* sums) {
@@ -237,6 +310,8 @@ class Backward {
     store(sums_x_, args_.grad_bias_ih, 1, gate_size);
     store(sums_r_, args_.grad_bias_hh, 1, gate_size);
     store(sweep_.dc, args_.grad_c_0, shape.batch_size, hidden_size);
+    store(sweep_.dreset_h, args_.grad_reset_h, shape.batch_size, layer_.output_size);
+    store(sweep_.dreset_c, args_.grad_reset_c, shape.batch_size, hidden_size);
     if (layer_.is_accum) return;
     store(grad_weight_ih_, args_.grad_weight_ih, gate_size, shape.input_size);
     store(grad_weight_hh_, args_.grad_weight_hh, gate_size, layer_.output_size);
@@ -253,9 +328,14 @@ class Backward {
 
   const LayerBackwardArgs& args_;
   Layer layer_;
+  LayerForwardArgs forward_args_{};
+  std::optional<ForwardPass> forward_;  // with recompute
   BackwardSweep sweep_{};
   RowRange chunk_{};
-  bool has_sums_ = false;  // a chunk has written the gradients of the weights
+  bool leaves_ = false;         // gradients of the states that entered the sequence are wanted
+  bool has_sums_ = false;       // a chunk has written the gradients of the weights
+  void* recomputed_ = nullptr;  // S [rows since a kept state, saved_width, H]
+  int64_t saved_begin_ = 0;     // the sweep step that recomputed_ begins with
   void* dgr_end_ = nullptr;
   Operand weight_ih_{};
   const void* weight_hh_ = nullptr;  // per_step: weights as A

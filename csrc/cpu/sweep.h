@@ -43,8 +43,13 @@ struct ForwardSweep {
   const void* bias_r;  // A [G * H], bias of the recurrent side; zeros without kSplit
   const void* input;   // A [rows of the chunk, I], with packed_ih
   void* gx;            // A [rows of the chunk, G * H], input side without bias; may lie in
-                       // args->saved; null with packed_ih
+                       // `saved`; null with packed_ih
   int64_t gx_row_stride;
+  void* output;  // S, as in args, or scratch for the same rows
+  int64_t output_row_stride;
+  int64_t output_first_row;  // the row of the sequence that row 0 of output is
+  void* saved;               // S, as in args, or scratch; null: nothing is saved
+  int64_t saved_first_row;   // the row of the sequence that row 0 of saved is
   void* h[2];  // A [batch_size, h_row_stride]; step s reads h[s & 1], writes the other
   int64_t h_row_stride;
   void* c;                // A [batch_size, H], cells with c
@@ -63,14 +68,18 @@ struct ForwardSweep {
 struct BackwardSweep {
   const LayerBackwardArgs* args;
   Steps steps;
-  int64_t begin, end;     // sweep steps of this chunk, run from end - 1 down to begin
-  int64_t first_row;      // the row of the sequence that row 0 of dgx, dgr and dh is
-  void* dgx;              // A [rows of the chunk, G * H], gradient of the input side
+  int64_t begin, end;       // sweep steps of this chunk, run from end - 1 down to begin
+  int64_t first_row;        // the row of the sequence that row 0 of dgx, dgr and dh is
+  const void* saved;        // S, as in args, or scratch
+  int64_t saved_first_row;  // the row of the sequence that row 0 of saved is
+  void* dgx;                // A [rows of the chunk, G * H], gradient of the input side
   void* dgr;              // A [rows of the chunk, G * H], of the recurrent side; dgx without kSplit
   const void* dgr_end;    // A [rows(end), G * H], dgr of step `end`, which was visited before
   void* dh;               // A [rows of the chunk, P], gradient of projected h; null without
   void* carry;            // A [batch_size, P], part of dh that does not flow through dgr
   void* dc;               // A [batch_size, H], cells with c
+  void* dreset_h;         // A [batch_size, P], sum of the gradients of reset_h; null without reset
+  void* dreset_c;         // A [batch_size, H]
   const void* product;    // per_step: A [batch_size, P], dgr of the step before * weight_hh
   const void* projected;  // per_step: A [batch_size, H], dh * weight_hr
   // persistent only

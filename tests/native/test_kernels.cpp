@@ -88,9 +88,17 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   for (const Doubles& values : problem.inputs) in.emplace_back(k.dtype, values);
   const auto input = [&](int i) { return problem.inputs[i].empty() ? nullptr : in[i].data(); };
   const std::vector<int64_t> batch_sizes = k.batch_sizes();
-  const LayerShape shape{
-      k.cell, k.dtype,      k.direction,   k.seq_len,   k.batch_size,
-      rows,   k.input_size, k.hidden_size, k.proj_size, k.packed ? batch_sizes.data() : nullptr};
+  LayerShape shape{};
+  shape.cell = k.cell;
+  shape.dtype = k.dtype;
+  shape.direction = k.direction;
+  shape.seq_len = k.seq_len;
+  shape.batch_size = k.batch_size;
+  shape.total_rows = rows;
+  shape.input_size = k.input_size;
+  shape.hidden_size = k.hidden_size;
+  shape.proj_size = k.proj_size;
+  shape.batch_sizes = k.packed ? batch_sizes.data() : nullptr;
   const LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh),
                              input(kBiasHh), input(kWeightHr)};
   Plan plan{};
@@ -104,16 +112,17 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   Buffer c_n(k.dtype, k.batch_size * k.hidden_size);
   Buffer saved(k.dtype, rows * width * k.hidden_size);
   TestRuntime runtime(k.concurrent);
-  const LayerForwardArgs forward{shape,
-                                 weights,
-                                 input(kX),
-                                 input(kH0),
-                                 input(kC0),
-                                 output.data(),
-                                 output_row_stride,
-                                 h_n.data(),
-                                 k.has_c() ? c_n.data() : nullptr,
-                                 k.training ? saved.data() : nullptr};
+  LayerForwardArgs forward{};
+  forward.shape = shape;
+  forward.weights = weights;
+  forward.input = input(kX);
+  forward.h_0 = input(kH0);
+  forward.c_0 = input(kC0);
+  forward.output = output.data();
+  forward.output_row_stride = output_row_stride;
+  forward.h_n = h_n.data();
+  forward.c_n = k.has_c() ? c_n.data() : nullptr;
+  forward.saved = k.training ? saved.data() : nullptr;
   if (!layer_forward_cpu(forward, plan, isa, runtime).ok || last_isa() != isa) return false;
   const Expected& expected = oracle.expected;
   bool ok = is_close(k, "output", output, expected.output, p, output_row_stride) &&
@@ -137,12 +146,28 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   };
   const auto given = [](Buffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.data(); };
-  const LayerBackwardArgs backward{
-      shape,           weights,           input(kX),       input(kH0),         input(kC0),
-      output.data(),   output_row_stride, saved.data(),    given(grad_output), p,
-      given(grad_h_n), given(grad_c_n),   grad(kX),        k.accumulate,       grad(kH0),
-      grad(kC0),       grad(kWeightIh),   grad(kWeightHh), grad(kBiasIh),      grad(kBiasHh),
-      grad(kWeightHr)};
+  LayerBackwardArgs backward{};
+  backward.shape = shape;
+  backward.weights = weights;
+  backward.input = input(kX);
+  backward.h_0 = input(kH0);
+  backward.c_0 = input(kC0);
+  backward.output = output.data();
+  backward.output_row_stride = output_row_stride;
+  backward.saved = saved.data();
+  backward.grad_output = given(grad_output);
+  backward.grad_output_row_stride = p;
+  backward.grad_h_n = given(grad_h_n);
+  backward.grad_c_n = given(grad_c_n);
+  backward.grad_input = grad(kX);
+  backward.accumulate_grad_input = k.accumulate;
+  backward.grad_h_0 = grad(kH0);
+  backward.grad_c_0 = grad(kC0);
+  backward.grad_weight_ih = grad(kWeightIh);
+  backward.grad_weight_hh = grad(kWeightHh);
+  backward.grad_bias_ih = grad(kBiasIh);
+  backward.grad_bias_hh = grad(kBiasHh);
+  backward.grad_weight_hr = grad(kWeightHr);
   if (!layer_backward_cpu(backward, plan, isa, runtime).ok || last_isa() != isa) return false;
   const char* names[] = {"grad_input",     "grad_h_0",     "grad_c_0",     "grad_weight_ih",
                          "grad_weight_hh", "grad_bias_ih", "grad_bias_hh", "grad_weight_hr"};

@@ -79,7 +79,7 @@ struct Persistent {
     const PanelLayout hidden = make_panel_layout<Cell>(SweepProduct::kGradHidden, shape);
     const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kGradProjected, shape);
     const int64_t gate_size = kGates * shape.hidden_size;
-    const bool leaves = sweep.args->grad_h_0 != nullptr;
+    const bool leaves = sweep.args->grad_h_0 != nullptr || sweep.dreset_h != nullptr;
     Team team(sweep.team, thread_idx, num_threads, sweep.split);
     // Step -1 only delivers grad_h_0 of the rows of step 0.
     const int64_t begin = sweep.begin == 0 && leaves ? -1 : sweep.begin;

@@ -39,6 +39,12 @@ FUSEDRNN_HD void store_lanes(const V& value, T* dst, int lanes) {
   value.store_partial(dst, lanes);
 }
 
+// dst += value.
+template <class V, class T, class Count>
+FUSEDRNN_HD void add_lanes(const V& value, T* dst, Count lanes) {
+  store_lanes(value + load_lanes<V>(dst, lanes), dst, lanes);
+}
+
 // Calls body(unit, lanes) for the vectors of V of units [begin, end).
 template <class V, class Body>
 FUSEDRNN_HD void for_each_vector(int64_t begin, int64_t end, const Body& body) {
@@ -71,7 +77,7 @@ FUSEDRNN_HD void prefetch_vector(const S* ptr) {
 }
 
 template <class T>
-FUSEDRNN_HD const T* offset_or_null(const T* base, int64_t offset) {
+FUSEDRNN_HD T* offset_or_null(T* base, int64_t offset) {
   return base != nullptr ? base + offset : nullptr;
 }
 
@@ -88,7 +94,10 @@ struct ForwardStep {
         bias_r(static_cast<const A*>(sweep.bias_r)),
         gx_row_stride(sweep.gx_row_stride),
         h_row_stride(sweep.h_row_stride),
-        output_row_stride(sweep.args->output_row_stride),
+        output_row_stride(sweep.output_row_stride),
+        rows_next(sweep.steps.rows(s + 1)),
+        reset_h(static_cast<const S*>(sweep.args->reset_h)),
+        reset_c(static_cast<const S*>(sweep.args->reset_c)),
         c(static_cast<A*>(sweep.c)),
         h_raw(static_cast<A*>(sweep.h_raw)),
         h_prev(static_cast<const A*>(sweep.h[s & 1])),
@@ -98,9 +107,14 @@ struct ForwardStep {
     input = offset_or_null(static_cast<const A*>(sweep.input),
                            chunk_row * sweep.args->shape.input_size);
     gx = offset_or_null(static_cast<const A*>(sweep.gx), chunk_row * gx_row_stride);
-    output = static_cast<S*>(sweep.args->output) + row * output_row_stride;
-    saved = static_cast<S*>(sweep.args->saved);
-    if (saved != nullptr) saved += row * kSavedWidth * hidden_size;
+    output = static_cast<S*>(sweep.output) + (row - sweep.output_first_row) * output_row_stride;
+    saved = offset_or_null(static_cast<S*>(sweep.saved),
+                           (row - sweep.saved_first_row) * kSavedWidth * hidden_size);
+    all_c = offset_or_null(static_cast<S*>(sweep.args->c), row * hidden_size);
+    reset = offset_or_null(sweep.args->shape.reset, row);
+    if (rows_next > 0) {
+      reset_next = offset_or_null(sweep.args->shape.reset, sweep.steps.row(s + 1));
+    }
   }
 
   // Fetches what cell will read and has not been touched since another row.
@@ -135,11 +149,20 @@ struct ForwardStep {
     Values<V, C::kStates> prev, next;
     // A cell that uses h itself is never projected, so its h has hidden_size columns.
     prev[0] = h_raw != nullptr ? V(0.0f) : load_lanes<V>(h_prev + row * h_row_stride + unit, lanes);
-    if (C::kStates > 1) prev[C::kStates - 1] = load_lanes<V>(c + row * hidden_size + unit, lanes);
+    if (C::kStates > 1) {
+      const int64_t state = row * hidden_size + unit;
+      prev[C::kStates - 1] = reset != nullptr && reset[row] != 0
+                                 ? load_lanes_or_zero<V>(offset_or_null(reset_c, state), lanes)
+                                 : load_lanes<V>(c + state, lanes);
+    }
     Values<V, C::kSaved> kept;
     C::forward(x, r, Values<V, C::kParams>{}, prev, next, kept);
 
-    if (C::kStates > 1) store_lanes(next[C::kStates - 1], c + row * hidden_size + unit, lanes);
+    if (C::kStates > 1) {
+      const int64_t state = row * hidden_size + unit;
+      store_lanes(next[C::kStates - 1], c + state, lanes);
+      if (all_c != nullptr) store_lanes(next[C::kStates - 1], all_c + state, lanes);
+    }
     if (saved != nullptr && kSavedWidth > 0) {
       S* saved_row = saved + row * kSavedWidth * hidden_size + unit;
       for (int k = 0; k < C::kSaved; ++k) store_lanes(kept[k], saved_row + k * hidden_size, lanes);
@@ -154,19 +177,28 @@ struct ForwardStep {
     }
   }
 
-  // Hands h to the output and, as the output rounds it, to the next step: a sequence gives
-  // the same numbers whether it comes at once or in pieces.
+  // Hands h to the output and, as the output rounds it, to the next step, unless a reset replaces
+  // it there: a sequence gives the same numbers whether it comes at once or in pieces.
   template <class Count>
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& h) const {
     S* output_row = output + row * output_row_stride + unit;
     store_lanes(h, output_row, lanes);
-    store_lanes(load_lanes<V>(output_row, lanes), h_next + row * h_row_stride + unit, lanes);
+    A* next = h_next + row * h_row_stride + unit;
+    if (reset_next != nullptr && row < rows_next && reset_next[row] != 0) {
+      const S* replacement = offset_or_null(reset_h, row * h_row_stride + unit);
+      store_lanes(load_lanes_or_zero<V>(replacement, lanes), next, lanes);
+    } else {
+      store_lanes(load_lanes<V>(output_row, lanes), next, lanes);
+    }
   }
 
   int64_t hidden_size;
   const A* bias_x;  // as in ForwardSweep
   const A* bias_r;
   int64_t gx_row_stride, h_row_stride, output_row_stride;
+  int64_t rows_next;  // of the next step of the sweep
+  const S* reset_h;   // as in LayerForwardArgs
+  const S* reset_c;
   A* c;
   A* h_raw;
   const A* h_prev;
@@ -175,6 +207,9 @@ struct ForwardStep {
   const A* gx;
   S* output;
   S* saved;
+  S* all_c;
+  const uint8_t* reset;
+  const uint8_t* reset_next = nullptr;  // row 0 of the next step
 };
 
 template <template <class> class Cell, class S>
@@ -189,26 +224,34 @@ struct BackwardStep {
         output_size(sweep.args->shape.proj_size > 0 ? sweep.args->shape.proj_size : hidden_size),
         rows(sweep.steps.rows(s)),
         rows_before(sweep.steps.rows(s - 1)),
+        rows_after(sweep.steps.rows(s + 1)),
         output_row_stride(sweep.args->output_row_stride),
         grad_output_row_stride(sweep.args->grad_output_row_stride),
         c_0(static_cast<const S*>(sweep.args->c_0)),
         h_0(static_cast<const S*>(sweep.args->h_0)),
+        reset_h(static_cast<const S*>(sweep.args->reset_h)),
+        reset_c(static_cast<const S*>(sweep.args->reset_c)),
         grad_h_0(static_cast<S*>(sweep.args->grad_h_0)),
         carry(static_cast<A*>(sweep.carry)),
-        dc(static_cast<A*>(sweep.dc)) {
+        dc(static_cast<A*>(sweep.dc)),
+        dreset_h(static_cast<A*>(sweep.dreset_h)),
+        dreset_c(static_cast<A*>(sweep.dreset_c)) {
     const int64_t saved_row_size = kSavedWidth * hidden_size;
-    const auto* saved_base = static_cast<const S*>(sweep.args->saved);
+    const auto* saved_base = static_cast<const S*>(sweep.saved);
+    const uint8_t* reset_base = sweep.args->shape.reset;
     const auto* output_base = static_cast<const S*>(sweep.args->output);
     if (rows_before > 0) {
       const int64_t row = sweep.steps.row(s - 1);
-      saved_before = offset_or_null(saved_base, row * saved_row_size);
+      saved_before = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
       output_before = output_base + row * output_row_stride;
     }
     if (rows > 0) {
       const int64_t row = sweep.steps.row(s);
       const int64_t chunk_row = row - sweep.first_row;
-      saved = offset_or_null(saved_base, row * saved_row_size);
+      saved = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
       output = output_base + row * output_row_stride;
+      grad_c = offset_or_null(static_cast<const S*>(sweep.args->grad_c), row * hidden_size);
+      reset = offset_or_null(reset_base, row);
       grad_output = offset_or_null(static_cast<const S*>(sweep.args->grad_output),
                                    row * grad_output_row_stride);
       dgx = static_cast<A*>(sweep.dgx) + chunk_row * C::kGates * hidden_size;
@@ -216,6 +259,7 @@ struct BackwardStep {
       dh = static_cast<A*>(sweep.dh);
       if (dh != nullptr) dh += chunk_row * output_size;
     }
+    if (rows_after > 0) reset_after = offset_or_null(reset_base, sweep.steps.row(s + 1));
   }
 
   // Fetches what hidden and cell will read and has not been touched since another row.
@@ -238,14 +282,19 @@ struct BackwardStep {
     }
   }
 
-  // The gradient of h, given what flows into it through the recurrent product. Rows that no
-  // earlier step of the sweep has are done: they deliver grad_h_0.
+  // The gradient of h, given what flows into it through the recurrent product; where the next step
+  // of the sweep resets the row, that belongs to reset_h instead. Rows that no earlier step of the
+  // sweep has are done: they deliver grad_h_0.
   template <class Count>
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& product) const {
     A* carry_row = carry + row * output_size + unit;
     V total = product + load_lanes<V>(carry_row, lanes);
+    if (reset_after != nullptr && row < rows_after && reset_after[row] != 0) {
+      add_lanes(total, dreset_h + row * output_size + unit, lanes);
+      total = V(0.0f);
+    }
     if (row >= rows) {
-      store_lanes(total, grad_h_0 + row * output_size + unit, lanes);
+      if (grad_h_0 != nullptr) store_lanes(total, grad_h_0 + row * output_size + unit, lanes);
       return;
     }
     if (grad_output != nullptr) {
@@ -263,14 +312,18 @@ struct BackwardStep {
   template <class Count>
   FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V& grad_h) const {
     const int64_t state = row * hidden_size + unit;
-    const bool is_first = row >= rows_before;  // the row's previous state is the initial one
+    const bool is_reset = reset != nullptr && reset[row] != 0;
+    // The row's previous state is not that of another step, but one of these.
+    const bool is_given = is_reset || row >= rows_before;
+    const S* given_h = is_reset ? reset_h : h_0;
+    const S* given_c = is_reset ? reset_c : c_0;
     Values<V, C::kSaved> kept;
     Values<V, C::kStates> prev, next, dnext, dprev;
     const S* saved_row = offset_or_null(saved, row * kSavedWidth * hidden_size + unit);
     for (int k = 0; k < C::kSaved; ++k) kept[k] = load_lanes<V>(saved_row + k * hidden_size, lanes);
     prev[0] = next[0] = V(0.0f);
     if (dh == nullptr) {
-      prev[0] = is_first ? load_lanes_or_zero<V>(offset_or_null(h_0, state), lanes)
+      prev[0] = is_given ? load_lanes_or_zero<V>(offset_or_null(given_h, state), lanes)
                          : load_lanes<V>(output_before + row * output_row_stride + unit, lanes);
       next[0] = load_lanes<V>(output + row * output_row_stride + unit, lanes);
     }
@@ -278,12 +331,13 @@ struct BackwardStep {
     if (C::kStates > 1) {
       constexpr int kC = C::kStates - 1;
       const int64_t saved_c = C::kSaved * hidden_size;
-      prev[kC] = is_first
-                     ? load_lanes_or_zero<V>(offset_or_null(c_0, state), lanes)
+      prev[kC] = is_given
+                     ? load_lanes_or_zero<V>(offset_or_null(given_c, state), lanes)
                      : load_lanes<V>(
                            saved_before + row * kSavedWidth * hidden_size + unit + saved_c, lanes);
       next[kC] = load_lanes<V>(saved_row + saved_c, lanes);
       dnext[kC] = load_lanes<V>(dc + state, lanes);
+      if (grad_c != nullptr) dnext[kC] += load_lanes<V>(grad_c + state, lanes);
     }
     Values<V, C::kGates> dx, dr;
     Values<V, C::kParams> dparams;
@@ -294,23 +348,36 @@ struct BackwardStep {
       store_lanes(dx[gate], dgx + gate_row + gate * hidden_size, lanes);
       if (C::kSplit) store_lanes(dr[gate], dgr + gate_row + gate * hidden_size, lanes);
     }
-    if (C::kStates > 1) store_lanes(dprev[C::kStates - 1], dc + state, lanes);
+    if (C::kStates > 1) {
+      if (is_reset) {
+        add_lanes(dprev[C::kStates - 1], dreset_c + state, lanes);
+        dprev[C::kStates - 1] = V(0.0f);
+      }
+      store_lanes(dprev[C::kStates - 1], dc + state, lanes);
+    }
     if (dh == nullptr) store_lanes(dprev[0], carry + state, lanes);
   }
 
   int64_t hidden_size, output_size;
-  int64_t rows, rows_before;  // of this and of the previous step of the sweep
+  int64_t rows, rows_before, rows_after;  // of this, the previous and the next step of the sweep
   int64_t output_row_stride, grad_output_row_stride;
   const S* c_0;
   const S* h_0;
+  const S* reset_h;
+  const S* reset_c;
   S* grad_h_0;
   A* carry;
   A* dc;
+  A* dreset_h;
+  A* dreset_c;
   const S* saved_before = nullptr;  // row 0 of the previous step
   const S* output_before = nullptr;
-  const S* saved = nullptr;  // row 0 of the step, as are the following
+  const uint8_t* reset_after = nullptr;  // row 0 of the next step
+  const S* saved = nullptr;              // row 0 of the step, as are the following
   const S* output = nullptr;
   const S* grad_output = nullptr;
+  const S* grad_c = nullptr;
+  const uint8_t* reset = nullptr;
   A* dgx = nullptr;
   A* dgr = nullptr;
   A* dh = nullptr;
