@@ -94,6 +94,27 @@ def assert_close_to_float64(
     assert_close(actual, oracle, max(2 * torch_error / largest(oracle.detach()), floor), name)
 
 
+class Worst:
+    """The number of examples, and the largest error by dtype as a fraction of the oracle."""
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self.errors: dict[torch.dtype, float] = {}
+
+    def note(self, dtype: torch.dtype, actual: Tensor, expected: Tensor, scale: float) -> None:
+        actual, expected = (tensor.detach().cpu().double() for tensor in (actual, expected))
+        if actual.shape == expected.shape and actual.numel():
+            error = float(_error(actual, expected).max()) / scale
+            self.errors[dtype] = max(self.errors.get(dtype, 0.0), error)
+
+    def __str__(self) -> str:
+        errors = ", ".join(
+            f"{str(dtype).removeprefix('torch.')} {error:.1e}"
+            for dtype, error in sorted(self.errors.items(), key=lambda item: item[1])
+        )
+        return f"{self.examples} examples against a loop over cells; worst error: {errors}"
+
+
 def _error(actual: Tensor, expected: Tensor) -> Tensor:
     """Absolute error where the oracle is finite, else 0."""
     return torch.where(expected.isfinite(), (actual - expected).abs(), 0.0)
@@ -262,4 +283,4 @@ def assert_same_as_torch(modules: Trio, input: Any, hx: Any = None, *, length: i
 def small_integers(tensor: Tensor) -> Tensor:
     """One element in five is 1 or -1, the others 0."""
     values = torch.randint(-1, 2, tensor.shape) * (torch.rand(tensor.shape) < 0.3)
-    return values.to(tensor.device)
+    return values.to(tensor)
