@@ -15,10 +15,12 @@ from torch import Tensor
 from fusedrnn.reference import LayerWeights
 
 
-def check_pair(name: str, hx: Tensor | Sequence[Tensor]) -> None:
-    if isinstance(hx, Tensor) or len(hx) != 2:
-        found = "a Tensor" if isinstance(hx, Tensor) else f"{len(hx)} values"
-        raise TypeError(f"{name}: expected hx to be a tuple (h_0, c_0), got {found}; pass both")
+def check_pair(
+    name: str, state: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(h_0, c_0)"
+) -> None:
+    if isinstance(state, Tensor) or len(state) != 2:
+        found = "a Tensor" if isinstance(state, Tensor) else f"{len(state)} values"
+        raise TypeError(f"{name}: expected {argument} to be a tuple {pair}, got {found}; pass both")
 
 
 def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
@@ -61,7 +63,7 @@ def check_layers(
         )
     if states:
         batch_size = input.size(1) if batch_sizes is None else int(batch_sizes[0])
-        for idx, (state, width) in enumerate(zip(states, _state_widths(weights[0]))):
+        for idx, (state, width) in enumerate(zip(states, state_widths(weights[0]))):
             expected = (len(weights), batch_size, width)
             if state.size() != expected:
                 label = f"hidden[{idx}]" if cell == "lstm" else "hidden"
@@ -101,7 +103,7 @@ def check_cell(
             f"input has inconsistent input_size: got {input_size} expected "
             f"{weights.weight_ih.size(1)}"
         )
-    for idx, (state, width) in enumerate(zip(states, _state_widths(weights))):
+    for idx, (state, width) in enumerate(zip(states, state_widths(weights))):
         rows, *found = (*batch, *state.shape)
         if rows != batch_size:
             raise RuntimeError(
@@ -120,7 +122,7 @@ def check_cell(
     _check_placement(input, states, weights.weight_ih)
 
 
-def _state_widths(weights: LayerWeights) -> tuple[int, int]:
+def state_widths(weights: LayerWeights) -> tuple[int, int]:
     """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
     return weights.weight_hh.size(1), weights.weight_hh.size(0) // 4
 

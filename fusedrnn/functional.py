@@ -9,6 +9,7 @@ come from the weights: input_size is `weight_ih.size(1)` of the first layer, hid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,33 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, fits_cell
+from fusedrnn._options import Options, Prepared, prepare, prepare_packed
+from fusedrnn._steps import (
+    GRUGates,
+    LSTMGates,
+    LSTMStates,
+    RNNGates,
+    RNNStates,
+    gates_type,
+    layer_gates,
+    split_directions,
+)
 from fusedrnn.ops import LayerWeights, layer_forward
 
-__all__ = ["LayerWeights", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+__all__ = [
+    "GRUGates",
+    "LSTMGates",
+    "LSTMStates",
+    "LayerWeights",
+    "RNNGates",
+    "RNNStates",
+    "gru",
+    "gru_cell",
+    "lstm",
+    "lstm_cell",
+    "rnn",
+    "rnn_cell",
+]
 
 _RNN_CELLS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 
@@ -33,7 +58,13 @@ def rnn(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-) -> tuple[Tensor | PackedSequence, Tensor]:
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_states: bool = False,
+    return_gates: bool = False,
+    recompute: str = "none",
+) -> tuple[Any, ...]:
     """Runs a stack of Elman RNN layers over a sequence.
 
     h_t = act(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), with act = tanh or ReLU.
@@ -69,7 +100,7 @@ def rnn(
     """
     if nonlinearity not in _RNN_CELLS:
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    output, (h_n,) = _run_layers(
+    output, (h_n,), *steps = _run_layers(
         "RNN",
         _RNN_CELLS[nonlinearity],
         input,
@@ -78,8 +109,9 @@ def rnn(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
+        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
-    return output, h_n
+    return output, h_n, *steps
 
 
 def lstm(
@@ -91,7 +123,13 @@ def lstm(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: tuple[Tensor, Tensor] | None = None,
+    return_states: bool = False,
+    return_gates: bool = False,
+    recompute: str = "none",
+) -> tuple[Any, ...]:
     """Runs a stack of LSTM layers over a sequence, with a projection where weights have one.
 
     i, f, o = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), g = tanh(the same), each with its
@@ -131,6 +169,7 @@ def lstm(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
+        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
 
 
@@ -143,7 +182,13 @@ def gru(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-) -> tuple[Tensor | PackedSequence, Tensor]:
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    return_states: bool = False,
+    return_gates: bool = False,
+    recompute: str = "none",
+) -> tuple[Any, ...]:
     """Runs a stack of GRU layers over a sequence.
 
     r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh), each with its own rows;
@@ -168,7 +213,7 @@ def gru(
         >>> output.shape, h_n.shape
         (torch.Size([2, 7, 3]), torch.Size([1, 2, 3]))
     """
-    output, (h_n,) = _run_layers(
+    output, (h_n,), *steps = _run_layers(
         "GRU",
         "gru",
         input,
@@ -177,8 +222,9 @@ def gru(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
+        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
-    return output, h_n
+    return output, h_n, *steps
 
 
 def rnn_cell(
@@ -280,10 +326,12 @@ def _run_layers(
     batch_first: bool,
     bidirectional: bool,
     dropout: float,
-) -> tuple[Tensor | PackedSequence, tuple[Tensor, ...]]:
+    options: Options,
+) -> tuple[Any, ...]:
     """Brings the input to time-major form, runs the stack, and restores the input's form.
 
-    `states` is (), (h_0,) or (h_0, c_0); the second result is (h_n,) or (h_n, c_n).
+    `states` is (), (h_0,) or (h_0, c_0); the second result is (h_n,) or (h_n, c_n), and every
+    step's states and gates follow where they are asked for.
     """
     directions = 2 if bidirectional else 1
     if not weights or len(weights) % directions:
@@ -293,10 +341,13 @@ def _run_layers(
         )
     if isinstance(input, PackedSequence):
         data, batch_sizes, sorted_indices, unsorted_indices = input
+        prepared = prepare_packed(options)
         check_layers(cell, data, states, weights, batch_sizes)
         if sorted_indices is not None:
             states = tuple(state.index_select(1, sorted_indices) for state in states)
-        data, states = _run_stack(cell, data, states, weights, directions, dropout, batch_sizes)
+        data, states, _, _ = _run_stack(
+            cell, data, states, weights, directions, dropout, batch_sizes, prepared
+        )
         if unsorted_indices is not None:
             states = tuple(state.index_select(1, unsorted_indices) for state in states)
         return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), states
@@ -309,10 +360,28 @@ def _run_layers(
     elif batch_first:
         input = input.transpose(0, 1)
     check_layers(cell, input, states, weights, None)
-    output, states = _run_stack(cell, input, states, weights, directions, dropout, None)
+    prepared = prepare(options, name, input, weights, batched, batch_first)
+    output, states, every_state, gates = _run_stack(
+        cell, input, states, weights, directions, dropout, None, prepared
+    )
     if not batched:
-        return output.squeeze(1), tuple(state.squeeze(1) for state in states)
-    return output.transpose(0, 1) if batch_first else output, states
+        output, states = output.squeeze(1), tuple(state.squeeze(1) for state in states)
+    elif batch_first:
+        output = output.transpose(0, 1)
+    results = [output, states]
+    if every_state:
+        states_type = LSTMStates if cell == "lstm" else RNNStates
+        results.append(states_type(*(_as_input(s, batched, batch_first) for s in every_state)))
+    if gates:
+        results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
+    return tuple(results)
+
+
+def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    """Every step's values [L * D, T, B, width], laid out as the input."""
+    if not batched:
+        return steps.squeeze(2)
+    return steps.transpose(1, 2) if batch_first else steps
 
 
 def _run_stack(
@@ -323,22 +392,57 @@ def _run_stack(
     directions: int,
     dropout: float,
     batch_sizes: Tensor | None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs every layer on time-major input; dropout is drawn between layers, as torch does."""
+    prepared: Prepared,
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Runs every layer on time-major input; dropout is drawn between layers, as torch does.
+
+    Returns the output, the final states, and every step's states and gates, () where they are
+    not asked for.
+    """
+    lengths, reset, reset_state, return_states, return_gates, recompute = prepared
     num_layers = len(weights) // directions
     h_0, c_0 = (_split_layers(states, idx, num_layers, directions) for idx in (0, 1))
-    h_n, c_n = [], []
+    reset_h, reset_c = (_split_layers(reset_state, idx, num_layers, directions) for idx in (0, 1))
+    return_c = return_states and cell == "lstm"
+    finals, every_state, gates = [], [], []
     for layer in range(num_layers):
         if layer > 0 and dropout > 0:
             input = F.dropout(input, dropout)
-        forward, *reverse = weights[layer * directions : (layer + 1) * directions]
-        input, h, c = layer_forward(
-            cell, input, h_0[layer], c_0[layer], forward, *reverse, batch_sizes=batch_sizes
+        layer_weights = weights[layer * directions : (layer + 1) * directions]
+        output, h_n, c_n, c = layer_forward(
+            cell,
+            input,
+            h_0[layer],
+            c_0[layer],
+            *layer_weights,
+            batch_sizes=batch_sizes,
+            lengths=lengths,
+            reset=reset,
+            reset_h=reset_h[layer],
+            reset_c=reset_c[layer],
+            return_c=return_c,
+            recompute=recompute,
         )
-        h_n.append(h)
-        c_n.append(c)
-    finals = (h_n, c_n) if cell == "lstm" else (h_n,)
-    return input, tuple(final[0] if num_layers == 1 else torch.cat(final) for final in finals)
+        finals.append((h_n, c_n) if cell == "lstm" else (h_n,))
+        if return_states or return_gates:
+            h = split_directions(output, directions)
+        if return_states:
+            every_state.append((h, c) if return_c else (h,))
+        if return_gates:
+            gates.append(
+                layer_gates(
+                    cell, input, h, h_0[layer], layer_weights, lengths, reset, reset_h[layer]
+                )
+            )
+        input = output
+    return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
+
+
+def _join_layers(layers: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Each tensor of all layers, [num_layers * directions, ...]; () of no layers."""
+    if len(layers) == 1:
+        return layers[0]
+    return tuple(torch.cat(tensors) for tensors in zip(*layers))
 
 
 def _split_layers(
@@ -362,6 +466,6 @@ def _run_cell(
         states = tuple(state.unsqueeze(0) for state in states)
     h_0 = states[0].unsqueeze(0) if states else None
     c_0 = states[1].unsqueeze(0) if len(states) > 1 else None
-    _, h_n, c_n = layer_forward(cell, input.unsqueeze(0), h_0, c_0, weights)
+    _, h_n, c_n, _ = layer_forward(cell, input.unsqueeze(0), h_0, c_0, weights)
     finals = (h_n.squeeze(0), c_n.squeeze(0)) if cell == "lstm" else (h_n.squeeze(0),)
     return finals if batched else tuple(final.squeeze(0) for final in finals)

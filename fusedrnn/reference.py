@@ -86,51 +86,112 @@ def layer_forward(
     weights: LayerWeights,
     weights_reverse: LayerWeights | None = None,
     batch_sizes: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs one layer over a whole sequence, as `fusedrnn.ops.layer_forward` does."""
+    *,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_h: Tensor | None = None,
+    reset_c: Tensor | None = None,
+    return_c: bool = False,
+    recompute: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Runs one layer over a whole sequence, as `fusedrnn.ops.layer_forward` does.
+
+    `recompute` changes nothing: here autograd keeps what it needs.
+    """
+    join = torch.stack if batch_sizes is None else torch.cat
+    valid = None
     if batch_sizes is None:
-        steps, batch_size = list(input.unbind(0)), input.size(1)
+        if lengths is not None:
+            steps = torch.arange(input.size(0), device=input.device).unsqueeze(1)
+            valid = (steps < lengths).unsqueeze(-1)
+            input = torch.where(valid, input, 0.0)
+        xs, batch_size = list(input.unbind(0)), input.size(1)
     else:
         sizes = batch_sizes.tolist()
-        steps, batch_size = list(input.split(sizes)), sizes[0] if sizes else 0
-    if not steps:
+        xs, batch_size = list(input.split(sizes)), sizes[0] if sizes else 0
+    if not xs:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    valids = [None] * len(xs) if valid is None else list(valid.unbind(0))
+    resets = [None] * len(xs)
+    if reset is not None:
+        rows = reset.unsqueeze(-1)
+        resets = list(rows.unbind(0) if batch_sizes is None else rows.split(sizes))
 
-    outputs, last_h, last_c = [], [], []
+    outputs, last_h, last_c, every_c = [], [], [], []
     for direction, w in enumerate((weights, weights_reverse)):
         if w is None:
             continue
-        hidden_size = w.weight_hh.size(0) // CELLS[cell].gates
-        h = input.new_zeros(batch_size, w.weight_hh.size(1)) if h_0 is None else h_0[direction]
-        c = input.new_zeros(batch_size, hidden_size) if c_0 is None else c_0[direction]
-        output, h, c = _run_direction(CELLS[cell].step, steps, h, c, w, reverse=direction == 1)
-        outputs.append(torch.stack(output) if batch_sizes is None else torch.cat(output))
+        zeros_h = input.new_zeros(batch_size, w.weight_hh.size(1))
+        zeros_c = input.new_zeros(batch_size, w.weight_hh.size(0) // CELLS[cell].gates)
+        output, cs, h, c = _run_direction(
+            CELLS[cell].step,
+            list(zip(xs, valids, resets)),
+            zeros_h if h_0 is None else h_0[direction],
+            zeros_c if c_0 is None else c_0[direction],
+            zeros_h if reset_h is None else reset_h[direction],
+            zeros_c if reset_c is None else reset_c[direction],
+            w,
+            reverse=direction == 1,
+        )
+        outputs.append(join(output))
+        every_c.append(join(cs) if return_c else None)
         last_h.append(h)
         last_c.append(c)
-    c_n = torch.stack(last_c) if CELLS[cell].states == 2 else input.new_empty(0)
-    return torch.cat(outputs, -1), torch.stack(last_h), c_n
+    has_c = CELLS[cell].states == 2
+    return (
+        torch.cat(outputs, -1),
+        torch.stack(last_h),
+        torch.stack(last_c) if has_c else input.new_empty(0),
+        torch.stack(every_c) if has_c and return_c else input.new_empty(0),
+    )
 
 
 def _run_direction(
-    step: Step, steps: list[Tensor], h: Tensor, c: Tensor, w: LayerWeights, reverse: bool
-) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Returns the output of every step, in the order of `steps`, and the last h and c.
+    step: Step,
+    steps: list[tuple[Tensor, Tensor | None, Tensor | None]],
+    h: Tensor,
+    c: Tensor,
+    reset_h: Tensor,
+    reset_c: Tensor,
+    w: LayerWeights,
+    reverse: bool,
+) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    """Returns the output and c of every step, in the order of `steps`, and the last h and c.
 
-    A packed sequence has fewer rows at later steps. Rows beyond a step's own keep their
-    state: forward they have ended, in reverse they have not begun.
+    A step is its input and, where there are such, which rows it is valid for and which it resets.
+    A packed sequence has fewer rows at later steps. Rows beyond a step's own, and rows that it is
+    not valid for, keep their state: forward they have ended, in reverse they have not begun.
     """
-    output = []
-    for x in reversed(steps) if reverse else steps:
+    outputs, cs = [], []
+    for x, valid, reset in reversed(steps) if reverse else steps:
         rows = x.size(0)
+        h_prev, c_prev = h[:rows], c[:rows]
+        if reset is not None:
+            h_prev = torch.where(reset, reset_h[:rows], h_prev)
+            c_prev = torch.where(reset, reset_c[:rows], c_prev)
+        if valid is not None:
+            # Other rows compute on zeros, or the NaN of a state would reach the gradients.
+            h_prev = torch.where(valid, h_prev, 0.0)
+            c_prev = torch.where(valid, c_prev, 0.0)
         h_next, c_next = step(
             F.linear(x, w.weight_ih, w.bias_ih),
-            F.linear(h[:rows], w.weight_hh, w.bias_hh),
-            h[:rows],
-            c[:rows],
+            F.linear(h_prev, w.weight_hh, w.bias_hh),
+            h_prev,
+            c_prev,
         )
         if w.weight_hr is not None:
             h_next = F.linear(h_next, w.weight_hr)
-        output.append(h_next)
-        h = torch.cat([h_next, h[rows:]])
-        c = torch.cat([c_next, c[rows:]])
-    return output[::-1] if reverse else output, h, c
+        if valid is None:
+            h = torch.cat([h_next, h[rows:]])
+            c = torch.cat([c_next, c[rows:]])
+        else:
+            h = torch.where(valid, h_next, h)
+            c = torch.where(valid, c_next, c)
+            h_next = torch.where(valid, h_next, 0.0)
+            c_next = torch.where(valid, c_next, 0.0)
+        outputs.append(h_next)
+        cs.append(c_next)
+    if reverse:
+        outputs.reverse()
+        cs.reverse()
+    return outputs, cs, h, c

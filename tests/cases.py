@@ -6,6 +6,7 @@ float64, and its error is measured as a fraction of the oracle's largest element
 
 from __future__ import annotations
 
+import functools
 import math
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -91,6 +92,27 @@ def assert_close_to_float64(
     if actual.dtype != torch.float64:
         floor = max(4 * torch.finfo(actual.dtype).eps, floor / 4)
     assert_close(actual, oracle, max(2 * torch_error / largest(oracle.detach()), floor), name)
+
+
+class Worst:
+    """The number of examples, and the largest error by dtype as a fraction of the oracle."""
+
+    def __init__(self) -> None:
+        self.examples = 0
+        self.errors: dict[torch.dtype, float] = {}
+
+    def note(self, dtype: torch.dtype, actual: Tensor, expected: Tensor, scale: float) -> None:
+        actual, expected = (tensor.detach().cpu().double() for tensor in (actual, expected))
+        if actual.shape == expected.shape and actual.numel():
+            error = float(_error(actual, expected).max()) / scale
+            self.errors[dtype] = max(self.errors.get(dtype, 0.0), error)
+
+    def __str__(self) -> str:
+        errors = ", ".join(
+            f"{str(dtype).removeprefix('torch.')} {error:.1e}"
+            for dtype, error in sorted(self.errors.items(), key=lambda item: item[1])
+        )
+        return f"{self.examples} examples against a loop over cells; worst error: {errors}"
 
 
 def _error(actual: Tensor, expected: Tensor) -> Tensor:
@@ -204,10 +226,13 @@ def map_tensors(value: Any, change: Any) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
-def run(module: nn.Module, input: Any, hx: Any = None) -> dict[str, Tensor]:
+def run(
+    module: nn.Module, input: Any, hx: Any = None, forward: Any = None, **options: Any
+) -> dict[str, Tensor]:
     """Calls the module on copies in its own dtype: every result and every gradient, by name.
 
-    The loss weighs each result with fixed noise, so that each gradient depends on all of them.
+    `forward(module, input, hx, **options)` may be called in its place. The loss weighs each result
+    with fixed noise, so that each gradient depends on all of them.
     """
     dtype = next(module.parameters()).dtype
 
@@ -215,7 +240,10 @@ def run(module: nn.Module, input: Any, hx: Any = None) -> dict[str, Tensor]:
         return tensor.detach().to(dtype).requires_grad_()
 
     input, hx = map_tensors((input, hx), leaf)
-    results = tensors_of(module(input, hx), "result")
+    if "reset_state" in options:
+        options["reset_state"] = map_tensors(options["reset_state"], leaf)
+    call = module if forward is None else functools.partial(forward, module)
+    results = tensors_of(call(input, hx, **options), "result")
     noise = torch.Generator().manual_seed(7)
     loss = sum(
         (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(result)).sum()
@@ -224,9 +252,11 @@ def run(module: nn.Module, input: Any, hx: Any = None) -> dict[str, Tensor]:
     inputs = {
         **tensors_of(input, "input"),
         **tensors_of(hx, "hx"),
+        **tensors_of(options.get("reset_state"), "reset_state"),
         **dict(module.named_parameters()),
     }
-    grads = torch.autograd.grad(loss, list(inputs.values()))
+    # A result may depend on none of an input: a reset state where no step resets.
+    grads = torch.autograd.grad(loss, list(inputs.values()), materialize_grads=True)
     return {**results, **{f"grad {name}": grad for name, grad in zip(inputs, grads, strict=True)}}
 
 
@@ -239,10 +269,10 @@ def assert_same_as_torch(modules: Trio, input: Any, hx: Any = None, *, length: i
     dtype = next(modules.ours.parameters()).dtype
     if getattr(modules.ours, "nonlinearity", "") == "relu" and dtype.itemsize == 2:
         for weights in zip(*(module.parameters() for module in modules), strict=True):
-            integers = _small_integers(weights[0])
+            integers = small_integers(weights[0])
             for weight in weights:
                 weight.data.copy_(integers)
-        input, hx = map_tensors((input, hx), _small_integers)
+        input, hx = map_tensors((input, hx), small_integers)
     actual, theirs, oracle = (run(module, input, hx) for module in modules)
     assert actual.keys() == oracle.keys()
     for name, result in actual.items():
@@ -250,7 +280,7 @@ def assert_same_as_torch(modules: Trio, input: Any, hx: Any = None, *, length: i
         assert_close_to_float64(result, oracle[name], theirs[name], length, name)
 
 
-def _small_integers(tensor: Tensor) -> Tensor:
+def small_integers(tensor: Tensor) -> Tensor:
     """One element in five is 1 or -1, the others 0."""
     values = torch.randint(-1, 2, tensor.shape) * (torch.rand(tensor.shape) < 0.3)
-    return values.to(tensor.device)
+    return values.to(tensor)

@@ -61,7 +61,7 @@ def test_lstm_matches_the_reference_in_both_directions(proj_size: int) -> None:
     expected = reference.layer_forward(
         "lstm", input.double(), h_0.double(), c_0.double(), *map(in_float64, weights)
     )
-    for actual, wanted in zip((output, h_n, c_n), expected, strict=True):
+    for actual, wanted in zip((output, h_n, c_n), expected[:3], strict=True):
         assert_close(actual, wanted, tolerance(torch.float32, 6))
 
 

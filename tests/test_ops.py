@@ -451,7 +451,7 @@ def test_compile_in_one_graph_for_every_length(cell: str, backend: str, device: 
     torch._dynamo.reset()
 
     def forward(*layer: Any) -> Tensor:
-        output, h_n, _ = ops.layer_forward(*layer)
+        output, h_n, *_ = ops.layer_forward(*layer)
         return output.square().sum() + h_n.sum()
 
     compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=backend)

@@ -51,7 +51,7 @@ def test_layer_matches_torch(
         input = pack(input, [6, 4, 4, 1])
     expected, last = layer(input, ((h_0, c_0) if cell == "lstm" else h_0) if state else None)
 
-    output, h_n, c_n = reference.layer_forward(
+    output, h_n, c_n, _ = reference.layer_forward(
         cell,
         input.data if packed else input,
         h_0,
@@ -73,7 +73,7 @@ def test_gradients_match_torch(cell: str) -> None:
     layer = torch_layer(cell, bidirectional=True)
     input = torch.randn(6, 4, 5, dtype=DOUBLE, requires_grad=True)
     inputs = [input, *layer.parameters()]
-    output, h_n, _ = reference.layer_forward(cell, input, None, None, *weights_of(layer))
+    output, h_n, *_ = reference.layer_forward(cell, input, None, None, *weights_of(layer))
     actual = torch.autograd.grad(output.square().sum() + h_n.sum(), inputs)
     output, last = layer(input)
     h_n = last[0] if cell == "lstm" else last

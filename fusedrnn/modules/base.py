@@ -24,8 +24,50 @@ from fusedrnn.functional import LayerWeights
 class LayersMixin:
     """Forward pass of a stack of layers; a subclass says which function runs it."""
 
-    def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:
-        """Runs the layers over a sequence; see the class for shapes."""
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+        reset_state: Any = None,
+        return_states: bool = False,
+        return_gates: bool = False,
+        recompute: str = "none",
+    ) -> tuple[Any, ...]:
+        """Runs the layers over a sequence; see the class for the shapes of input and hx.
+
+        With L layers, D directions, T = seq_len, B = batch_size and H = hidden_size; with
+        `batch_first`, B comes before T; for one sequence, there is no B:
+
+        Args:
+            input, hx: as the class says.
+            lengths: `(B,)`, any integer dtype and device, each 0 to T: how many steps of each row
+                are valid. The others count for nothing, even NaN: output and gradients there are
+                0, h_n and c_n are those of the last valid step, or hx where there is none, and
+                the reverse direction begins at each row's own end. For padded input. Values on
+                a GPU are not checked but clamped, so that nothing waits for it.
+            reset: `(T, B)`, bool: the state entering these steps is replaced, and no gradient
+                passes to the one before. In both directions that happens before the step is
+                processed; `fusedrnn.functional.rnn` has a picture. For padded input.
+            reset_state: what replaces it, in the form of hx, where B may be 1; zeros if absent.
+            return_states: also return h, and c of an LSTM, after every step of every layer.
+            return_gates: also return the activated gates of every step of every layer.
+            recompute: what backward computes again to save memory: "none"; "gates"; or
+                "chunk:N", all but the states of every Nth step. The results have the same bits.
+
+        Returns:
+            output and the final state, as the class says; with `return_states` a named tuple with
+            h `(L * D, T, B, H or proj_size)` and for an LSTM c `(L * D, T, B, H)`; with
+            `return_gates` a named tuple with i, f, g, o of an LSTM, r, z, n of a GRU, h of an RNN,
+            each `(L * D, T, B, H)`. Both are differentiable, and 0 past a row's length.
+
+        Raises:
+            RuntimeError: a shape, dtype or device does not fit.
+            ValueError: a value or a combination of arguments does not fit.
+            TypeError: an argument is of another type.
+        """
         return self._run(
             input,
             hx,
@@ -34,6 +76,12 @@ class LayersMixin:
             bidirectional=bool(self.bidirectional),
             dropout=self.dropout,
             training=self.training,
+            lengths=lengths,
+            reset=reset,
+            reset_state=reset_state,
+            return_states=return_states,
+            return_gates=return_gates,
+            recompute=recompute,
         )
 
     def flatten_parameters(self) -> None:
@@ -61,7 +109,7 @@ class LayersMixin:
 
 
 class RNNMixin(LayersMixin):
-    def _run(self, *args: Any, **options: Any) -> tuple[Any, Any]:
+    def _run(self, *args: Any, **options: Any) -> tuple[Any, ...]:
         nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
         return functional.rnn(*args, nonlinearity=nonlinearity, **options)
 
