@@ -10,7 +10,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -70,30 +69,11 @@ def _check_layer(
             )
 
 
-class _Sizes(NamedTuple):
-    directions: int
-    batch_size: int
-    hidden_size: int
-    width: int  # of h
-    steps: tuple[int, ...]  # (T, B), or (N,) with batch_sizes
-
-
-def _sizes(cell: str, tensors: Sequence[Tensor | None], batch_sizes: Tensor | None) -> _Sizes:
-    input, h_0, weight_hh, weight_hr, weight_ih_reverse = (tensors[i] for i in (0, 1, 6, 9, 10))
-    hidden_size = weight_hh.size(0) // reference.CELLS[cell].gates
-    if batch_sizes is None:
-        batch_size = input.size(1)
-    elif h_0 is not None:
-        batch_size = h_0.size(1)
-    else:
-        batch_size = torch.library.get_ctx().new_dynamic_size()
-    return _Sizes(
-        1 if weight_ih_reverse is None else 2,
-        batch_size,
-        hidden_size,
-        hidden_size if weight_hr is None else weight_hr.size(0),
-        tuple(input.shape[:-1]),
-    )
+def _sizes(cell: str, tensors: Sequence[Tensor | None]) -> tuple[int, tuple[int, ...], int]:
+    """Directions, (T, B) or with batch_sizes (N,), and hidden_size."""
+    input, weight_hh, weight_ih_reverse = tensors[0], tensors[6], tensors[10]
+    directions = 1 if weight_ih_reverse is None else 2
+    return directions, tuple(input.shape[:-1]), weight_hh.size(0) // reference.CELLS[cell].gates
 
 
 def _layer_forward_fake(
@@ -101,8 +81,16 @@ def _layer_forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     *tensors, batch_sizes, lengths, reset, save, return_c, recompute = args
     _check_layer(tensors, batch_sizes, lengths, reset)
-    input, spec = tensors[0], reference.CELLS[cell]
-    directions, batch_size, hidden_size, width, steps = _sizes(cell, tensors, batch_sizes)
+    input, h_0, weight_hr = tensors[0], tensors[1], tensors[9]
+    spec = reference.CELLS[cell]
+    directions, steps, hidden_size = _sizes(cell, tensors)
+    width = hidden_size if weight_hr is None else weight_hr.size(0)
+    if batch_sizes is None:
+        batch_size = input.size(1)
+    elif h_0 is not None:
+        batch_size = h_0.size(1)
+    else:
+        batch_size = torch.library.get_ctx().new_dynamic_size()
     has_c = spec.states == 2
     saved_shape, saved_dtype = (directions, *steps, spec.saved_width, hidden_size), input.dtype
     if recompute > 0:
@@ -124,8 +112,8 @@ def _layer_backward_fake(
 ) -> tuple[Tensor, ...]:
     _, _, _, _, *tensors, batch_sizes, lengths, reset, _recompute, output, _saved, mask = args
     _check_layer(tensors, batch_sizes, lengths, reset)
-    sizes = _sizes(cell, tensors, batch_sizes)
-    gates = (sizes.directions, *sizes.steps, reference.CELLS[cell].gates * sizes.hidden_size)
+    directions, steps, hidden_size = _sizes(cell, tensors)
+    gates = (directions, *steps, reference.CELLS[cell].gates * hidden_size)
     shapes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
     return tuple(
         output.new_empty(shape if wanted and shape is not None else (0,))

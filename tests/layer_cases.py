@@ -22,6 +22,16 @@ class Layer(NamedTuple):
     weights: LayerWeights
     weights_reverse: LayerWeights | None = None
     batch_sizes: Tensor | None = None
+    lengths: Tensor | None = None
+    reset: Tensor | None = None
+    reset_h: Tensor | None = None
+    reset_c: Tensor | None = None
+    return_c: bool = False
+    recompute: int = 0
+
+    def run(self, forward: Any) -> tuple[Tensor, ...]:
+        """What `ops.layer_forward`, or a function like it, makes of them."""
+        return forward(*self[:7], **dict(zip(self._fields[7:], self[7:], strict=True)))
 
     @property
     def tensors(self) -> dict[str, Tensor | None]:
@@ -31,9 +41,16 @@ class Layer(NamedTuple):
             "input": self.input,
             "h_0": self.h_0,
             "c_0": self.c_0,
+            "reset_h": self.reset_h,
+            "reset_c": self.reset_c,
             **self.weights._asdict(),
             **{f"{name}_reverse": weight for name, weight in reverse._asdict().items()},
         }
+
+    @property
+    def sequence(self) -> dict[str, Tensor | None]:
+        """Which rows each step has, and where their states are reset."""
+        return {"batch_sizes": self.batch_sizes, "lengths": self.lengths, "reset": self.reset}
 
     @property
     def present(self) -> dict[str, Tensor]:
@@ -41,11 +58,15 @@ class Layer(NamedTuple):
 
     def replace(self, **changes: Tensor | None) -> Layer:
         """The same layer with some of `tensors` replaced."""
-        tensors = self.tensors | changes
-        input, h_0, c_0, *weights = tensors.values()
-        reverse = None if weights[5] is None else LayerWeights(*weights[5:])
-        return Layer(
-            self.cell, input, h_0, c_0, LayerWeights(*weights[:5]), reverse, self.batch_sizes
+        input, h_0, c_0, reset_h, reset_c, *weights = (self.tensors | changes).values()
+        return self._replace(
+            input=input,
+            h_0=h_0,
+            c_0=c_0,
+            reset_h=reset_h,
+            reset_c=reset_c,
+            weights=LayerWeights(*weights[:5]),
+            weights_reverse=None if weights[5] is None else LayerWeights(*weights[5:]),
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
@@ -57,7 +78,8 @@ class Layer(NamedTuple):
 
     def forward_args(self, save: bool = False) -> tuple[Any, ...]:
         """The arguments of torch.ops.fusedrnn.layer_forward."""
-        return (self.cell, *self.tensors.values(), self.batch_sizes, save)
+        keep = (save, self.return_c, self.recompute)
+        return (self.cell, *self.tensors.values(), *self.sequence.values(), *keep)
 
 
 def make_layer(
@@ -70,6 +92,10 @@ def make_layer(
     proj_size: int = 0,
     bias: bool = True,
     state: bool = True,
+    lengths: bool = False,
+    reset: bool = False,
+    return_c: bool = False,
+    recompute: int = 0,
     device: str = "cpu",
 ) -> Layer:
     """A random layer; `sizes` are seq_len, batch_size, input_size and hidden_size. The same seed
@@ -97,7 +123,7 @@ def make_layer(
     if packed:
         batch_sizes = torch.tensor([max(batch_size - step, 1) for step in range(seq_len)])
         input = draw(int(batch_sizes.sum()), input_size)
-    return Layer(
+    layer = Layer(
         cell,
         input,
         draw(directions, batch_size, width) if state else None,
@@ -105,7 +131,22 @@ def make_layer(
         draw_weights(),
         draw_weights() if bidirectional else None,
         batch_sizes,
+        return_c=return_c,
+        recompute=recompute,
     )
+    if lengths:
+        # Some rows are whole, some are empty; what lies beyond a length is no number.
+        values = torch.arange(batch_size) * 5 % (seq_len + 1)
+        beyond = torch.arange(seq_len)[:, None] >= values
+        layer.input[beyond.to(device)] = float("nan")
+        layer = layer._replace(lengths=values.to(device))
+    if reset:
+        layer = layer._replace(
+            reset=(torch.rand(input.shape[:-1], dtype=torch.float64) < 0.4).to(device),
+            reset_h=draw(directions, batch_size, width) if state else None,
+            reset_c=layer.c_0 if layer.c_0 is None else draw(*layer.c_0.shape),
+        )
+    return layer
 
 
 # What make_layer can vary, by name; projection is for lstm alone.
@@ -117,6 +158,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "packed_zeros": {"packed": True, "state": False},
     "projection": {"proj_size": 3, "bidirectional": True},
     "packed_projection": {"proj_size": 3, "packed": True, "bidirectional": True},
+    "lengths": {"lengths": True, "bidirectional": True},
+    "lengths_zeros": {"lengths": True, "state": False, "return_c": True},
+    "reset": {"reset": True, "bidirectional": True},
+    "reset_zeros": {"reset": True, "state": False, "return_c": True},
+    "packed_reset": {"reset": True, "packed": True, "bidirectional": True},
+    "states": {"return_c": True, "bidirectional": True},
+    "recompute": {"recompute": 2, "bidirectional": True},
+    "everything": {
+        **{"lengths": True, "reset": True, "return_c": True, "recompute": 1},
+        "bidirectional": True,
+    },
+    "projection_everything": {
+        **{"lengths": True, "reset": True, "return_c": True, "recompute": 3},
+        **{"proj_size": 3, "bidirectional": True},
+    },
 }
 CELL_VARIANTS = [
     (cell, variant)
@@ -129,7 +185,7 @@ CELL_VARIANTS = [
 def results(forward: Any, layer: Layer) -> dict[str, Tensor]:
     """Every result and every gradient, by name; the loss depends on all results."""
     layer = layer.leaves()
-    named = dict(zip(("output", "h_n", "c_n"), forward(*layer)[:3], strict=True))
+    named = dict(zip(("output", "h_n", "c_n", "c"), layer.run(forward), strict=True))
     noise = torch.Generator().manual_seed(7)
     loss = sum(
         (

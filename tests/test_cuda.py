@@ -86,7 +86,7 @@ def test_same_inputs_give_the_same_bits(
 def test_more_steps_than_a_grid_dimension_has() -> None:
     layer = make_layer("gru", torch.float32, sizes=(70_000, 1, 2, 5), device="cuda")
     on_cpu = layer.map(Tensor.cpu)
-    actual, expected = ops.layer_forward(*layer), ops.layer_forward(*on_cpu)
+    actual, expected = layer.run(ops.layer_forward), on_cpu.run(ops.layer_forward)
     for result, wanted in zip(actual, expected, strict=True):
         assert_close(result, wanted, tolerance(torch.float32, 16))
 
@@ -160,10 +160,10 @@ def test_nothing_waits_for_the_device() -> None:
         "lstm", torch.float32, sizes=(20, 4, 8, 16), bidirectional=True, device="cuda"
     )
     leaves = layer.leaves()
-    ops.layer_forward(*leaves)[0].sum().backward()
+    leaves.run(ops.layer_forward)[0].sum().backward()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        ops.layer_forward(*leaves)[0].sum().backward()
+        leaves.run(ops.layer_forward)[0].sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -182,7 +182,7 @@ def test_tensors_on_different_devices_are_named(moved: str) -> None:
     layer = make_layer("gru", device="cuda")
     mixed = layer.replace(**{moved: layer.present[moved].cpu()})
     with pytest.raises(RuntimeError, match=r"expected device (cpu|cuda:0) as input's, got"):
-        ops.layer_forward(*mixed)
+        mixed.run(ops.layer_forward)
 
 
 def test_a_schedule_that_does_not_fit_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ DOUBLE = torch.float64
 # seq_len, batch_size, input_size, hidden_size: ones, primes, one over tiles and vectors.
 SHAPES = [(1, 1, 1, 1), (2, 17, 3, 9), (7, 5, 33, 17), (13, 9, 8, 33), (3, 33, 65, 65)]
 SCHEDULES = ("per_step", "persistent")
+GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
 
 
 def assert_matches_oracle(layer: Layer) -> None:
@@ -65,7 +66,7 @@ def test_gradcheck_and_gradgradcheck(cell: str, variant: str, device: str) -> No
 
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         changed = layer.replace(**dict(zip(layer.present, tensors, strict=True)))
-        return tuple(result for result in ops.layer_forward(*changed) if result.numel())
+        return tuple(result for result in changed.run(ops.layer_forward) if result.numel())
 
     inputs = tuple(layer.present.values())
     torch.autograd.gradcheck(forward, inputs)
@@ -78,7 +79,7 @@ def test_third_derivative_matches_the_reference(cell: str, device: str) -> None:
 
     def third(forward: Any) -> Tensor:
         leaves = layer.leaves()
-        value = forward(*leaves)[0].square().sum()
+        value = leaves.run(forward)[0].square().sum()
         for _ in range(3):
             inputs = (leaves.input, leaves.weights.weight_hh)
             grads = torch.autograd.grad(value, inputs, create_graph=True)
@@ -97,39 +98,47 @@ def test_double_backward_keeps_tied_arguments_apart(device: str) -> None:
             **{f"{name}_reverse": w for name, w in leaves.weights._asdict().items()}
         )
         weight = leaves.weights.weight_hh
-        (grad,) = torch.autograd.grad(forward(*tied)[0].sum(), weight, create_graph=True)
+        (grad,) = torch.autograd.grad(tied.run(forward)[0].sum(), weight, create_graph=True)
         return torch.autograd.grad(grad.square().sum(), weight)[0]
 
     assert_close(second(ops.layer_forward), second(reference.layer_forward), tolerance(DOUBLE, 99))
 
 
+def comparable(layer: Layer) -> Layer:
+    """With whole rows: opcheck compares `saved` as well, of which shorter ones leave a part."""
+    if layer.lengths is None:
+        return layer
+    whole = torch.full_like(layer.lengths, layer.input.size(0))
+    return layer._replace(input=layer.input.nan_to_num(), lengths=whole)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
 def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
-    layer = make_layer(cell, dtype, **VARIANTS[variant], device=device).leaves()
+    layer = comparable(make_layer(cell, dtype, **VARIANTS[variant], device=device)).leaves()
     torch.library.opcheck(OPS.layer_forward.default, layer.forward_args())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
 def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
-    layer = make_layer(cell, dtype, **VARIANTS[variant], device=device)
+    layer = comparable(make_layer(cell, dtype, **VARIANTS[variant], device=device))
     torch.library.opcheck(OPS.layer_backward.default, backward_args(layer))
 
 
 def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
     """The arguments of layer_backward after a forward, with some changed by name."""
-    output, h_n, c_n, saved = OPS.layer_forward(*layer.forward_args(save=True))
+    *outputs, saved = OPS.layer_forward(*layer.forward_args(save=True))
+    grads = [torch.randn_like(result) if result.numel() else None for result in outputs]
     args = {
         "cell": layer.cell,
-        "grad_output": torch.randn_like(output),
-        "grad_h_n": torch.randn_like(h_n),
-        "grad_c_n": torch.randn_like(c_n) if layer.cell == "lstm" else None,
+        **dict(zip(GRADS, grads, strict=True)),
         **layer.tensors,
-        "batch_sizes": layer.batch_sizes,
-        "output": output,
+        **layer.sequence,
+        "recompute": layer.recompute,
+        "output": outputs[0],
         "saved": saved,
-        "output_mask": [tensor is not None for tensor in layer.tensors.values()],
+        "output_mask": [tensor is not None for tensor in layer.tensors.values()] + [True, True],
     }
     assert not changes.keys() - args.keys()
     return tuple((args | changes).values())
@@ -140,20 +149,21 @@ def test_backward_returns_only_what_the_mask_asks_for(cell: str, device: str) ->
     layer = make_layer(cell, bidirectional=True, device=device)
     args = backward_args(layer)
     everything = OPS.layer_backward(*args)
-    for wanted, tensor in enumerate(layer.tensors.values()):
+    present = [*(tensor is not None for tensor in layer.tensors.values()), True, True]
+    for wanted, is_present in enumerate(present):
         mask = [idx == wanted for idx in range(len(everything))]
         one = OPS.layer_backward(*args[:-1], mask)
         for idx, grad in enumerate(one):
-            if idx == wanted and tensor is not None:
+            if idx == wanted and is_present:
                 assert torch.equal(grad, everything[idx])
             else:
                 assert grad.shape == (0,)
 
 
-@pytest.mark.parametrize("kept", ["grad_output", "grad_h_n", "grad_c_n"])
+@pytest.mark.parametrize("kept", GRADS)
 def test_absent_gradients_count_as_zeros(kept: str, device: str) -> None:
-    layer = make_layer("lstm", bidirectional=True, device=device)
-    args = dict(zip(("grad_output", "grad_h_n", "grad_c_n"), backward_args(layer)[1:4]))
+    layer = make_layer("lstm", bidirectional=True, return_c=True, device=device)
+    args = dict(zip(GRADS, backward_args(layer)[1:5]))
     absent = {name: None for name in args if name != kept}
     zeros = {name: torch.zeros_like(args[name]) for name in absent}
     given = {kept: args[kept]}
@@ -177,7 +187,12 @@ def test_strides_do_not_matter(cell: str, variant: str, device: str) -> None:
     gaps = layer.map(with_gaps)
     if layer.batch_sizes is not None:
         gaps = gaps._replace(batch_sizes=layer.batch_sizes.repeat_interleave(2)[::2])
-    for actual, wanted in zip(ops.layer_forward(*gaps), ops.layer_forward(*layer), strict=True):
+    if layer.lengths is not None:
+        gaps = gaps._replace(lengths=layer.lengths.repeat_interleave(2)[::2])
+    if layer.reset is not None:
+        gaps = gaps._replace(reset=layer.reset.repeat_interleave(2, -1)[..., ::2])
+    results = (changed.run(ops.layer_forward) for changed in (gaps, layer))
+    for actual, wanted in zip(*results, strict=True):
         assert torch.equal(actual, wanted)
     torch.manual_seed(20)
     # Draws what fixed_seed's layer drew.
@@ -210,7 +225,7 @@ def test_no_input_features(cell: str, device: str) -> None:
 def test_nan_and_infinity_propagate(cell: str, value: float, device: str) -> None:
     layer = make_layer(cell, torch.float32, sizes=(5, 3, 4, 9), device=device)
     layer.input[2, 1, 0] = value
-    actual, expected = ops.layer_forward(*layer), reference.layer_forward(*layer)
+    actual, expected = layer.run(ops.layer_forward), layer.run(reference.layer_forward)
     for result, wanted in zip(actual, expected, strict=True):
         assert_close(result, wanted, tolerance(torch.float32, 5))
 
@@ -287,7 +302,7 @@ class Outputs(Dataset):
 
     def __getitem__(self, idx: int) -> Tensor:
         torch.manual_seed(idx)
-        return ops.layer_forward(*busy_layer())[0].sum()
+        return busy_layer().run(ops.layer_forward)[0].sum()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
@@ -325,7 +340,7 @@ def test_forced_instruction_set_is_the_one_that_runs(
 
 def test_best_instruction_set_runs_unforced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_CPU_ISA", raising=False)
-    ops.layer_forward(*make_layer("gru"))
+    make_layer("gru").run(ops.layer_forward)
     assert OPS.last_cpu_isa() == OPS.cpu_isa() == OPS.supported_cpu_isas()[-1]
 
 
@@ -335,7 +350,7 @@ def test_best_instruction_set_runs_unforced(monkeypatch: pytest.MonkeyPatch) -> 
 def test_missing_instruction_set_is_an_error(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_CPU_ISA", isa)
     with pytest.raises(RuntimeError, match=isa):
-        ops.layer_forward(*make_layer("gru"))
+        make_layer("gru").run(ops.layer_forward)
     with pytest.raises(RuntimeError, match=isa):
         OPS.cpu_isa()
 
@@ -350,7 +365,7 @@ def test_forced_schedule_is_explained(schedule: str, monkeypatch: pytest.MonkeyP
 def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", "wavefront")
     with pytest.raises(RuntimeError, match="wavefront"):
-        ops.layer_forward(*make_layer("gru", device=device))
+        make_layer("gru", device=device).run(ops.layer_forward)
 
 
 def test_explain_refuses_impossible_sizes() -> None:
@@ -381,14 +396,14 @@ def test_autocast_runs_in_its_dtype(cell: str, device: str) -> None:
 def test_autocast_leaves_float64_alone(device: str) -> None:
     layer = make_layer("lstm", device=device)
     with torch.autocast(device, dtype=torch.bfloat16):
-        output, *_ = ops.layer_forward(*layer)
+        output, *_ = layer.run(ops.layer_forward)
     assert output.dtype == DOUBLE
-    assert torch.equal(output, ops.layer_forward(*layer)[0])
+    assert torch.equal(output, layer.run(ops.layer_forward)[0])
 
 
 def loss_of(forward: Any, layer: Layer, *tensors: Tensor) -> Tensor:
     changed = layer.replace(**dict(zip(layer.present, tensors, strict=True)))
-    output, h_n, _ = forward(*changed)
+    output, h_n, *_ = changed.run(forward)
     return output.square().sum() + h_n.sin().sum()
 
 
@@ -401,8 +416,10 @@ def test_func_grad_and_its_grad(cell: str, device: str) -> None:
     def first(forward: Any) -> Any:
         return torch.func.grad(lambda *args: loss_of(forward, layer, *args), argnums=places)
 
+    weight = list(layer.present).index("weight_ih")
+
     def second(forward: Any) -> Any:
-        return torch.func.grad(lambda *args: first(forward)(*args)[3].square().sum())
+        return torch.func.grad(lambda *args: first(forward)(*args)[weight].square().sum())
 
     for derivative in (first, second):
         actual = derivative(ops.layer_forward)(*tensors)
@@ -426,21 +443,60 @@ def test_func_vmap_of_grad_and_jacrev(cell: str, device: str) -> None:
         return torch.func.vmap(grad, in_dims=(None, 0))(layer.weights.weight_hh, inputs)
 
     def jacobian(forward: Any) -> Tensor:
-        return torch.func.jacrev(lambda input: forward(*layer.replace(input=input))[0])(layer.input)
+        return torch.func.jacrev(lambda input: layer.replace(input=input).run(forward)[0])(
+            layer.input
+        )
 
     for derivative in (per_sample, jacobian):
         actual, expected = derivative(ops.layer_forward), derivative(reference.layer_forward)
         assert_close(actual, expected, tolerance(DOUBLE, 99))
 
 
-def test_forward_mode_is_refused(device: str) -> None:
-    layer = make_layer("gru", device=device)
-    with pytest.raises(NotImplementedError, match="forward-mode"):
-        torch.func.jvp(
-            lambda input: ops.layer_forward(*layer.replace(input=input))[0],
-            (layer.input,),
-            (layer.input,),
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE], ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_forward_mode_matches_the_reference(
+    cell: str, variant: str, dtype: torch.dtype, device: str
+) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant], device=device)
+    tensors = {name: tensor.nan_to_num() for name, tensor in layer.present.items()}
+    tangents = {name: torch.randn_like(tensor) for name, tensor in tensors.items()}
+
+    def jvp(forward: Any, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        def run(*values: Tensor) -> tuple[Tensor, ...]:
+            return layer.replace(**dict(zip(tensors, values, strict=True))).run(forward)
+
+        primals, directions = (
+            tuple(value.to(dtype) for value in values.values()) for values in (tensors, tangents)
         )
+        outputs, derivatives = torch.func.jvp(run, primals, directions)
+        return (*outputs, *derivatives)
+
+    actual, expected = jvp(ops.layer_forward, dtype), jvp(reference.layer_forward, DOUBLE)
+    for result, wanted in zip(actual, expected, strict=True):
+        assert_close(result, wanted, tolerance(dtype, 2 * 13))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_forward_over_forward_and_over_reverse(cell: str, device: str) -> None:
+    layer = make_layer(cell, sizes=(3, 2, 2, 3), device=device)
+    direction = torch.randn_like(layer.input)
+
+    def value(forward: Any, input: Tensor) -> Tensor:
+        return layer.replace(input=input).run(forward)[0].square().sum()
+
+    def twice(forward: Any) -> Tensor:
+        def once(input: Tensor) -> Tensor:
+            return torch.func.jvp(lambda x: value(forward, x), (input,), (direction,))[1]
+
+        return torch.func.jvp(once, (layer.input,), (direction,))[1]
+
+    def over_reverse(forward: Any) -> Tensor:
+        gradient = torch.func.grad(lambda x: value(forward, x))
+        return torch.func.jvp(gradient, (layer.input,), (direction,))[1]
+
+    for derivative in (twice, over_reverse):
+        actual, expected = derivative(ops.layer_forward), derivative(reference.layer_forward)
+        assert_close(actual, expected, tolerance(DOUBLE, 99))
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -451,7 +507,7 @@ def test_compile_in_one_graph_for_every_length(cell: str, backend: str, device: 
     torch._dynamo.reset()
 
     def forward(*layer: Any) -> Tensor:
-        output, h_n, *_ = ops.layer_forward(*layer)
+        output, h_n, *_ = Layer(*layer).run(ops.layer_forward)
         return output.square().sum() + h_n.sum()
 
     compiled = torch.compile(forward, fullgraph=True, dynamic=True, backend=backend)
@@ -472,7 +528,7 @@ def test_export_with_a_dynamic_length(device: str) -> None:
 
     class Model(torch.nn.Module):
         def forward(self, input: Tensor) -> Tensor:
-            return ops.layer_forward(*layer.replace(input=input))[0]
+            return layer.replace(input=input).run(ops.layer_forward)[0]
 
     length = torch.export.Dim("length", min=2, max=1000)
     exported = torch.export.export(Model(), (layer.input,), dynamic_shapes=({0: length},))
@@ -499,7 +555,7 @@ def test_checkpointing(reentrant: bool, device: str) -> None:
 
 def test_changed_input_is_noticed_in_backward(device: str) -> None:
     layer = make_layer("gru", device=device).leaves()
-    output, *_ = ops.layer_forward(*layer)
+    output, *_ = layer.run(ops.layer_forward)
     with torch.no_grad():
         layer.weights.weight_hh.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -508,7 +564,7 @@ def test_changed_input_is_noticed_in_backward(device: str) -> None:
 
 def test_second_backward_needs_retain_graph(device: str) -> None:
     layer = make_layer("lstm", device=device).leaves()
-    loss = ops.layer_forward(*layer)[0].sum()
+    loss = layer.run(ops.layer_forward)[0].sum()
     loss.backward(retain_graph=True)
     once = layer.input.grad.clone()
     loss.backward()
@@ -519,8 +575,27 @@ def test_second_backward_needs_retain_graph(device: str) -> None:
 
 def test_nothing_is_saved_without_a_gradient(device: str) -> None:
     layer = make_layer("lstm", device=device)
-    assert OPS.layer_forward(*layer.forward_args())[3].shape == (0,)
+    assert OPS.layer_forward(*layer.forward_args())[4].shape == (0,)
     leaves = layer.leaves()
     with torch.no_grad():
-        assert OPS.layer_forward(*leaves.forward_args())[3].shape == (0,)
-    assert OPS.layer_forward(*leaves.forward_args())[3].shape == (1, 12, 5, 7)
+        assert OPS.layer_forward(*leaves.forward_args())[4].shape == (0,)
+    assert OPS.layer_forward(*leaves.forward_args())[4].shape == (1, 4, 3, 5, 7)
+    kept = leaves._replace(recompute=3)
+    assert OPS.layer_forward(*kept.forward_args())[4].shape == (1, 2, 3, 7)
+    assert all(result.shape == (0,) for result in OPS.layer_forward(*leaves.forward_args())[3:4])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_recomputation_changes_no_bit(
+    cell: str, variant: str, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long enough that several chunks of steps lie between two kept states."""
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    options = {**VARIANTS[variant], "recompute": 0}
+    layer = make_layer(cell, dtype, sizes=(700, 3, 5, 33), **options)
+    expected = operator(layer)
+    for recompute in (1, 130, 699, 10_000):
+        for name, result in operator(layer._replace(recompute=recompute)).items():
+            assert torch.equal(result, expected[name]), (recompute, name)

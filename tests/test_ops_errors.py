@@ -16,11 +16,15 @@ if not _library.available:
     pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
 
 OPS = torch.ops.fusedrnn
-FORWARD = ("cell", *make_layer("lstm").tensors, "batch_sizes", "save")
+TENSORS = tuple(make_layer("lstm").tensors)
+SEQUENCE = ("batch_sizes", "lengths", "reset")
+GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
+FORWARD = ("cell", *TENSORS, *SEQUENCE, "save", "return_c", "recompute")
 BACKWARD = (
-    *("cell", "grad_output", "grad_h_n", "grad_c_n", *make_layer("lstm").tensors),
-    *("batch_sizes", "output", "saved", "output_mask"),
+    *("cell", *GRADS, *TENSORS, *SEQUENCE),
+    *("recompute", "output", "saved", "output_mask"),
 )
+FLAGS = ("cell", "save", "return_c", "output_mask")
 NO_KERNELS = "no kernels for it: move the module and its input to the CPU"
 
 
@@ -29,9 +33,10 @@ def forward_args(layer: Layer) -> dict[str, Any]:
 
 
 def backward_args(layer: Layer) -> dict[str, Any]:
-    output, h_n, c_n, saved = OPS.layer_forward(*layer.forward_args(save=True))
-    grads = (torch.ones_like(output), torch.ones_like(h_n), torch.ones_like(c_n))
-    rest = (layer.batch_sizes, output, saved, [True] * 13)
+    *outputs, saved = OPS.layer_forward(*layer.forward_args(save=True))
+    grads = [torch.ones_like(result) for result in outputs[:3]]
+    grads.append(torch.ones_like(outputs[3]) if layer.return_c else None)
+    rest = (*layer.sequence.values(), layer.recompute, outputs[0], saved, [True] * 17)
     return dict(zip(BACKWARD, (layer.cell, *grads, *layer.tensors.values(), *rest), strict=True))
 
 
@@ -100,6 +105,18 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("packed", {"batch_sizes": sizes(3, 2, 1, 1).int()}, RuntimeError, "int64 CPU tensor"),
     ("packed", {"batch_sizes": sizes(3, 2, 1, 1)[None]}, RuntimeError, "of one dimension"),
     ("packed", {"batch_sizes": sizes(4, 2, 1)}, RuntimeError, r"h_0: expected .* \(2, 4, 7\)"),
+    ("packed", {"lengths": sizes(4, 2, 1)}, ValueError, "lengths: expected None, because batch_s"),
+    ("plain", {"lengths": sizes(4, 2)}, RuntimeError, r"\(batch_size,\) = \(3,\), got \(2,\)"),
+    ("plain", {"lengths": sizes(4, 2, 1).int()}, RuntimeError, "expected dtype int64, got int32"),
+    ("plain", {"lengths": sizes(4, 2, 5)}, ValueError, "seq_len = 4, got 5 at row 2"),
+    ("plain", {"lengths": sizes(4, -1, 2)}, ValueError, "from 0 to seq_len = 4, got -1 at row 1"),
+    ("plain", {"reset": torch.ones(4, 3)}, RuntimeError, "reset: expected dtype bool, got float32"),
+    ("plain", {"reset": torch.ones(3, 4).bool()}, RuntimeError, r"= \(4, 3\), got \(3, 4\)"),
+    ("packed", {"reset": torch.ones(4, 3).bool()}, RuntimeError, r"\(total_rows,\) = \(7,\), got"),
+    ("plain", {"reset_h": torch.zeros(1, 3, 7).double()}, ValueError, "because reset is None"),
+    ("reset", {"reset_h": torch.zeros(1, 3, 7).double()}, RuntimeError, r"reset_h: expected shape"),
+    ("reset", {"reset_c": torch.zeros(2, 3, 7)}, RuntimeError, "reset_c: expected dtype float64"),
+    ("plain", {"recompute": -1}, ValueError, "recompute: expected 0 or a number of steps, got -1"),
 ]
 
 
@@ -133,9 +150,11 @@ def test_bad_argument_of_backward(
         ({"grad_h_n": torch.randn(1, 2, 7).double()}, "grad_h_n: expected shape of h_n"),
         ({"grad_c_n": torch.randn(3, 7).double()}, "grad_c_n: expected shape of c_n"),
         ({"output": torch.randn(4, 3, 8).double()}, "output: expected shape that layer_forward"),
-        ({"saved": torch.randn(0).double()}, r"save=True = \(1, 12, 5, 7\), got \(0,\)"),
-        ({"saved": torch.randn(1, 12, 5, 7)}, "saved: expected dtype float64"),
-        ({"output_mask": [True] * 12}, "output_mask|array"),
+        ({"saved": torch.randn(0).double()}, r"save=True = \(1, 4, 3, 5, 7\), got \(0,\)"),
+        ({"saved": torch.randn(1, 4, 3, 5, 7)}, "saved: expected dtype float64"),
+        ({"grad_c": torch.randn(1, 4, 3, 7)}, "grad_c: expected dtype float64"),
+        ({"grad_c": torch.randn(1, 3, 4, 7).double()}, "grad_c: expected shape of c"),
+        ({"output_mask": [True] * 16}, "output_mask|array"),
     ],
 )
 def test_bad_gradient_or_result(changes: dict[str, Any], message: str) -> None:
@@ -152,7 +171,7 @@ def test_cell_without_c_refuses_c_0() -> None:
 def test_device_without_kernels_is_refused_with_the_remedy() -> None:
     """The meta device has a fake implementation; hidden from it, it is like any other device."""
     layer = make_layer("gru", torch.float32).map(lambda tensor: tensor.to("meta"))
-    output, *_ = ops.layer_forward(*layer)
+    output, *_ = layer.run(ops.layer_forward)
     assert output.is_meta
     with pytest.raises(NotImplementedError, match=NO_KERNELS):
         OPS.layer_forward.default._op_dk(
@@ -187,7 +206,7 @@ JUNK: list[Any] = [
 def test_junk_in_any_place_raises_or_works(op: str, variant: str) -> None:
     layer = make_layer("lstm", **VARIANTS[variant])
     args = forward_args(layer) if op == "layer_forward" else backward_args(layer)
-    places = [name for name in args if name not in ("cell", "save", "output_mask")]
+    places = [name for name in args if name not in FLAGS]
     call = getattr(OPS, op)
     draw = random.Random(20)
     refused = 0

@@ -92,11 +92,12 @@ def test_constants_agree_with_torch_and_the_operator(cell: str, compiled_part: N
     saved = torch.ops.fusedrnn.layer_forward(
         cell,
         torch.randn(2, 3, 5, dtype=DOUBLE),
-        *(None, None, layer.weight_ih_l0, layer.weight_hh_l0, *biases),
-        *[None] * 7,
-        True,
-    )[3]
-    assert saved.shape == (1, 6, spec.saved_width, 7)
+        *[None] * 4,
+        *(layer.weight_ih_l0, layer.weight_hh_l0, *biases),
+        *[None] * 9,
+        *(True, False, 0),
+    )[4]
+    assert saved.shape == (1, 2, 3, spec.saved_width, 7)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

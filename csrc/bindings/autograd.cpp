@@ -1,6 +1,7 @@
 // Gradients of the operators, as graph nodes in the manner of torch's generated ones.
 // torch::autograd::Function would be shorter, but torch.func's transforms refuse it.
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
@@ -185,8 +186,6 @@ struct LayerBackward final : LayerNode {
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
   if (any_forward_gradient(tensors)) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!keep.save,
-                                "layer_forward: expected save=False with forward-mode gradients");
     return composite_layer_forward(cell, tensors, sequence, keep.return_c);
   }
   const bool needs_grad = any_requires_grad(tensors);
@@ -217,10 +216,14 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
                           const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
                           const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      !any_forward_gradient(grads) && !any_forward_gradient(tensors),
-      "fusedrnn: forward-mode differentiation of backward is not implemented; use reverse mode "
-      "twice, or forward mode over forward mode");
+  if (any_forward_gradient(grads) || any_forward_gradient(tensors)) {
+    LayerGrads result = composite_layer_backward(cell, grads, tensors, sequence);
+    for (int i = 0; i < kGradCount; ++i) {
+      const bool wanted = mask[i] && (i >= kLayerTensorCount || tensors[i].has_value());
+      if (!wanted) result[i] = at::empty({0}, tensors[kInput]->options());
+    }
+    return result;
+  }
   const bool needs_grad = any_requires_grad(grads) || any_requires_grad(tensors);
   LayerGrads result;
   {

@@ -200,15 +200,24 @@ struct Sweep {
   }
 };
 
-// The rows of each step, in torch's order.
-std::vector<Tensor> split_steps(const Tensor& rows, const Sequence& sequence) {
-  if (!sequence.batch_sizes.has_value()) return rows.unbind(0);
-  const Tensor sizes = sequence.batch_sizes->contiguous();
-  return rows.split_with_sizes(at::IntArrayRef(sizes.const_data_ptr<int64_t>(), sizes.numel()), 0);
+// The rows of each step of a packed sequence; none for a padded one. Element by element, because
+// torch.func's wrappers have no memory to read.
+std::vector<int64_t> packed_sizes(const Sequence& sequence) {
+  std::vector<int64_t> sizes;
+  if (!sequence.batch_sizes.has_value()) return sizes;
+  for (const Tensor& size : sequence.batch_sizes->unbind(0)) {
+    sizes.push_back(size.item<int64_t>());
+  }
+  return sizes;
 }
 
-Tensor join_steps(const std::vector<Tensor>& steps, const Sequence& sequence) {
-  return sequence.batch_sizes.has_value() ? at::cat(steps, 0) : at::stack(steps, 0);
+// The rows of each step, in torch's order.
+std::vector<Tensor> split_steps(const Tensor& rows, const std::vector<int64_t>& sizes) {
+  return sizes.empty() ? rows.unbind(0) : rows.split_with_sizes(sizes, 0);
+}
+
+Tensor join_steps(const std::vector<Tensor>& steps, const std::vector<int64_t>& sizes) {
+  return sizes.empty() ? at::stack(steps, 0) : at::cat(steps, 0);
 }
 
 Tensor state_part(const OptionalTensor& state, int direction, const Tensor& first_step,
@@ -231,18 +240,19 @@ std::pair<c10::SymInt, c10::SymInt> state_sizes(const Sweep<Cell>& sweep) {
 
 // A direction that has not run.
 template <class Cell>
-Sweep<Cell> make_sweep(int direction, const LayerTensors& tensors, const Sequence& sequence) {
+Sweep<Cell> make_sweep(int direction, const LayerTensors& tensors, const Sequence& sequence,
+                       const std::vector<int64_t>& sizes) {
   Sweep<Cell> sweep;
   for (int i = 0; i < kWeightCount; ++i) {
     sweep.weights[i] = tensors[weight_place(direction, i)].value_or(Tensor());
   }
-  sweep.input = split_steps(*tensors[kInput], sequence);
+  sweep.input = split_steps(*tensors[kInput], sizes);
   const Tensor& first_step = sweep.input[0];
   const auto [h_size, c_size] = state_sizes(sweep);
   sweep.h = state_part(tensors[kH0], direction, first_step, h_size);
   sweep.c = state_part(tensors[kC0], direction, first_step, c_size);
   if (sequence.reset.has_value()) {
-    sweep.reset = split_steps(sequence.reset->unsqueeze(-1), sequence);
+    sweep.reset = split_steps(sequence.reset->unsqueeze(-1), sizes);
     sweep.reset_h = state_part(tensors[kResetH], direction, first_step, h_size);
     sweep.reset_c = state_part(tensors[kResetC], direction, first_step, c_size);
   }
@@ -259,17 +269,18 @@ Sweep<Cell> make_sweep(int direction, const LayerTensors& tensors, const Sequenc
 
 template <class Cell>
 ForwardResult layer_forward(const LayerTensors& tensors, const Sequence& sequence, bool return_c) {
+  const std::vector<int64_t> sizes = packed_sizes(sequence);
   std::vector<Tensor> output, h_n, c_n, c;
   for (int d = 0; d < direction_count(tensors); ++d) {
-    Sweep<Cell> sweep = make_sweep<Cell>(d, tensors, sequence);
+    Sweep<Cell> sweep = make_sweep<Cell>(d, tensors, sequence, sizes);
     if (d == 1) sweep.reverse();
     sweep.forward();
     if (d == 1) sweep.reverse();
-    output.push_back(join_steps(sweep.output, sequence));
+    output.push_back(join_steps(sweep.output, sizes));
     h_n.push_back(sweep.h);
     if constexpr (Cell::kStates == 2) {
       c_n.push_back(sweep.c);
-      if (return_c) c.push_back(join_steps(sweep.all_c, sequence));
+      if (return_c) c.push_back(join_steps(sweep.all_c, sizes));
     }
   }
   const Tensor nothing = at::empty({0}, tensors[kInput]->options());
@@ -281,17 +292,17 @@ ForwardResult layer_forward(const LayerTensors& tensors, const Sequence& sequenc
 template <class Cell>
 LayerGrads layer_backward(const OutputGrads& grads, const LayerTensors& tensors,
                           const Sequence& sequence) {
+  const std::vector<int64_t> sizes = packed_sizes(sequence);
   LayerGrads result;
   std::vector<Tensor> dh_0, dc_0, dreset_h, dreset_c, dgates_x, dgates_r;
   for (int d = 0; d < direction_count(tensors); ++d) {
-    Sweep<Cell> sweep = make_sweep<Cell>(d, tensors, sequence);
+    Sweep<Cell> sweep = make_sweep<Cell>(d, tensors, sequence, sizes);
     const Tensor first_step = sweep.input[0];
     const auto [h_size, c_size] = state_sizes(sweep);
     if (grads[kOutput].has_value()) {
-      sweep.grad_output =
-          split_steps(grads[kOutput]->narrow_symint(-1, d * h_size, h_size), sequence);
+      sweep.grad_output = split_steps(grads[kOutput]->narrow_symint(-1, d * h_size, h_size), sizes);
     }
-    if (grads[kC].has_value()) sweep.grad_c = split_steps(grads[kC]->select(0, d), sequence);
+    if (grads[kC].has_value()) sweep.grad_c = split_steps(grads[kC]->select(0, d), sizes);
     sweep.dh = state_part(grads[kHN], d, first_step, h_size);
     sweep.dc = state_part(grads[kCN], d, first_step, c_size);
     if (!sweep.reset.empty()) {
@@ -302,15 +313,15 @@ LayerGrads layer_backward(const OutputGrads& grads, const LayerTensors& tensors,
     sweep.forward();
     sweep.backward();
     if (d == 1) sweep.reverse();
-    result[kInput] = defined_sum(result[kInput], join_steps(sweep.dx, sequence));
+    result[kInput] = defined_sum(result[kInput], join_steps(sweep.dx, sizes));
     dh_0.push_back(sweep.dh);
     dc_0.push_back(sweep.dc);
     if (!sweep.reset.empty()) {
       dreset_h.push_back(sweep.dreset_h);
       dreset_c.push_back(sweep.dreset_c);
     }
-    dgates_x.push_back(join_steps(sweep.dgates_x, sequence));
-    dgates_r.push_back(join_steps(sweep.dgates_r, sequence));
+    dgates_x.push_back(join_steps(sweep.dgates_x, sizes));
+    dgates_r.push_back(join_steps(sweep.dgates_r, sizes));
     for (int i = 0; i < kWeightCount; ++i) {
       result[weight_place(d, i)] = sweep.dweights[i];
     }

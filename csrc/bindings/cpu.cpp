@@ -33,12 +33,16 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
   }
 }
 
+bool needs_packing(const CheckedLayer& layer) {
+  return layer.sequence.lengths.has_value() && layer.batch_size > 0;
+}
+
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
   const ForkGuard fork_guard;
   const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
   const ForwardResult result = empty_forward_result(layer, keep);
-  if (!layer.sequence.lengths.has_value()) {
+  if (!needs_packing(layer)) {
     run_forward(layer, keep.save, result);
     return result;
   }
@@ -63,7 +67,7 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
   const CheckedGrads given = check_grads(layer, grads, output, saved);
   LayerGrads result = empty_grads(layer, mask);
-  if (!layer.sequence.lengths.has_value()) {
+  if (!needs_packing(layer)) {
     run_backward(layer, given, result);
     return result;
   }

@@ -66,8 +66,11 @@ ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) 
   result.outputs = {at::empty(layer.output_shape(), options), at::empty(layer.h_shape(), options),
                     at::empty(layer.c_shape(), options),
                     at::empty(returns_c ? layer.rows_shape(layer.hidden_size) : nothing, options)};
-  result.saved =
-      at::empty(keep.save ? layer.saved_shape() : nothing, options.dtype(layer.saved_dtype()));
+  const at::DimVector saved_shape = keep.save ? layer.saved_shape() : nothing;
+  const auto saved_options = options.dtype(layer.saved_dtype());
+  // Kept states have more places than are used.
+  result.saved = layer.recompute > 0 ? at::zeros(saved_shape, saved_options)
+                                     : at::empty(saved_shape, saved_options);
   return result;
 }
 
