@@ -211,16 +211,18 @@ class Problems {
 
   LayerShape shape(int d) const {
     const bool is_forward = (k_.direction == Direction::kForward) == (d == 0);
-    return {k_.cell,
-            k_.dtype,
-            is_forward ? Direction::kForward : Direction::kReverse,
-            k_.seq_len,
-            k_.batch_size,
-            k_.total_rows(),
-            k_.input_size,
-            k_.hidden_size,
-            k_.proj_size,
-            k_.packed ? batch_sizes_.data() : nullptr};
+    LayerShape shape{};
+    shape.cell = k_.cell;
+    shape.dtype = k_.dtype;
+    shape.direction = is_forward ? Direction::kForward : Direction::kReverse;
+    shape.seq_len = k_.seq_len;
+    shape.batch_size = k_.batch_size;
+    shape.total_rows = k_.total_rows();
+    shape.input_size = k_.input_size;
+    shape.hidden_size = k_.hidden_size;
+    shape.proj_size = k_.proj_size;
+    shape.batch_sizes = k_.packed ? batch_sizes_.data() : nullptr;
+    return shape;
   }
   LayerWeights weights(int d) {
     Side& side = sides_[d];
@@ -237,9 +239,16 @@ class Problems {
     std::array<LayerForwardArgs, kMaxDirections> args{};
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
-      args[d] = {shape(d),        weights(d),         sides_[0].input(kX), side.input(kH0),
-                 side.input(kC0), column(output_, d), row_stride(),        side.h_n.data(),
-                 given(side.c_n), given(side.saved)};
+      args[d].shape = shape(d);
+      args[d].weights = weights(d);
+      args[d].input = sides_[0].input(kX);
+      args[d].h_0 = side.input(kH0);
+      args[d].c_0 = side.input(kC0);
+      args[d].output = column(output_, d);
+      args[d].output_row_stride = row_stride();
+      args[d].h_n = side.h_n.data();
+      args[d].c_n = given(side.c_n);
+      args[d].saved = given(side.saved);
     }
     TestRuntime runtime;
     result->status =
@@ -275,27 +284,27 @@ class Problems {
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
       const auto grad = [&](int i) { return side.grad(k_, i); };
-      args[d] = {shape(d),
-                 weights(d),
-                 first.input(kX),
-                 side.input(kH0),
-                 side.input(kC0),
-                 column(output_, d),
-                 row_stride(),
-                 side.saved.data(),
-                 column(grad_output_, d),
-                 k_.directions * k_.output_size(),
-                 given(side.grad_h_n),
-                 given(side.grad_c_n),
-                 first.grad(k_, kX),
-                 d > 0 || k_.accumulate,
-                 grad(kH0),
-                 grad(kC0),
-                 grad(kWeightIh),
-                 grad(kWeightHh),
-                 grad(kBiasIh),
-                 grad(kBiasHh),
-                 grad(kWeightHr)};
+      args[d].shape = shape(d);
+      args[d].weights = weights(d);
+      args[d].input = first.input(kX);
+      args[d].h_0 = side.input(kH0);
+      args[d].c_0 = side.input(kC0);
+      args[d].output = column(output_, d);
+      args[d].output_row_stride = row_stride();
+      args[d].saved = side.saved.data();
+      args[d].grad_output = column(grad_output_, d);
+      args[d].grad_output_row_stride = k_.directions * k_.output_size();
+      args[d].grad_h_n = given(side.grad_h_n);
+      args[d].grad_c_n = given(side.grad_c_n);
+      args[d].grad_input = first.grad(k_, kX);
+      args[d].accumulate_grad_input = d > 0 || k_.accumulate;
+      args[d].grad_h_0 = grad(kH0);
+      args[d].grad_c_0 = grad(kC0);
+      args[d].grad_weight_ih = grad(kWeightIh);
+      args[d].grad_weight_hh = grad(kWeightHh);
+      args[d].grad_bias_ih = grad(kBiasIh);
+      args[d].grad_bias_hh = grad(kBiasHh);
+      args[d].grad_weight_hr = grad(kWeightHr);
     }
     TestRuntime runtime;
     result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
