@@ -42,6 +42,7 @@ native-plans:  ## the planner's choices for five GPUs and ten problems
 
 cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
 	$(CUDA_VENV)/bin/python tools/cuda_build.py
+	$(NATIVE) -s test_cuda_kernels_gpu
 
 gpu-check:  ## on a machine with a GPU: build for it, test, sanitize, benchmark
 	$(PYTHON) tools/gpu_check.py

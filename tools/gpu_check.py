@@ -4,15 +4,16 @@
     python tools/gpu_check.py build bench      # some of them
     python tools/gpu_check.py --out results/x  # not under build/gpu-check
 
-    build     the extension for this GPU alone, into this source tree (not kept by `make test`)
-    test      every Python test, with FUSEDRNN_REQUIRE_CUDA=1: a test without a GPU fails
-    sanitize  compute-sanitizer's memcheck, racecheck and initcheck over every kernel
-    bench     a part of the benchmark against torch.nn, in float32 and float16
+    build   the extension, into this source tree (not kept by `make test`), and the native test of
+            the CUDA kernels, both for this GPU alone
+    native  that test, and parts of it under compute-sanitizer's memcheck, racecheck and initcheck
+    test    every Python test, with FUSEDRNN_REQUIRE_CUDA=1: a test without a GPU fails
+    bench   a part of the benchmark against torch.nn, in float32 and float16
 
-It runs with the interpreter that has torch (2.11 or newer) and needs nvcc, compute-sanitizer and
-pytest; pytest-xdist is used where it is installed. The folder it leaves has `log.txt`, the lines
-of the benchmark in `bench.jsonl`, and in `parts.jsonl` a line a part: its seconds and its status.
-The status is 1 if a part failed or ran past its limit.
+It runs with the interpreter that has torch (2.11 or newer) and needs make, nvcc, compute-sanitizer
+and pytest; pytest-xdist is used where it is installed. The folder it leaves has `log.txt`, the
+lines of the benchmark in `bench.jsonl`, and in `parts.jsonl` a line a part: its seconds and its
+status. The status is 1 if a part failed or ran past its limit.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -37,8 +40,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
+# Parts of the names of the native tests that run under them: every kernel, forward and backward,
+# and every size around the tiles; about 850 of the 4000 runs of a layer.
+SANITIZED = ("same_bits", "sizes_around_the_tiles")
 # Seconds after which a part is stopped; 9 minutes together.
-LIMITS = {"build": 120, "test": 260, "sanitize": 80, "bench": 80}
+LIMITS = {"build": 120, "native": 80, "test": 260, "bench": 80}
 
 
 class Log:
@@ -54,42 +60,91 @@ class Log:
                 stream.write(text)
                 stream.flush()
 
-    def run(self, command: list[str], deadline: float, **environment: str) -> bool:
-        """Whether the command ended with status 0 before the deadline."""
+    def run(self, command: list[str], deadline: float, label: str = "", **environment: str) -> bool:
+        """Whether the command ended with status 0 before the deadline; `label` is put before each
+        line of its output. What it started ends with it."""
         self.write(f"$ {' '.join(command)}\n")
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except FileNotFoundError:
+            self.write(f"{label}missing: {command[0]}\n")
+            return False
+        timer = threading.Timer(
+            max(deadline - time.monotonic(), 0), os.killpg, (process.pid, signal.SIGKILL)
         )
-        timer = threading.Timer(max(deadline - time.monotonic(), 0), process.kill)
         timer.start()
         for line in process.stdout:
-            self.write(line)
+            self.write(label + line)
         status = process.wait()
         timer.cancel()
         if status != 0:
             late = time.monotonic() >= deadline
-            self.write(f"{'stopped at its limit' if late else f'status {status}'}: {command[0]}\n")
+            reason = "stopped at its limit" if late else f"status {status}"
+            self.write(f"{label}{reason}: {command[0]}\n")
         return status == 0
 
 
-def build(log: Log, _out: Path, deadline: float) -> bool:
+def all_at_once(jobs: list[Callable[[], bool]]) -> bool:
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        return all(list(pool.map(lambda job: job(), jobs)))
+
+
+def architecture() -> str:
+    """Of this GPU, such as "9.0a"."""
     major, minor = torch.cuda.get_device_capability()
-    architecture = f"{major}.{minor}{'a' if (major, minor) == (9, 0) else ''}"
+    return f"{major}.{minor}{'a' if (major, minor) == (9, 0) else ''}"
+
+
+def toolkit() -> Path:
+    return Path(cuda_toolkit.find_home() or "/usr/local/cuda", "bin")
+
+
+def build(log: Log, _out: Path, deadline: float) -> bool:
     # The environment of `make test` has another torch: it must build its own again.
     (ROOT / ".venv" / ".built").unlink(missing_ok=True)
-    return log.run(
-        [sys.executable, "setup.py", "-q", "build_ext", "--inplace", "--build-temp", "build/gpu"],
-        deadline,
-        FUSEDRNN_CUDA="1",
-        TORCH_CUDA_ARCH_LIST=architecture,
+    extension = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    extension += ["--build-temp", "build/gpu"]
+    native = [
+        "make",
+        "-s",
+        "-C",
+        "tests/native",
+        f"-j{os.cpu_count() or 1}",
+        "test_cuda_kernels_gpu",
+    ]
+    native += [f"CUDA_ARCH={architecture().replace('.', '')}", f"NVCC={toolkit() / 'nvcc'}"]
+    build_for = {"FUSEDRNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture()}
+    return all_at_once(
+        [
+            lambda: log.run(extension, deadline, "extension: ", **build_for),
+            lambda: log.run(native, deadline, "native: "),
+        ]
     )
+
+
+def native(log: Log, _out: Path, deadline: float) -> bool:
+    """All at once: one spends its time on the host while another has the GPU."""
+    program = f"build/native-gpu-{architecture().replace('.', '')}/test_cuda_kernels"
+    sanitizer = shutil.which("compute-sanitizer") or str(toolkit() / "compute-sanitizer")
+
+    def check(tool: str) -> bool:
+        command = [sanitizer, "--tool", tool, "--error-exitcode", "9", program, *SANITIZED]
+        # initcheck takes memory that was filled for memory that was initialised.
+        poison = "0" if tool == "initcheck" else "1"
+        return log.run(command, deadline, f"{tool}: ", FUSEDRNN_POISON=poison)
+
+    plain = [lambda: log.run([program], deadline, "plain: ")]
+    return all_at_once([*plain, *(lambda tool=tool: check(tool) for tool in SANITIZERS)])
 
 
 def test(log: Log, _out: Path, deadline: float) -> bool:
@@ -97,32 +152,6 @@ def test(log: Log, _out: Path, deadline: float) -> bool:
     if importlib.util.find_spec("xdist"):
         command += ["-n", str(min(8, os.cpu_count() or 1))]
     return log.run(command, deadline, FUSEDRNN_REQUIRE_CUDA="1", OMP_NUM_THREADS="2")
-
-
-def sanitize(log: Log, _out: Path, deadline: float) -> bool:
-    """All three at once: one spends its time on the host while another has the GPU."""
-    home = cuda_toolkit.find_home() or "/usr/local/cuda"
-    program = shutil.which("compute-sanitizer") or f"{home}/bin/compute-sanitizer"
-    if not Path(program).is_file():
-        log.write("compute-sanitizer is missing; it comes with the CUDA toolkit\n")
-        return False
-    passed = dict.fromkeys(SANITIZERS, False)
-
-    def check(tool: str) -> None:
-        # Each tensor in an allocation of its own, so that no overrun ends in a neighbour.
-        passed[tool] = log.run(
-            [program, "--tool", tool, "--error-exitcode", "9", "--kernel-regex", "kns=fusedrnn"]
-            + [sys.executable, "tools/sanitizer_cases.py", tool],
-            deadline,
-            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
-        )
-
-    threads = [threading.Thread(target=check, args=(tool,)) for tool in SANITIZERS]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return all(passed.values())
 
 
 def bench(log: Log, out: Path, deadline: float) -> bool:
@@ -134,8 +163,8 @@ def bench(log: Log, out: Path, deadline: float) -> bool:
 
 PARTS: dict[str, Callable[[Log, Path, float], bool]] = {
     "build": build,
+    "native": native,
     "test": test,
-    "sanitize": sanitize,
     "bench": bench,
 }
 
@@ -173,7 +202,7 @@ def main() -> int:
         log.write("\n")
         for result in results:
             verdict = "passed" if result["passed"] else "FAILED"
-            log.write(f"{result['part']:<8}  {verdict}  {result['seconds']:6.1f} s\n")
+            log.write(f"{result['part']:<6}  {verdict}  {result['seconds']:6.1f} s\n")
     return 0 if all(result["passed"] for result in results) else 1
 
 

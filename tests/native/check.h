@@ -3,8 +3,8 @@
 //   TEST(name_of_the_behaviour) { CHECK(a == b); CHECK_CLOSE(actual, expected, n, rtol, atol); }
 //   CHECK_MAIN()
 //
-// A failed check is printed and the test goes on. The program takes a part of a test's name as
-// its argument and runs those that contain it. Its last line is "N passed, N failed"; it exits
+// A failed check is printed and the test goes on. The program takes parts of tests' names as its
+// arguments and runs the tests that contain one. Its last line is "N passed, N failed"; it exits
 // with 0 when something ran and nothing failed.
 #pragma once
 
@@ -74,11 +74,17 @@ void close(const char* file, int line, const char* what, const Actual& actual,
               atol + rtol * std::fabs(e));
 }
 
+// Whether a name contains one of the program's arguments, or there are none.
+inline bool is_chosen(const char* name, int argc, char** argv) {
+  bool found = argc < 2;
+  for (int i = 1; i < argc; ++i) found = found || std::strstr(name, argv[i]);
+  return found;
+}
+
 inline int run(int argc, char** argv) {
-  const char* filter = argc > 1 ? argv[1] : "";
   int passed = 0, failed = 0;
   for (const Test& test : tests()) {
-    if (!std::strstr(test.name, filter)) continue;
+    if (!is_chosen(test.name, argc, argv)) continue;
     failures() = 0;
     test.run();
     if (failures() == 0) {

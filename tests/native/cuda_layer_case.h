@@ -1,6 +1,8 @@
-// A layer on CUDA in the simulator, next to its oracle: what a case is, and how it runs.
+// A layer on CUDA next to its oracle: what a case is, and how it runs. test_device.h is one of
+// twins: that of cudasim/ runs it in the simulator, that of gpu/ on a GPU.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <string>
@@ -10,14 +12,28 @@
 #include "cuda/launch.h"
 #include "cuda/layer.h"
 #include "layer_oracle.h"
-#include "scheduler.h"
+#include "test_device.h"
 
 namespace oracle {
 
-// How often a layer ran: one case under one seed.
+// How often a layer ran: one case in one order of threads.
 inline int runs = 0;
 
+// A schedule with what it can be given; rows of single_block only.
+struct Way {
+  Schedule schedule;
+  StepForm form;
+  int thread_rows, row_groups;
+};
+
 struct CudaCase : LayerCase {
+  CudaCase() = default;
+  explicit CudaCase(const Way& way)
+      : schedule(way.schedule),
+        form(way.form),
+        thread_rows(way.thread_rows),
+        row_groups(way.row_groups) {}
+
   Schedule schedule = Schedule::kPerStep;
   StepForm form = StepForm::kProduct;
   int thread_rows = 1, row_groups = 1;  // single_block
@@ -54,44 +70,42 @@ struct CudaCase : LayerCase {
   }
 };
 
-// Products by plain loops; scratch of NaN in pieces of their own.
-class SimRuntime : public CudaRuntime {
+// Whether the device has the shared memory that the plans of a case need.
+inline bool fits(const CudaCase& k) {
+  return std::max(k.plan(Pass::kForward).smem_bytes, k.plan(Pass::kBackward).smem_bytes) <=
+         max_smem_bytes();
+}
+
+// Products by plain loops; scratch in pieces of their own.
+class TestRuntime : public CudaRuntime {
  public:
   Status gemm(const CudaProduct& product) override {
-    const CudaProduct& p = product;
-    const bool to_accum = p.out != p.in;
-    switch (p.in) {
-      case DType::kFloat32:
-        run<float, float>(p);
-        break;
+    const bool to_accum = product.out != product.in;
+    switch (product.in) {
       case DType::kFloat64:
-        run<double, double>(p);
-        break;
+        return enqueue_product<double, double>(product);
       case DType::kBFloat16:
-        to_accum ? run<BFloat16, float>(p) : run<BFloat16, BFloat16>(p);
-        break;
+        return to_accum ? enqueue_product<BFloat16, float>(product)
+                        : enqueue_product<BFloat16, BFloat16>(product);
       case DType::kFloat16:
-        to_accum ? run<Float16, float>(p) : run<Float16, Float16>(p);
+        return to_accum ? enqueue_product<Float16, float>(product)
+                        : enqueue_product<Float16, Float16>(product);
+      case DType::kFloat32:
         break;
     }
-    return {};
+    return enqueue_product<float, float>(product);
   }
 
+  // Of 16-bit numbers, whose NaN is one to every type.
   void* scratch(size_t bytes) override {
-    pieces_.emplace_back(DType::kFloat32, static_cast<int64_t>((bytes + 3) / 4));
+    pieces_.emplace_back(DType::kBFloat16, static_cast<int64_t>((bytes + 1) / 2));
     return pieces_.back().data();
   }
 
-  void* stream() override { return nullptr; }
+  void* stream() override { return device_stream(); }
 
  private:
-  template <class In, class Out>
-  static void run(const CudaProduct& p) {
-    multiply<In, Out>(p.trans_a, p.trans_b, p.m, p.n, p.k, p.a, p.lda, p.b, p.ldb, p.beta, p.c,
-                      p.ldc);
-  }
-
-  std::vector<Buffer> pieces_;
+  std::vector<DeviceBuffer> pieces_;
 };
 
 // The kernels of either pass; a planted fault is in one of them.
@@ -99,8 +113,14 @@ struct Kernels {
   CudaKernels forward, backward;
 };
 
+inline Kernels right_kernels(const CudaCase& k) {
+  const CudaKernels kernels = cuda_kernels(k.cell, k.dtype);
+  return {kernels, kernels};
+}
+
 // Everything that one run of a case writes.
 struct Result {
+  std::string run;
   Status status;
   std::vector<Buffer> buffers;
   bool is_right = false;
@@ -111,25 +131,32 @@ struct Side {
   Side(const CudaCase& k, const LayerCase& of_side, Numbers drawn)
       : numbers(std::move(drawn)),
         expected(Oracle(of_side, numbers).expected),
-        h_n(k.dtype, k.batch_size * k.output_size()),
-        c_n(k.dtype, k.batch_size * k.hidden_size),
-        saved(k.dtype, k.total_rows() * cell_info(k.cell).saved_width() * k.hidden_size),
         grad_h_n(k.dtype, numbers.grad_h_n),
         grad_c_n(k.dtype, numbers.grad_c_n) {
     for (const Doubles& values : numbers.inputs) in.emplace_back(k.dtype, values);
+  }
+  // Forgets what an earlier run wrote.
+  void make_room(const CudaCase& k) {
+    const int64_t states = k.batch_size * k.hidden_size;
+    const int64_t saved_values = k.total_rows() * cell_info(k.cell).saved_width() * k.hidden_size;
+    h_n = DeviceBuffer(k.dtype, k.batch_size * k.output_size());
+    c_n = DeviceBuffer(k.dtype, k.has_c() ? states : 0);
+    saved = DeviceBuffer(k.dtype, k.training ? saved_values : 0);
+    grads.clear();
     for (const Doubles& values : expected.grads) {
       grads.emplace_back(k.dtype, static_cast<int64_t>(values.size()));
     }
   }
-  void* input(int i) { return numbers.inputs[i].empty() ? nullptr : in[i].data(); }
+  void* input(int i) { return in[i].size() == 0 ? nullptr : in[i].data(); }
   void* grad(const CudaCase& k, int i) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   }
 
   Numbers numbers;
   Expected expected;
-  std::vector<Buffer> in, grads;
-  Buffer h_n, c_n, saved, grad_h_n, grad_c_n;
+  std::vector<DeviceBuffer> in, grads;
+  DeviceBuffer grad_h_n, grad_c_n;
+  DeviceBuffer h_n{DType::kFloat32, 0}, c_n{DType::kFloat32, 0}, saved{DType::kFloat32, 0};
 };
 
 struct OtherDirection : LayerCase {
@@ -139,7 +166,7 @@ struct OtherDirection : LayerCase {
   std::string way() const override { return ""; }
 };
 
-// A case with its oracle, to be run under any number of seeds.
+// A case with its oracle, to be run any number of times.
 class Problems {
  public:
   explicit Problems(const CudaCase& test_case) : k_(test_case) {
@@ -150,78 +177,99 @@ class Problems {
       numbers.inputs[kX] = sides_[0].numbers.inputs[kX];
       sides_.emplace_back(k_, other, std::move(numbers));
     }
+    grad_output_ = DeviceBuffer(k_.dtype, joined_grad_output());
   }
 
-  Result run(const Kernels& kernels, uint64_t seed) {
+  Result run(const Kernels& kernels) {
     ++runs;
-    cudasim::set_seed(seed);
     Result result;
+    result.run = begin_run();
+    output_ = DeviceBuffer(k_.dtype, k_.total_rows() * row_stride());
+    for (Side& side : sides_) side.make_room(k_);
     result.is_right = forward(kernels, &result) && (!k_.training || backward(kernels, &result));
     return result;
   }
 
  private:
-  static constexpr int64_t kGap = 3;  // columns of output that belong to nobody
+  // Columns of output that belong to nobody. Fetched with the others, they must hold something.
+  static int64_t gap() { return poisons_memory() ? 3 : 0; }
 
-  int64_t row_stride() const { return k_.directions * k_.output_size() + kGap; }
+  int64_t row_stride() const { return k_.directions * k_.output_size() + gap(); }
+
+  // Rows of both directions, or nothing.
+  Doubles joined_grad_output() const {
+    const int64_t p = k_.output_size();
+    Doubles joined(sides_.size() * sides_[0].numbers.grad_output.size());
+    for (size_t d = 0; d < sides_.size(); ++d) {
+      const Doubles& values = sides_[d].numbers.grad_output;
+      for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
+        joined[(i / p * k_.directions + d) * p + i % p] = values[i];
+      }
+    }
+    return joined;
+  }
 
   LayerShape shape(int d) const {
     const bool is_forward = (k_.direction == Direction::kForward) == (d == 0);
-    return {k_.cell,
-            k_.dtype,
-            is_forward ? Direction::kForward : Direction::kReverse,
-            k_.seq_len,
-            k_.batch_size,
-            k_.total_rows(),
-            k_.input_size,
-            k_.hidden_size,
-            k_.proj_size,
-            k_.packed ? batch_sizes_.data() : nullptr};
+    LayerShape shape{};
+    shape.cell = k_.cell;
+    shape.dtype = k_.dtype;
+    shape.direction = is_forward ? Direction::kForward : Direction::kReverse;
+    shape.seq_len = k_.seq_len;
+    shape.batch_size = k_.batch_size;
+    shape.total_rows = k_.total_rows();
+    shape.input_size = k_.input_size;
+    shape.hidden_size = k_.hidden_size;
+    shape.proj_size = k_.proj_size;
+    shape.batch_sizes = k_.packed ? batch_sizes_.data() : nullptr;
+    return shape;
   }
   LayerWeights weights(int d) {
     Side& side = sides_[d];
     return {side.in[kWeightIh].data(), side.in[kWeightHh].data(), side.input(kBiasIh),
             side.input(kBiasHh), side.input(kWeightHr)};
   }
-  void* column(Buffer& buffer, int d) const {
+  static void* given(DeviceBuffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.data(); }
+  void* column(DeviceBuffer& buffer, int d) const {
     if (buffer.size() == 0) return nullptr;
     return static_cast<char*>(buffer.data()) + d * k_.output_size() * dtype_bytes(k_.dtype);
   }
 
   bool forward(const Kernels& kernels, Result* result) {
-    output_ = Buffer(k_.dtype, k_.total_rows() * row_stride());
     std::array<LayerForwardArgs, kMaxDirections> args{};
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
-      args[d] = {shape(d),
-                 weights(d),
-                 sides_[0].input(kX),
-                 side.input(kH0),
-                 side.input(kC0),
-                 column(output_, d),
-                 row_stride(),
-                 side.h_n.data(),
-                 k_.has_c() ? side.c_n.data() : nullptr,
-                 k_.training ? side.saved.data() : nullptr};
+      args[d].shape = shape(d);
+      args[d].weights = weights(d);
+      args[d].input = sides_[0].input(kX);
+      args[d].h_0 = side.input(kH0);
+      args[d].c_0 = side.input(kC0);
+      args[d].output = column(output_, d);
+      args[d].output_row_stride = row_stride();
+      args[d].h_n = side.h_n.data();
+      args[d].c_n = given(side.c_n);
+      args[d].saved = given(side.saved);
     }
-    SimRuntime runtime;
+    TestRuntime runtime;
     result->status =
         run_forward(args.data(), k_.directions, k_.plan(Pass::kForward), kernels.forward, runtime);
+    if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 
     const int64_t p = k_.output_size(), h = k_.hidden_size;
+    const Buffer& output = output_.fetch();
     bool ok = true;
     for (int d = 0; d < k_.directions; ++d) {
       const Side& side = sides_[d];
-      ok = is_close(k_, "output", output_, side.expected.output, p, row_stride(), d * p) &&
-           is_close(k_, "h_n", side.h_n, side.expected.h_n, p, p) &&
-           is_close(k_, "c_n", side.c_n, side.expected.c_n, h, h) && ok;
+      ok = is_close(k_, "output", output, side.expected.output, p, row_stride(), d * p) &&
+           is_close(k_, "h_n", side.h_n.fetch(), side.expected.h_n, p, p) &&
+           is_close(k_, "c_n", side.c_n.fetch(), side.expected.c_n, h, h) && ok;
       keep(side.h_n, result);
       keep(side.c_n, result);
     }
     for (int64_t row = 0; row < k_.total_rows(); ++row) {
       for (int64_t i = k_.directions * p; i < row_stride(); ++i) {
-        ok = ok && std::isnan(output_.get(row * row_stride() + i));
+        ok = ok && std::isnan(output.get(row * row_stride() + i));
       }
     }
     keep(output_, result);
@@ -229,46 +277,39 @@ class Problems {
   }
 
   bool backward(const Kernels& kernels, Result* result) {
-    const int64_t p = k_.output_size(), rows = k_.total_rows(), i_size = k_.input_size;
-    const bool has_grad_output = !sides_[0].numbers.grad_output.empty();
-    Buffer grad_output(k_.dtype, has_grad_output ? rows * k_.directions * p : 0);
-    for (int d = 0; has_grad_output && d < k_.directions; ++d) {
-      for (int64_t i = 0; i < rows * p; ++i) {
-        grad_output.set((i / p * k_.directions + d) * p + i % p, sides_[d].numbers.grad_output[i]);
-      }
-    }
-    const auto given = [](Buffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.data(); };
+    const int64_t rows = k_.total_rows(), i_size = k_.input_size;
     Side& first = sides_[0];
-    if (k_.accumulate) first.grads[kX].fill(1);
+    if (k_.accumulate) first.grads[kX] = DeviceBuffer(k_.dtype, Doubles(rows * i_size, 1));
     std::array<LayerBackwardArgs, kMaxDirections> args{};
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
       const auto grad = [&](int i) { return side.grad(k_, i); };
-      args[d] = {shape(d),
-                 weights(d),
-                 first.input(kX),
-                 side.input(kH0),
-                 side.input(kC0),
-                 column(output_, d),
-                 row_stride(),
-                 side.saved.data(),
-                 column(grad_output, d),
-                 k_.directions * p,
-                 given(side.grad_h_n),
-                 given(side.grad_c_n),
-                 first.grad(k_, kX),
-                 d > 0 || k_.accumulate,
-                 grad(kH0),
-                 grad(kC0),
-                 grad(kWeightIh),
-                 grad(kWeightHh),
-                 grad(kBiasIh),
-                 grad(kBiasHh),
-                 grad(kWeightHr)};
+      args[d].shape = shape(d);
+      args[d].weights = weights(d);
+      args[d].input = first.input(kX);
+      args[d].h_0 = side.input(kH0);
+      args[d].c_0 = side.input(kC0);
+      args[d].output = column(output_, d);
+      args[d].output_row_stride = row_stride();
+      args[d].saved = side.saved.data();
+      args[d].grad_output = column(grad_output_, d);
+      args[d].grad_output_row_stride = k_.directions * k_.output_size();
+      args[d].grad_h_n = given(side.grad_h_n);
+      args[d].grad_c_n = given(side.grad_c_n);
+      args[d].grad_input = first.grad(k_, kX);
+      args[d].accumulate_grad_input = d > 0 || k_.accumulate;
+      args[d].grad_h_0 = grad(kH0);
+      args[d].grad_c_0 = grad(kC0);
+      args[d].grad_weight_ih = grad(kWeightIh);
+      args[d].grad_weight_hh = grad(kWeightHh);
+      args[d].grad_bias_ih = grad(kBiasIh);
+      args[d].grad_bias_hh = grad(kBiasHh);
+      args[d].grad_weight_hr = grad(kWeightHr);
     }
-    SimRuntime runtime;
+    TestRuntime runtime;
     result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
                                   kernels.backward, runtime);
+    if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 
     const char* names[] = {"grad_input",     "grad_h_0",     "grad_c_0",     "grad_weight_ih",
@@ -282,21 +323,21 @@ class Problems {
           if (k_.directions == 2) values[j] += sides_[1].expected.grads[kX][j];
           if (k_.accumulate) values[j] += 1;
         }
-        ok = is_close(k_, names[i], sides_[d].grads[i], values, 1, 1) && ok;
+        ok = is_close(k_, names[i], sides_[d].grads[i].fetch(), values, 1, 1) && ok;
         keep(sides_[d].grads[i], result);
       }
     }
     return ok;
   }
 
-  void keep(const Buffer& buffer, Result* result) const {
-    if (k_.wants_bits) result->buffers.push_back(buffer.copy());
+  void keep(const DeviceBuffer& buffer, Result* result) const {
+    if (k_.wants_bits) result->buffers.push_back(buffer.fetch().copy());
   }
 
   const CudaCase& k_;
   const std::vector<int64_t> batch_sizes_ = k_.batch_sizes();
   std::vector<Side> sides_;
-  Buffer output_{k_.dtype, 0};
+  DeviceBuffer output_{k_.dtype, 0}, grad_output_{k_.dtype, 0};
 };
 
 }  // namespace oracle
