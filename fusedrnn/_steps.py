@@ -86,14 +86,11 @@ def layer_gates(
         return (h,)
     valid = last = None
     if lengths is not None:
-        steps = torch.arange(input.size(0), device=input.device).unsqueeze(1)
-        valid = (steps < lengths).unsqueeze(-1)
-        # A GPU's lengths may exceed the steps; there the kernels stop at the last one.
-        last = (steps == lengths.clamp(max=input.size(0)) - 1).unsqueeze(-1)
+        valid, last = valid_steps(lengths, input.size(0))
         input = torch.where(valid, input, 0.0)
     directions = []
     for direction, w in enumerate(weights):
-        entering = _entering_states(
+        entering = entering_states(
             h[direction],
             None if h_0 is None else h_0[direction],
             None if reset is None else reset.unsqueeze(-1),
@@ -114,7 +111,15 @@ def layer_gates(
     return tuple(torch.stack(gate) for gate in zip(*directions))
 
 
-def _entering_states(
+def valid_steps(lengths: Tensor, seq_len: int) -> tuple[Tensor, Tensor]:
+    """Whether a step is one of the row's, and whether it is its last; each [T, B, 1]."""
+    steps = torch.arange(seq_len, device=lengths.device).unsqueeze(1)
+    # A GPU's lengths may exceed the steps; there the kernels stop at the last one.
+    last = steps == lengths.clamp(max=seq_len) - 1
+    return (steps < lengths).unsqueeze(-1), last.unsqueeze(-1)
+
+
+def entering_states(
     h: Tensor,
     h_0: Tensor | None,
     reset: Tensor | None,
