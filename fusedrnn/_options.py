@@ -58,23 +58,18 @@ def prepare(
     batch_first: bool,
 ) -> Prepared:
     """`input` is padded and time-major; `batched` and `batch_first` say how it was given."""
-    lengths, reset, reset_state = options.lengths, options.reset, ()
+    lengths, reset, given, return_states, return_gates, recompute = options
+    reset_state = ()
     if lengths is not None:
         lengths = _prepare_lengths(lengths, input, batched)
     if reset is not None:
         reset = _prepare_reset(reset, input, batched, batch_first)
-    if options.reset_state is not None:
+    if given is not None:
         if reset is None:
             _refuse_reset_state()
-        reset_state = _prepare_reset_state(options.reset_state, name, input, weights, batched)
-    return Prepared(
-        lengths,
-        reset,
-        reset_state,
-        options.return_states,
-        options.return_gates,
-        _recompute_interval(options.recompute),
-    )
+        reset_state = _prepare_reset_state(given, name, input, weights, batched)
+    interval = _recompute_interval(recompute)
+    return Prepared(lengths, reset, reset_state, return_states, return_gates, interval)
 
 
 def prepare_packed(options: Options) -> Prepared:

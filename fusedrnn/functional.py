@@ -83,11 +83,37 @@ def rnn(
         bidirectional: every layer also runs in reverse, and D = 2.
         dropout: probability of zeroing an element of each layer's output but the last's.
         training: dropout acts.
+        lengths: `(B,)`, for one sequence also `()`; any integer dtype and device, each 0 to T:
+            how many steps of each row of padded input are valid. The others count for nothing,
+            even NaN: output and gradients there are 0, h_n has each row's last valid state, h_0
+            where there is none, and the reverse direction begins at each row's own end. Values on
+            a GPU cannot be checked without waiting for it; there they are clamped.
+        reset: `(T, B)`, `(B, T)` with `batch_first`, `(T,)` for one sequence; bool: where the
+            state entering a step of padded input is replaced; see the picture.
+        reset_state: what replaces it, in the form of hx; B may be 1, a state for every row;
+            zeros if None. It gets the gradient that ends at the reset.
+        return_states: also return the state after every step.
+        return_gates: also return the activated gates of every step.
+        recompute: what backward computes again instead of keeping it, with the same bits:
+            "none", nothing; "gates", the gates; "chunk:N", all but the states of every Nth step.
+
+    With a reset at step 2, `|` is where reset_state (R) enters in place of the state before::
+
+        step            0        1        2        3
+        forward   h_0 -> x_0 ---> x_1 -|R-> x_2 ---> x_3 -> h_n
+        reverse   h_n <- x_0 <--- x_1 <---- x_2 <-R|- x_3 <- h_0
+
+    Each direction resets before it processes the step: forward, step 2 begins anew and knows
+    nothing of step 1; in reverse, it knows nothing of step 3, and step 1 still follows step 2.
 
     Returns:
-        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0.
+        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0. Then, where asked for,
+        `RNNStates` and `RNNGates`, whose tensors are `(L * D, T, B, H)`, `(L * D, B, T, H)` with
+        `batch_first`, `(L * D, T, H)` for one sequence: the states are those before dropout, 0
+        past a row's length, and differentiable.
 
     Raises:
+        TypeError: an option is no tensor.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.RNN; Elman 1990, "Finding Structure in Time".
@@ -140,13 +166,16 @@ def lstm(
         hx: h_0 `(L * D, B, P)` and c_0 `(L * D, B, H)`, without B for one sequence; None for
             zeros.
         weights: as for `rnn`; gates in the order i, f, g, o.
-        batch_first, bidirectional, dropout, training: as for `rnn`.
+        batch_first, bidirectional, dropout, training, lengths, reset, return_states,
+            return_gates, recompute: as for `rnn`.
+        reset_state: as for `rnn`; a pair, as hx.
 
     Returns:
-        output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0).
+        output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0). Then, where
+        asked for, `LSTMStates` and `LSTMGates`, laid out as for `rnn`.
 
     Raises:
-        TypeError: hx is no pair.
+        TypeError: hx or reset_state is no pair, or an option no tensor.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.LSTM; Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate);
@@ -157,6 +186,12 @@ def lstm(
         >>> output, (h_n, c_n) = lstm(torch.randn(7, 2, 5), None, weights)
         >>> output.shape, c_n.shape
         (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
+        >>> lengths = torch.tensor([7, 4])
+        >>> *_, states = lstm(
+        ...     torch.randn(7, 2, 5), None, weights, lengths=lengths, return_states=True
+        ... )
+        >>> states.c.shape
+        torch.Size([1, 7, 2, 3])
     """
     if hx is not None:
         check_pair("LSTM", hx)
@@ -200,9 +235,11 @@ def gru(
         batch_first, bidirectional, dropout, training: as for `rnn`.
 
     Returns:
-        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0.
+        output `(T, B, D * H)`, laid out as the input, and h_n, as h_0. Then, where asked for,
+        `RNNStates` and `GRUGates`, laid out as for `rnn`.
 
     Raises:
+        TypeError: an option is no tensor.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.GRU (the reset gate acts after the product); Cho et al. 2014.
@@ -401,25 +438,27 @@ def _run_stack(
     """
     lengths, reset, reset_state, return_states, return_gates, recompute = prepared
     num_layers = len(weights) // directions
-    h_0, c_0 = (_split_layers(states, idx, num_layers, directions) for idx in (0, 1))
-    reset_h, reset_c = (_split_layers(reset_state, idx, num_layers, directions) for idx in (0, 1))
+    initial = _split_layers(states, num_layers, directions)
+    replacement = _split_layers(reset_state, num_layers, directions)
     return_c = return_states and cell == "lstm"
     finals, every_state, gates = [], [], []
     for layer in range(num_layers):
         if layer > 0 and dropout > 0:
             input = F.dropout(input, dropout)
+        h_0, c_0 = initial[layer]
+        reset_h, reset_c = replacement[layer]
         layer_weights = weights[layer * directions : (layer + 1) * directions]
         output, h_n, c_n, c = layer_forward(
             cell,
             input,
-            h_0[layer],
-            c_0[layer],
+            h_0,
+            c_0,
             *layer_weights,
             batch_sizes=batch_sizes,
             lengths=lengths,
             reset=reset,
-            reset_h=reset_h[layer],
-            reset_c=reset_c[layer],
+            reset_h=reset_h,
+            reset_c=reset_c,
             return_c=return_c,
             recompute=recompute,
         )
@@ -429,11 +468,7 @@ def _run_stack(
         if return_states:
             every_state.append((h, c) if return_c else (h,))
         if return_gates:
-            gates.append(
-                layer_gates(
-                    cell, input, h, h_0[layer], layer_weights, lengths, reset, reset_h[layer]
-                )
-            )
+            gates.append(layer_gates(cell, input, h, h_0, layer_weights, lengths, reset, reset_h))
         input = output
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
 
@@ -446,12 +481,16 @@ def _join_layers(layers: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
 
 
 def _split_layers(
-    states: tuple[Tensor, ...], idx: int, num_layers: int, directions: int
-) -> Sequence[Tensor | None]:
-    """State `idx` of each layer, (directions, B, width); None where there is no such state."""
-    if idx >= len(states):
-        return [None] * num_layers
-    return [states[idx]] if num_layers == 1 else states[idx].split(directions)
+    states: tuple[Tensor, ...], num_layers: int, directions: int
+) -> list[tuple[Tensor | None, Tensor | None]]:
+    """h and c of each layer, (directions, B, width); None where there is no such state."""
+    if not states:
+        return [(None, None)] * num_layers
+    h, c = states if len(states) == 2 else (states[0], None)
+    if num_layers == 1:
+        return [(h, c)]
+    cs = [None] * num_layers if c is None else c.split(directions)
+    return list(zip(h.split(directions), cs))
 
 
 def _run_cell(

@@ -10,7 +10,6 @@ from cases import CELLS, initial_state, layers, map_tensors, tensors_of
 from torch import Tensor
 
 import fusedrnn
-from fusedrnn import _library
 
 DOUBLE = torch.float64
 # Options of a call; "reset_state" says for how many rows there is a state.
@@ -74,9 +73,7 @@ def function(cell: str, proj_size: int, name: str, device: str) -> tuple[Any, tu
 @pytest.mark.parametrize(("cell", "proj_size", "options"), TABLE)
 def test_gradcheck(cell: str, proj_size: int, options: str, device: str) -> None:
     call, inputs = function(cell, proj_size, options, device)
-    assert torch.autograd.gradcheck(
-        call, inputs, check_batched_grad=True, check_forward_ad=not _library.available
-    )
+    assert torch.autograd.gradcheck(call, inputs, check_batched_grad=True, check_forward_ad=True)
 
 
 @pytest.mark.parametrize(("cell", "proj_size", "options"), TABLE)

@@ -44,23 +44,23 @@ class LayersMixin:
         Args:
             input, hx: as the class says.
             lengths: `(B,)`, any integer dtype and device, each 0 to T: how many steps of each row
-                are valid. The others count for nothing, even NaN: output and gradients there are
-                0, h_n and c_n are those of the last valid step, or hx where there is none, and
-                the reverse direction begins at each row's own end. For padded input. Values on
-                a GPU are not checked but clamped, so that nothing waits for it.
-            reset: `(T, B)`, bool: the state entering these steps is replaced, and no gradient
-                passes to the one before. In both directions that happens before the step is
-                processed; `fusedrnn.functional.rnn` has a picture. For padded input.
+                of padded input are valid. The others count for nothing, even NaN: output and
+                gradients there are 0, h_n and c_n are those of the last valid step, or hx where
+                there is none, and the reverse direction begins at each row's own end. Values on a
+                GPU cannot be checked without waiting for it; there they are clamped.
+            reset: `(T, B)`, bool: the state entering these steps of padded input is replaced, and
+                no gradient passes. Each direction resets before it processes the step;
+                `fusedrnn.functional.rnn` has a picture.
             reset_state: what replaces it, in the form of hx, where B may be 1; zeros if absent.
-            return_states: also return h, and c of an LSTM, after every step of every layer.
+            return_states: also return the state after every step of every layer, before dropout.
             return_gates: also return the activated gates of every step of every layer.
-            recompute: what backward computes again to save memory: "none"; "gates"; or
-                "chunk:N", all but the states of every Nth step. The results have the same bits.
+            recompute: what backward computes again to save memory, with the same bits: "none";
+                "gates"; "chunk:N", all but the states of every Nth step.
 
         Returns:
-            output and the final state, as the class says; with `return_states` a named tuple with
-            h `(L * D, T, B, H or proj_size)` and for an LSTM c `(L * D, T, B, H)`; with
-            `return_gates` a named tuple with i, f, g, o of an LSTM, r, z, n of a GRU, h of an RNN,
+            output and the final state, as the class says; with `return_states` a named tuple of h
+            `(L * D, T, B, H or proj_size)` and for an LSTM c `(L * D, T, B, H)`; with
+            `return_gates` a named tuple of i, f, g, o of an LSTM, r, z, n of a GRU, h of an RNN,
             each `(L * D, T, B, H)`. Both are differentiable, and 0 past a row's length.
 
         Raises:

@@ -33,9 +33,12 @@ class RNN(RNNMixin, nn.RNNBase):
         input: `(T, B, input_size)`, `(B, T, input_size)` with `batch_first`,
             `(T, input_size)` for one sequence, or a `PackedSequence`.
         hx: h_0 `(num_layers * D, B, hidden_size)`, without B for one sequence; zeros if absent.
+        lengths, reset, reset_state, return_states, return_gates, recompute: keyword-only, and
+            none of torch.nn's; see `forward`.
 
     Returns:
-        output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0.
+        output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0; then every
+        step's states and gates, where asked for.
 
     Raises:
         What torch.nn.RNN raises, with its texts: TypeError, ValueError, RuntimeError.
@@ -107,9 +110,11 @@ class LSTM(LSTMMixin, nn.RNNBase):
         input: as for `RNN`.
         hx: h_0 `(num_layers * D, B, P)` and c_0 `(num_layers * D, B, hidden_size)`, without B
             for one sequence; zeros if absent.
+        lengths, reset, reset_state, return_states, return_gates, recompute: as for `RNN`.
 
     Returns:
-        output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0).
+        output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0); then every
+        step's states and gates, where asked for.
 
     Raises:
         What torch.nn.LSTM raises, with its texts: TypeError, ValueError, RuntimeError.
@@ -172,7 +177,8 @@ class GRU(GRUMixin, nn.RNNBase):
     Call with: as for `RNN`.
 
     Returns:
-        output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0.
+        output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0; then every
+        step's states and gates, where asked for.
 
     Raises:
         What torch.nn.GRU raises, with its texts: TypeError, ValueError, RuntimeError.
@@ -186,6 +192,9 @@ class GRU(GRUMixin, nn.RNNBase):
         >>> output, h_n = layer(torch.randn(7, 5))  # one sequence
         >>> output.shape, h_n.shape
         (torch.Size([7, 3]), torch.Size([1, 3]))
+        >>> output, h_n = layer(torch.randn(7, 2, 5), lengths=torch.tensor([7, 4]))
+        >>> output[4:, 1].any()
+        tensor(False)
     """
 
     def __init__(
