@@ -37,6 +37,11 @@ bool is_captured(cudaStream_t stream) {
 
 }  // namespace
 
+LaunchGraphs::~LaunchGraphs() {
+  while (!entries_.empty()) drop_oldest();
+  if (recorder_ != nullptr) cudaStreamDestroy(static_cast<cudaStream_t>(recorder_));
+}
+
 LaunchGraphs& LaunchGraphs::of_device(int device) {
   // Never destroyed: at exit the driver may be gone before them.
   static std::mutex& mutex = *new std::mutex;

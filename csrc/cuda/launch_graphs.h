@@ -22,6 +22,11 @@ class LaunchGraphs {
  public:
   static constexpr int64_t kMaxKernels = 65536;
 
+  LaunchGraphs() = default;
+  LaunchGraphs(const LaunchGraphs&) = delete;
+  LaunchGraphs& operator=(const LaunchGraphs&) = delete;
+  ~LaunchGraphs();
+
   // That of a device; it lives as long as the process.
   static LaunchGraphs& of_device(int device);
 

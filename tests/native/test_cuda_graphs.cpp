@@ -2,8 +2,6 @@
 // for CUDA. No kernel runs. A stream keeps what was enqueued on it, with the bytes of its
 // arguments; a layer must leave the same there whether its steps were recorded or not.
 #include <cstring>
-#include <deque>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -33,9 +31,7 @@ namespace {
 struct FakeCuda {
   const char* failing = "";  // the function that returns an error
   bool mode_is_relaxed = false;
-  int graphs = 0;                         // alive
-  std::set<FakeExecutable*> executables;  // alive
-  std::deque<FakeStream> streams;         // created
+  int graphs = 0, executables = 0, streams = 0;  // alive
   int instantiated = 0, launched = 0;
   bool has_error = false;
 
@@ -75,8 +71,16 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* 
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   CHECK(flags == cudaStreamNonBlocking && fake.mode_is_relaxed);
-  *stream = &fake.streams.emplace_back();
-  return fake.answer("cudaStreamCreateWithFlags");
+  const cudaError_t error = fake.answer("cudaStreamCreateWithFlags");
+  if (error != cudaSuccess) return error;
+  *stream = new FakeStream;
+  ++fake.streams;
+  return error;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  --fake.streams;
+  return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   CHECK(mode == cudaStreamCaptureModeRelaxed && !stream->is_captured);
@@ -101,7 +105,7 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
   const cudaError_t error = fake.answer("cudaGraphInstantiate");
   if (error != cudaSuccess) return error;
   *executable = new FakeExecutable{graph->work};
-  fake.executables.insert(*executable);
+  ++fake.executables;
   ++fake.instantiated;
   return error;
 }
@@ -114,7 +118,7 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
   return error;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
-  fake.executables.erase(executable);
+  --fake.executables;
   delete executable;
   return cudaSuccess;
 }
@@ -225,16 +229,17 @@ struct Layer {
   LayerShape shape(const std::vector<int64_t>& sizes, int d) const {
     int64_t rows = packed ? 0 : 3 * seq_len;
     for (int64_t size : sizes) rows += size;
-    return {cell,
-            dtype,
-            d == 0 ? Direction::kForward : Direction::kReverse,
-            seq_len,
-            3,
-            rows,
-            5,
-            40,
-            0,
-            packed ? sizes.data() : nullptr};
+    LayerShape shape{};
+    shape.cell = cell;
+    shape.dtype = dtype;
+    shape.direction = d == 0 ? Direction::kForward : Direction::kReverse;
+    shape.seq_len = seq_len;
+    shape.batch_size = 3;
+    shape.total_rows = rows;
+    shape.input_size = 5;
+    shape.hidden_size = 40;
+    shape.batch_sizes = packed ? sizes.data() : nullptr;
+    return shape;
   }
   CudaPlan plan(Recording recording) const {
     CudaPlan plan{};
@@ -250,41 +255,42 @@ struct Layer {
     int64_t next = 1 + input;
     const auto buffer = [&] { return address(next++); };
     const bool has_c = cell_info(cell).states > 1;
+    const auto c_buffer = [&] { return has_c ? buffer() : nullptr; };
     LayerForwardArgs forward[2]{};
     LayerBackwardArgs backward[2]{};
     for (int d = 0; d < directions; ++d) {
-      const LayerWeights weights{buffer(), buffer(), buffer(), buffer(), nullptr};
-      forward[d] = {shape(sizes, d),
-                    weights,
-                    address(input),
-                    buffer(),
-                    has_c ? buffer() : nullptr,
-                    buffer(),
-                    40,
-                    buffer(),
-                    has_c ? buffer() : nullptr,
-                    buffer()};
-      backward[d] = {shape(sizes, d),
-                     weights,
-                     address(input),
-                     buffer(),
-                     has_c ? buffer() : nullptr,
-                     buffer(),
-                     40,
-                     buffer(),
-                     buffer(),
-                     40,
-                     buffer(),
-                     has_c ? buffer() : nullptr,
-                     buffer(),
-                     d > 0,
-                     has_grad_h_0 ? buffer() : nullptr,
-                     nullptr,
-                     buffer(),
-                     buffer(),
-                     buffer(),
-                     buffer(),
-                     nullptr};
+      LayerForwardArgs& f = forward[d];
+      f.shape = shape(sizes, d);
+      f.weights = {buffer(), buffer(), buffer(), buffer(), nullptr};
+      f.input = address(input);
+      f.h_0 = buffer();
+      f.c_0 = c_buffer();
+      f.output = buffer();
+      f.output_row_stride = 40;
+      f.h_n = buffer();
+      f.c_n = c_buffer();
+      f.saved = buffer();
+
+      LayerBackwardArgs& b = backward[d];
+      b.shape = f.shape;
+      b.weights = f.weights;
+      b.input = f.input;
+      b.h_0 = f.h_0;
+      b.c_0 = f.c_0;
+      b.output = f.output;
+      b.output_row_stride = f.output_row_stride;
+      b.saved = f.saved;
+      b.grad_output = buffer();
+      b.grad_output_row_stride = 40;
+      b.grad_h_n = buffer();
+      b.grad_c_n = c_buffer();
+      b.grad_input = address(input + 100);
+      b.accumulate_grad_input = d > 0;
+      b.grad_h_0 = has_grad_h_0 ? buffer() : nullptr;
+      b.grad_weight_ih = buffer();
+      b.grad_weight_hh = buffer();
+      b.grad_bias_ih = buffer();
+      b.grad_bias_hh = buffer();
     }
     const CudaPlan chosen = plan(recording);
     if (pass == Pass::kForward) {
@@ -324,11 +330,12 @@ void for_each_layer(const Body& body) {
   }
 }
 
-KernelSequence sequence_of(const std::string& args, int64_t kernels, bool record_now = false) {
-  return {"launcher", 1, args.data(), args.size(), kernels, record_now, [args](void* stream) {
-            enqueue(stream, args);
-            return Status{};
-          }};
+KernelSequence sequence_of(const char* args, int64_t kernels) {
+  return {
+      "launcher", 1, args, std::strlen(args), kernels, /*record_now=*/true, [args](void* stream) {
+        enqueue(stream, args);
+        return Status{};
+      }};
 }
 
 }  // namespace
@@ -384,7 +391,7 @@ TEST(on_a_stream_that_is_captured_nothing_is_recorded) {
   const int instantiated = fake.instantiated, launched = fake.launched;
   for (int i = 0; i < 3; ++i) {
     bool at_once = true;
-    CHECK(graphs.launch(sequence_of("kernels", 2, true), &stream, &at_once).ok && !at_once);
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && !at_once);
   }
   CHECK(stream.captured == Work(3, "kernels"));
   CHECK(fake.instantiated == instantiated && fake.launched == launched);
@@ -394,17 +401,16 @@ TEST(the_number_of_recorded_kernels_is_bounded) {
   LaunchGraphs graphs;
   FakeStream stream;
   bool at_once = false;
-  const size_t before = fake.executables.size();
   constexpr int64_t kKernels = LaunchGraphs::kMaxKernels / 4;
-  const auto launch = [&](const std::string& args) {
-    CHECK(graphs.launch(sequence_of(args, kKernels, true), &stream, &at_once).ok && at_once);
+  const auto launch = [&](const char* args) {
+    CHECK(graphs.launch(sequence_of(args, kKernels), &stream, &at_once).ok && at_once);
     return fake.instantiated;
   };
   for (const char* args : {"a", "b", "c", "d"}) launch(args);
-  CHECK(fake.executables.size() == before + 4);
+  CHECK(fake.executables == 4);
   const int instantiated = launch("a");  // again: b is the oldest now
   launch("e");
-  CHECK(fake.executables.size() == before + 4);
+  CHECK(fake.executables == 4);
   CHECK(launch("a") == instantiated + 1);
   CHECK(launch("b") == instantiated + 2);
 }
@@ -416,14 +422,14 @@ TEST(a_failure_names_what_failed_and_the_next_call_works) {
     FakeStream stream;
     bool at_once = false;
     fake.failing = function;
-    const Status status = graphs.launch(sequence_of("kernels", 2, true), &stream, &at_once);
+    const Status status = graphs.launch(sequence_of("kernels", 2), &stream, &at_once);
     fake.failing = "";
     CHECK_THAT(!status.ok, "%s failed", function);
     for (const char* part : {"the steps", ": out of memory; ", "FUSEDRNN_CUDA_GRAPH=0"}) {
       CHECK_THAT(std::strstr(status.message, part) != nullptr, "%s", status.message);
     }
     CHECK(stream.done.empty() && !fake.has_error && !fake.mode_is_relaxed && fake.graphs == 0);
-    CHECK(graphs.launch(sequence_of("kernels", 2, true), &stream, &at_once).ok && at_once);
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && at_once);
     CHECK(stream.done == Work(1, "kernels"));
   }
 }
@@ -432,19 +438,29 @@ TEST(a_kernel_that_is_refused_ends_the_recording_with_its_own_error) {
   LaunchGraphs graphs;
   FakeStream stream;
   bool at_once = false;
-  const size_t executables = fake.executables.size();
-  KernelSequence sequence = sequence_of("kernels", 2, true);
+  KernelSequence sequence = sequence_of("kernels", 2);
   sequence.enqueue = [](void*) { return Status::error("%s", kRefused); };
   const Status status = graphs.launch(sequence, &stream, &at_once);
   CHECK(!status.ok && std::strcmp(status.message, kRefused) == 0);
-  CHECK(fake.graphs == 0 && fake.executables.size() == executables);
-  CHECK(graphs.launch(sequence_of("others", 2, true), &stream, &at_once).ok && at_once);
+  CHECK(fake.graphs == 0 && fake.executables == 0);
+  CHECK(graphs.launch(sequence_of("others", 2), &stream, &at_once).ok && at_once);
   CHECK(stream.done == Work(1, "others"));
 }
 
 TEST(each_device_has_its_own_graphs) {
   CHECK(&LaunchGraphs::of_device(0) == &LaunchGraphs::of_device(0));
   CHECK(&LaunchGraphs::of_device(0) != &LaunchGraphs::of_device(1));
+}
+
+TEST(nothing_is_left_behind) {
+  {
+    LaunchGraphs graphs;
+    FakeStream stream;
+    bool at_once = false;
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && at_once);
+    CHECK(fake.executables == 1 && fake.streams == 1);
+  }
+  CHECK(fake.graphs == 0 && fake.executables == 0 && fake.streams == 0);
 }
 
 CHECK_MAIN()
