@@ -368,31 +368,6 @@ def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch, device: s
         make_layer("gru", device=device).run(ops.layer_forward)
 
 
-@pytest.mark.parametrize(
-    ("settings", "allowed"),
-    [
-        ({}, False),
-        ({"allow_tf32": True}, True),
-        ({"fp32_precision": "tf32"}, True),
-        ({"allow_tf32": True, "fp32_precision": "ieee"}, False),
-        ({"fp32_precision": "tf32", "allow_tf32": False}, False),
-    ],
-    ids=str,
-)
-def test_tf32_is_allowed_as_torch_has_it_for_products(
-    settings: dict[str, Any], allowed: bool, recwarn: pytest.WarningsRecorder
-) -> None:
-    matmul = torch.backends.cuda.matmul
-    try:
-        for name, value in settings.items():
-            setattr(matmul, name, value)
-        assert OPS.allows_tf32() == allowed
-        assert not recwarn.list
-    finally:
-        matmul.allow_tf32 = False
-        matmul.fp32_precision = "none"
-
-
 def test_explain_refuses_impossible_sizes() -> None:
     with pytest.raises(ValueError, match="hidden_size"):
         OPS.explain_layer("gru", torch.float32, 50, 16, 64, 0, 0, 1, True)
