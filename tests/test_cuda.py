@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -83,12 +84,112 @@ def test_same_inputs_give_the_same_bits(
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_more_steps_than_a_grid_dimension_has() -> None:
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_more_steps_than_a_grid_dimension_has(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
     layer = make_layer("gru", torch.float32, sizes=(70_000, 1, 2, 5), device="cuda")
     on_cpu = layer.map(Tensor.cpu)
     actual, expected = layer.run(ops.layer_forward), on_cpu.run(ops.layer_forward)
     for result, wanted in zip(actual, expected, strict=True):
         assert_close(result, wanted, tolerance(torch.float32, 16))
+
+
+def forced_graph(monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
+    """Each step is a kernel of ours, and all of them are recorded, or none."""
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "per_step/fused")
+    monkeypatch.setenv("FUSEDRNN_CUDA_GRAPH", str(int(graph)))
+
+
+def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name, wanted in expected.items():
+        assert torch.equal(actual[name], wanted), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
+def test_recorded_steps_give_the_same_bits(
+    cell: str, variant: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = make_layer(cell, dtype, **VARIANTS[variant], device="cuda")
+    if not possible(layer, "per_step/fused"):
+        pytest.skip("only torch's products run this, and they are not recorded")
+    forced_graph(monkeypatch, False)
+    expected = operator(layer)
+    assert not OPS.last_cuda_graph()
+    forced_graph(monkeypatch, True)
+    for _ in range(3):
+        assert_same_bits(operator(layer), expected)
+        assert OPS.last_cuda_graph()
+
+
+def test_steps_that_come_again_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "per_step/fused")
+    layer = make_layer("gru", torch.float32, sizes=(300, 2, 8, 600), device="cuda")
+    recorded = []
+    for _ in range(8):
+        ops.layer_forward(*layer)
+        recorded.append(OPS.last_cuda_graph())
+    assert not recorded[0] and recorded[-1]
+
+
+def test_recorded_steps_read_the_weights_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer("lstm", torch.float32, sizes=(20, 3, 8, 40), device="cuda")
+    for _ in range(4):
+        for tensor in (layer.weights.weight_ih, layer.weights.weight_hh, layer.input):
+            tensor.mul_(0.5)
+        forced_graph(monkeypatch, False)
+        expected = operator(layer)
+        forced_graph(monkeypatch, True)
+        assert_same_bits(operator(layer), expected)
+    # Another tensor in the place of a weight.
+    moved = layer.replace(weight_hh=layer.weights.weight_hh * 2)
+    actual = operator(moved)
+    forced_graph(monkeypatch, False)
+    assert_same_bits(actual, operator(moved))
+
+
+def test_recorded_steps_run_on_the_current_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = make_layer("gru", torch.float32, sizes=(50, 4, 16, 64), device="cuda")
+    forced_graph(monkeypatch, True)
+    expected = operator(layer)
+    torch.cuda.synchronize()
+    for _ in range(3):
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(50_000_000)  # work on another stream would overtake this
+            actual = operator(layer.replace(input=layer.input * 1))
+        stream.synchronize()
+        assert_same_bits(actual, expected)
+
+
+def test_threads_record_and_launch_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers = [
+        make_layer(cell, torch.float32, sizes=(40, 3, 8, 33), device="cuda")
+        for cell in ("lstm", "gru")
+    ]
+    forced_graph(monkeypatch, False)
+    expected = [operator(layer) for layer in layers]
+    forced_graph(monkeypatch, True)
+    torch.cuda.synchronize()
+    failures: list[Exception] = []
+
+    def work(idx: int) -> None:
+        try:
+            with torch.cuda.stream(torch.cuda.Stream()):
+                for i in range(20):
+                    which = (idx + i) % 2
+                    assert_same_bits(operator(layers[which]), expected[which])
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(idx,)) for idx in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures[0]
 
 
 def test_work_runs_on_the_current_stream() -> None:
@@ -119,9 +220,14 @@ def captured(step: Any) -> torch.cuda.CUDAGraph:
     return graph
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_inference_is_captured_in_a_graph(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("schedule", "graph"), [*((schedule, "0") for schedule in SCHEDULES), ("per_step/fused", "1")]
+)
+def test_inference_is_captured_in_a_graph(
+    schedule: str, graph: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    monkeypatch.setenv("FUSEDRNN_CUDA_GRAPH", graph)
     module = fusedrnn.LSTM(8, 32, 2, bidirectional=True, device="cuda").eval()
     input, output = torch.zeros(7, 3, 8, device="cuda"), torch.zeros(7, 3, 64, device="cuda")
 
@@ -187,8 +293,16 @@ def test_tensors_on_different_devices_are_named(moved: str) -> None:
 
 def test_a_schedule_that_does_not_fit_gives_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", "single_block")
+    layer = make_layer("lstm", torch.float32, sizes=(2, 2, 8, 1024), device="cuda")
     with pytest.raises(RuntimeError, match="schedule single_block: .* KiB of shared memory"):
-        operator(make_layer("lstm", torch.float32, sizes=(2, 2, 8, 1024), device="cuda"))
+        operator(layer)
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "per_step/product")
+    monkeypatch.setenv("FUSEDRNN_CUDA_GRAPH", "1")
+    with pytest.raises(RuntimeError, match="FUSEDRNN_CUDA_GRAPH=1: torch's products"):
+        operator(layer)
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "per_step/fused")
+    with pytest.raises(RuntimeError, match="70000 kernels, a graph has 16384 at most"):
+        ops.layer_forward(*make_layer("gru", sizes=(70_000, 1, 2, 5), device="cuda"))
 
 
 @pytest.mark.parametrize("training", [False, True])

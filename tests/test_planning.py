@@ -173,3 +173,29 @@ def test_what_it_cannot_explain_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         fusedrnn.explain(module, input)
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ({}, False),
+        ({"allow_tf32": True}, True),
+        ({"fp32_precision": "tf32"}, True),
+        ({"allow_tf32": True, "fp32_precision": "ieee"}, False),
+        ({"fp32_precision": "tf32", "allow_tf32": False}, False),
+    ],
+    ids=str,
+)
+def test_tf32_is_allowed_as_torch_has_it_for_products(
+    settings: dict[str, object], allowed: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    matmul = torch.backends.cuda.matmul
+    try:
+        for name, value in settings.items():
+            setattr(matmul, name, value)
+        assert torch.ops.fusedrnn.allows_tf32() == allowed
+        assert not recwarn.list
+    finally:
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = "none"

@@ -8,7 +8,8 @@
             the CUDA kernels, both for this GPU alone
     native  that test, and parts of it under compute-sanitizer's memcheck, racecheck and initcheck
     test    every Python test, with FUSEDRNN_REQUIRE_CUDA=1: a test without a GPU fails
-    bench   a part of the benchmark against torch.nn, in float32 and float16
+    bench   a part of the benchmark against torch.nn, in float32 and float16, and a shape of it
+            without CUDA graphs, into bench-without-graphs.jsonl
 
 It runs with the interpreter that has torch (2.11 or newer) and needs make, nvcc, compute-sanitizer
 and pytest; pytest-xdist is used where it is installed. The folder it leaves has `log.txt`, the
@@ -156,9 +157,14 @@ def test(log: Log, _out: Path, deadline: float) -> bool:
 
 def bench(log: Log, out: Path, deadline: float) -> bool:
     command = [sys.executable, "-m", "bench", "run", "--device", "cuda", "--cells", "LSTM", "GRU"]
-    command += ["--dtype", "float32", "float16", "--shapes", "16,100,256,256", "64,50,64,64"]
-    command += ["--rounds", "5", "--budget", "0.5", "--out", str(out / "bench.jsonl")]
-    return log.run(command, deadline)
+    command += ["--dtype", "float32", "float16", "--rounds", "5", "--budget", "0.5"]
+    large, small = "16,100,256,256", "64,50,64,64"
+    against_torch = ["--shapes", large, small, "--out", str(out / "bench.jsonl")]
+    # Where steps are kernels of their own: without graphs.
+    alone = ["--shapes", large, "--providers", "fusedrnn"]
+    alone += ["--out", str(out / "bench-without-graphs.jsonl")]
+    passed = log.run([*command, *against_torch], deadline)
+    return log.run([*command, *alone], deadline, FUSEDRNN_CUDA_GRAPH="0") and passed
 
 
 PARTS: dict[str, Callable[[Log, Path, float], bool]] = {

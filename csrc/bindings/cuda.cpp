@@ -1,6 +1,5 @@
 // The operators on CUDA: checks, buffers, the plan, and one call of the library for all
 // directions. Compiled where CUDA kernels are built.
-#include <ATen/Context.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
@@ -23,6 +22,7 @@ namespace fusedrnn {
 namespace {
 
 thread_local const char* last_plan = "";
+thread_local bool last_launched_graph = false;
 
 // Asked once a device: a query takes longer than a layer.
 CudaInfo device_info(c10::DeviceIndex device) {
@@ -36,13 +36,14 @@ CudaInfo device_info(c10::DeviceIndex device) {
     found = known.emplace(device, info).first;
   }
   CudaInfo info = found->second;
-  info.allow_tf32 = at::globalContext().allowTF32CuBLAS();
+  info.allow_tf32 = allows_tf32();
   return info;
 }
 
 CudaPlan make_checked_plan(const Problem& problem, Pass pass, const CudaInfo& info) {
   CudaPlan plan;
-  check_status(make_cuda_plan(problem, pass, info, std::getenv("FUSEDRNN_SCHEDULE"), &plan));
+  const CudaForced forced{std::getenv("FUSEDRNN_SCHEDULE"), std::getenv("FUSEDRNN_CUDA_GRAPH")};
+  check_status(make_cuda_plan(problem, pass, info, forced, &plan));
   return plan;
 }
 
@@ -64,6 +65,7 @@ void run_pass(const CheckedLayer& layer, bool training, Pass pass, const Call& c
   TorchCudaRuntime runtime(device);
   const Status status = call(plan, runtime);
   last_plan = cuda_plan_name(plan);
+  last_launched_graph = runtime.launched_graph();
   if (status.ok) return;
   const int major = info.sm_arch / 10, minor = info.sm_arch % 10;
   TORCH_CHECK(
@@ -129,6 +131,7 @@ TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
   m.impl("explain_layer_cuda", TORCH_FN(explain_layer_cuda));
   m.impl("cuda_architectures", [] { return std::string(cuda_architectures()); });
   m.impl("last_cuda_plan", [] { return std::string(last_plan); });
+  m.impl("last_cuda_graph", [] { return last_launched_graph; });
 }
 
 }  // namespace fusedrnn

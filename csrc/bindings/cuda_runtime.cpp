@@ -6,6 +6,9 @@
 #include <ATen/ops/mm_cuda_dispatch.h>
 #include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAStream.h>
+#include <cuda_runtime_api.h>
+
+#include "cuda/launch_graphs.h"
 
 namespace fusedrnn {
 namespace {
@@ -35,6 +38,18 @@ at::Tensor matrix(c10::Device device, DType dtype, Transpose transpose, const vo
       .make_tensor();
 }
 
+// c of a product whose sums have no terms.
+Status clear_empty_sum(const CudaProduct& product, cudaStream_t stream) {
+  if (product.beta != 0) return {};
+  const auto bytes = static_cast<size_t>(dtype_bytes(product.out));
+  const cudaError_t error = cudaMemset2DAsync(product.c, static_cast<size_t>(product.ldc) * bytes,
+                                              0, static_cast<size_t>(product.n) * bytes,
+                                              static_cast<size_t>(product.m), stream);
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  return Status::error("zeros of an empty product: %s", cudaGetErrorString(error));
+}
+
 }  // namespace
 
 TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
@@ -42,6 +57,7 @@ TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
 
 Status TorchCudaRuntime::gemm(const CudaProduct& product) {
   if (product.m == 0 || product.n == 0) return {};
+  if (product.k == 0) return clear_empty_sum(product, static_cast<cudaStream_t>(stream_));
   const at::Tensor left =
       matrix(device_, product.in, product.trans_a, product.a, product.m, product.k, product.lda);
   const at::Tensor right =
@@ -62,6 +78,14 @@ Status TorchCudaRuntime::gemm(const CudaProduct& product) {
     at::cuda::addmm_(result, left, right, product.beta, 1);
   }
   return {};
+}
+
+Status TorchCudaRuntime::launch_together(const KernelSequence& sequence) {
+  bool at_once = false;
+  const Status status =
+      LaunchGraphs::of_device(device_.index()).launch(sequence, stream_, &at_once);
+  launched_graph_ = launched_graph_ || at_once;
+  return status;
 }
 
 void* TorchCudaRuntime::scratch(size_t bytes) {

@@ -18,10 +18,15 @@ class TorchCudaRuntime final : public CudaRuntime {
   Status gemm(const CudaProduct& product) override;
   void* scratch(size_t bytes) override;
   void* stream() override { return stream_; }
+  Status launch_together(const KernelSequence& sequence) override;
+
+  // Whether kernels that came together were one launch.
+  bool launched_graph() const { return launched_graph_; }
 
  private:
   c10::Device device_;
   void* stream_;
+  bool launched_graph_ = false;
   std::vector<c10::DataPtr> buffers_;
 };
 

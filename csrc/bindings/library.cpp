@@ -63,6 +63,9 @@ TORCH_LIBRARY(fusedrnn, m) {
       "bool packed, int device_index) -> str");
   m.def("cuda_architectures() -> str");  // compute capabilities that there are kernels for
   m.def("last_cuda_plan() -> str");      // the schedule that this thread's last call ran
+  m.def("last_cuda_graph() -> bool");    // whether it launched its steps as one graph
+  // Whether products of float32 on CUDA may round what they multiply to TF32.
+  m.def("allows_tf32() -> bool");
   // The torch that this library was compiled with, as "major.minor".
   m.def("built_torch() -> str", [] { return kBuiltTorch; });
   m.def("cpu_isa() -> str");       // the ISA that the next call uses; errors as the call would

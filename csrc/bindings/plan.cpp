@@ -1,6 +1,7 @@
 // What would run: the operators that name schedules and instruction sets.
 #include "bindings/plan.h"
 
+#include <ATen/Context.h>
 #include <torch/library.h>
 
 #include <cstdlib>
@@ -61,6 +62,13 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
           packed};
 }
 
+// What torch's own products go by. Context::allowTF32CuBLAS() raises where allow_tf32 and
+// fp32_precision were both set and disagree.
+bool allows_tf32() {
+  return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
+         at::Float32Precision::TF32;
+}
+
 void check_status(const Status& status) { TORCH_CHECK(status.ok, status.message); }
 
 CpuPlan make_cpu_plan(const Problem& problem) {
@@ -73,6 +81,7 @@ CpuPlan make_cpu_plan(const Problem& problem) {
 
 TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
   m.impl("explain_layer", TORCH_FN(explain_layer));
+  m.impl("allows_tf32", allows_tf32);
   m.impl("cpu_isa", [] { return std::string(isa_name(current_isa())); });
   m.impl("last_cpu_isa", [] { return std::string(isa_name(last_isa())); });
   m.impl("built_cpu_isas", [] { return isa_names(isa_built); });

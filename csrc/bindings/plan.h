@@ -21,6 +21,9 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
                       int64_t batch_size, int64_t input_size, int64_t hidden_size,
                       int64_t proj_size, int64_t directions, bool training, bool packed);
 
+// Whether products of float32 on CUDA may round what they multiply to TF32, as torch is set now.
+bool allows_tf32();
+
 // Raises the status's message unless it is ok.
 void check_status(const Status& status);
 

@@ -2,6 +2,7 @@
 // Everything is enqueued; the first error is kept, and nothing is enqueued after it.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "cells/registry.h"
@@ -59,6 +60,26 @@ class CudaLayer {
   // Keeps the status of a launch.
   void note(const Status& launched) {
     if (status.ok) status = launched;
+  }
+
+  // The kernel of each of these steps, together.
+  template <class Args>
+  void launch_together(Status (*launch_step)(const Args&, int, StepForm, Stream),
+                       const std::vector<Args>& step_args) {
+    static_assert(std::has_unique_object_representations_v<Args>,
+                  "a sequence of kernels is known by the bytes of their arguments");
+    if (!status.ok) return;
+    const auto enqueue = [&](Stream on) {
+      Status launched;
+      for (const Args& args : step_args) {
+        if (launched.ok) launched = launch_step(args, directions, plan.form, on);
+      }
+      return launched;
+    };
+    note(runtime.launch_together({reinterpret_cast<const void*>(launch_step), directions,
+                                  step_args.data(), step_args.size() * sizeof(Args),
+                                  static_cast<int64_t>(step_args.size()),
+                                  plan.recording == Recording::kAlways, enqueue}));
   }
 
   // Rows of the sweep steps [begin, end) of a direction.

@@ -2,6 +2,7 @@
 // the gradients of the gates, from which matrix products over all rows of the chunk make the
 // gradients of input and weights. Sums have a fixed order: same inputs, same bits.
 #include <algorithm>
+#include <vector>
 
 #include "cuda/launch.h"
 #include "cuda/layer.h"
@@ -27,9 +28,10 @@ class Backward {
       }
       if (layer_.is_single_block()) {
         sweep();
+      } else if (layer_.plan.recording != Recording::kNever) {
+        steps_together();
       } else {
-        for (int64_t s = end_ - 1; s >= begin_ && layer_.status.ok; --s) step(s);
-        if (begin_ == 0 && args_[0].grad_h_0 != nullptr) step(-1);
+        for (int64_t s = end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
       }
       for (int d = 0; d < layer_.directions; ++d) {
         multiply_chunk(d);
@@ -166,19 +168,35 @@ class Backward {
         layer_.kernels.cell.backward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
   }
 
-  // Step -1 only delivers grad_h_0 of the rows of step 0.
-  void step(int64_t s) {
-    const bool projected = layer_.shape.proj_size > 0;
-    const CudaKernels& kernels = layer_.kernels;
+  // Of the chunk. Step -1 only delivers grad_h_0 of the rows of step 0.
+  int64_t last_step() const { return begin_ == 0 && args_[0].grad_h_0 != nullptr ? -1 : begin_; }
+
+  BackwardStepArgs step_args(int64_t s) const {
     BackwardStepArgs args{};
     args.sizes = sizes_;
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
       StepRows& at = args.step[d] = step_rows(layer_.steps[d], s);
       if (args_[d].grad_h_0 == nullptr) at.rows_after = std::min(at.rows_after, at.rows);
-      if (at.rows_after == 0) continue;
-      args.buffers[d].dgr_after = dgr_of(d, s + 1);
-      if (layer_.has_step_product()) multiply_dgr(d, at.rows_after, args.buffers[d].dgr_after);
+      if (at.rows_after > 0) args.buffers[d].dgr_after = dgr_of(d, s + 1);
+    }
+    return args;
+  }
+
+  void steps_together() {
+    std::vector<BackwardStepArgs> args;
+    args.reserve(static_cast<size_t>(end_ - last_step()));
+    for (int64_t s = end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
+    layer_.launch_together(layer_.kernels.cell.backward_step, args);
+  }
+
+  void step(int64_t s) {
+    const bool projected = layer_.shape.proj_size > 0;
+    const CudaKernels& kernels = layer_.kernels;
+    const BackwardStepArgs args = step_args(s);
+    for (int d = 0; d < layer_.directions && layer_.has_step_product(); ++d) {
+      const int64_t rows = args.step[d].rows_after;
+      if (rows > 0) multiply_dgr(d, rows, args.buffers[d].dgr_after);
     }
     if (projected) {
       if (!layer_.status.ok) return;

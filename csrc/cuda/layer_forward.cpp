@@ -2,6 +2,7 @@
 // matrix product, then the steps: one launch for all of them, or for each a kernel and where the
 // plan says so a product before it.
 #include <algorithm>
+#include <vector>
 
 #include "cuda/launch.h"
 #include "cuda/layer.h"
@@ -24,6 +25,8 @@ class Forward {
       for (int d = 0; d < layer_.directions; ++d) project_input(d, begin, end);
       if (layer_.is_single_block()) {
         sweep(begin, end);
+      } else if (layer_.plan.recording != Recording::kNever) {
+        steps_together(begin, end);
       } else {
         for (int64_t s = begin; s < end && layer_.status.ok; ++s) step(s);
       }
@@ -83,13 +86,27 @@ class Forward {
         layer_.kernels.cell.forward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
   }
 
-  void step(int64_t s) {
+  ForwardStepArgs step_args(int64_t s) const {
     ForwardStepArgs args{};
     args.sizes = sizes_;
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
       args.step[d] = step_rows(layer_.steps[d], s);
-      if (layer_.has_step_product()) multiply_h(d, args.step[d]);
+    }
+    return args;
+  }
+
+  void steps_together(int64_t begin, int64_t end) {
+    std::vector<ForwardStepArgs> args;
+    args.reserve(static_cast<size_t>(end - begin));
+    for (int64_t s = begin; s < end; ++s) args.push_back(step_args(s));
+    layer_.launch_together(layer_.kernels.cell.forward_step, args);
+  }
+
+  void step(int64_t s) {
+    const ForwardStepArgs args = step_args(s);
+    for (int d = 0; d < layer_.directions && layer_.has_step_product(); ++d) {
+      multiply_h(d, args.step[d]);
     }
     if (!layer_.status.ok) return;
     layer_.note(

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "common/status.h"
 #include "common/types.h"
@@ -27,6 +28,19 @@ struct CudaProduct {
   int64_t ldc;
 };
 
+// Kernels that follow each other. Those with equal `launcher`, `directions` and bytes at `args`
+// are the same kernels with the same arguments.
+struct KernelSequence {
+  const void* launcher;  // the function that launches each of them
+  int directions;
+  const void* args;   // of all of them
+  size_t args_bytes;  // which have no padding
+  int64_t kernels;    // how many
+  bool record_now;    // as Recording::kAlways
+  // Launches them, and does nothing else, on this cudaStream_t.
+  std::function<Status(void* stream)> enqueue;
+};
+
 class CudaRuntime {
  public:
   virtual ~CudaRuntime() = default;
@@ -40,6 +54,11 @@ class CudaRuntime {
 
   // The cudaStream_t that everything is enqueued on, in order, on the current device.
   virtual void* stream() = 0;
+
+  // Enqueues the kernels on stream(), in one launch where the runtime can.
+  virtual Status launch_together(const KernelSequence& sequence) {
+    return sequence.enqueue(stream());
+  }
 };
 
 }  // namespace fusedrnn

@@ -32,6 +32,11 @@ constexpr SmRates kSmRates[] = {
 // beyond that.
 constexpr double kKernelSeconds = 2.5e-6;
 constexpr double kProductCallSeconds = 5e-6;
+// The same between two kernels of a recorded graph, and for its launch: finding it again, and the
+// call. Recording is left out: a training or inference loop gets the same buffers again and again
+// from torch's allocator.
+constexpr double kGraphKernelSeconds = 1.3e-6;
+constexpr double kGraphLaunchSeconds = 15e-6;
 // Shares of the rates that large products, small ones and our own loops reach.
 constexpr double kLargeProductShare = 0.7;
 constexpr double kFusedShare = 0.4;
@@ -100,14 +105,19 @@ class CudaModel {
     return outside() + steps_ * step;
   }
 
-  double per_step_fused() const {
+  double per_step_fused(const CudaPlan& sizes) const {
     const double rows = rows_ / steps_;
     const double row_tiles = whole(rows, kFusedRows);
     const double blocks = directions_ * row_tiles * whole(hidden_, kFusedUnits);
     const double arithmetic = gates_ * hidden_ * kFusedUnits * kFusedRows / (fma_ * kFusedShare);
     const double traffic = row_tiles * l2_clocks(directions_ * weights() * storage_);
     const double clocks = larger(whole(blocks, sms_) * arithmetic, traffic);
-    return outside() + steps_ * (kKernelSeconds + clocks / clock_);
+    if (sizes.recording == Recording::kNever) {
+      return outside() + steps_ * (kKernelSeconds + clocks / clock_);
+    }
+    const double graphs = whole(steps_, static_cast<double>(sizes.chunk_steps));
+    return outside() + graphs * kGraphLaunchSeconds +
+           steps_ * (kGraphKernelSeconds + clocks / clock_);
   }
 
   double single_block(const CudaPlan& sizes) const {
@@ -189,7 +199,7 @@ double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& 
                              const CudaPlan& sizes) {
   const CudaModel model(problem, pass, device);
   if (sizes.schedule == Schedule::kSingleBlock) return model.single_block(sizes);
-  return sizes.form == StepForm::kFused ? model.per_step_fused() : model.per_step_product();
+  return sizes.form == StepForm::kFused ? model.per_step_fused(sizes) : model.per_step_product();
 }
 
 }  // namespace fusedrnn

@@ -19,13 +19,18 @@ constexpr const char* kPerStep = "per_step";
 constexpr int64_t kChunkBytes = int64_t{256} << 20;
 
 constexpr int kWarp = 32;
+constexpr const char* kGraphVariable = "FUSEDRNN_CUDA_GRAPH";
 
 int64_t align(int64_t bytes) { return ceil_div(bytes, 16) * 16; }
 int64_t kib(int64_t bytes) { return ceil_div(bytes, 1024); }
 
+// What is forced of the recording.
+enum class GraphWish : int8_t { kNone, kNever, kAlways };
+
 struct CudaCandidate {
   CudaPlan sizes;
   bool possible;
+  bool refused_for_graph;
   char reason[160];  // why not
 };
 
@@ -87,7 +92,54 @@ void choose_single_block(const Problem& problem, Pass pass, const CudaInfo& devi
   }
 }
 
-CudaCandidate make_candidate(int idx, const Problem& problem, Pass pass, const CudaInfo& device) {
+template <class... Args>
+void do_not_record(CudaPlan* sizes, const char* format, Args... args) {
+  sizes->recording = Recording::kNever;
+  Writer writer(sizes->not_recorded, sizeof(sizes->not_recorded));
+  writer.write(format, args...);
+}
+
+// The modelled time of per_step, recorded or not.
+void choose_recording(const Problem& problem, Pass pass, const CudaInfo& device, GraphWish wish,
+                      CudaCandidate* candidate) {
+  CudaPlan& sizes = candidate->sizes;
+  sizes.recording = Recording::kNever;
+  const auto model = [&] { return modelled_cuda_seconds(problem, pass, device, sizes); };
+  const double each = sizes.modelled_seconds = model();
+  const int64_t kernels = problem.seq_len + (pass == Pass::kBackward ? 1 : 0);
+  const bool is_fused = sizes.form == StepForm::kFused;
+  if (!is_fused || kernels > kMaxRecordedKernels) {
+    if (is_fused) {
+      do_not_record(&sizes, "%lld kernels, a graph has %lld at most",
+                    static_cast<long long>(kernels), static_cast<long long>(kMaxRecordedKernels));
+    } else {
+      do_not_record(&sizes, "torch's products may move their workspace between two launches");
+    }
+    if (wish == GraphWish::kAlways) {
+      refuse(candidate, "%s=1: %s", kGraphVariable, sizes.not_recorded);
+      candidate->refused_for_graph = true;
+    }
+    return;
+  }
+  if (wish == GraphWish::kNever) {
+    do_not_record(&sizes, "%s=0", kGraphVariable);
+    return;
+  }
+  if (wish == GraphWish::kNone && problem.packed) {
+    do_not_record(&sizes, "packed input: steps seldom come again with the same rows");
+    return;
+  }
+  sizes.recording = wish == GraphWish::kAlways ? Recording::kAlways : Recording::kWhenRepeated;
+  sizes.modelled_seconds = model();
+  if (wish == GraphWish::kAlways || sizes.modelled_seconds < each) return;
+  const Duration recorded(sizes.modelled_seconds), plain(each);
+  do_not_record(&sizes, "modelled %lld.%d %s against %lld.%d %s", recorded.whole, recorded.tenth,
+                recorded.unit, plain.whole, plain.tenth, plain.unit);
+  sizes.modelled_seconds = each;
+}
+
+CudaCandidate make_candidate(int idx, const Problem& problem, Pass pass, const CudaInfo& device,
+                             GraphWish graph) {
   CudaCandidate candidate{};
   CudaPlan& sizes = candidate.sizes;
   sizes.schedule = idx == kSingleBlockCandidate ? Schedule::kSingleBlock : Schedule::kPerStep;
@@ -110,9 +162,11 @@ CudaCandidate make_candidate(int idx, const Problem& problem, Pass pass, const C
     sizes.batch_tile = kFusedRows;
     sizes.threads = kFusedThreads;
   }
-  sizes.modelled_seconds = modelled_cuda_seconds(problem, pass, device, sizes);
+  choose_recording(problem, pass, device, graph, &candidate);
   return candidate;
 }
+
+bool is_empty(const char* text) { return text == nullptr || text[0] == '\0'; }
 
 bool names(const char* forced, int idx) {
   return std::strcmp(forced, kCandidateNames[idx]) == 0 ||
@@ -133,15 +187,26 @@ int64_t single_block_smem_bytes(const Problem& problem, Pass pass, int batch_til
          align(2 * batch_tile * width * accum_bytes(problem.dtype));
 }
 
-Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device, const char* forced,
-                      CudaPlan* plan) {
-  const bool is_forced = forced != nullptr && forced[0] != '\0';
+Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
+                      const CudaForced& wishes, CudaPlan* plan) {
+  const char* forced = wishes.schedule;
+  const bool is_forced = !is_empty(forced);
+  GraphWish graph = GraphWish::kNone;
+  if (!is_empty(wishes.graph)) {
+    const bool is_always = std::strcmp(wishes.graph, "1") == 0;
+    if (!is_always && std::strcmp(wishes.graph, "0") != 0) {
+      return Status::error("%s: expected 0 or 1, got '%.60s'", kGraphVariable, wishes.graph);
+    }
+    graph = is_always ? GraphWish::kAlways : GraphWish::kNever;
+  }
   CudaCandidate candidates[kCudaCandidateCount];
   int chosen = -1, named = -1;
+  const char* graph_reason = nullptr;
   for (int i = 0; i < kCudaCandidateCount; ++i) {
-    candidates[i] = make_candidate(i, problem, pass, device);
+    candidates[i] = make_candidate(i, problem, pass, device, graph);
     if (is_forced && !names(forced, i)) continue;
     named = i;
+    if (candidates[i].refused_for_graph) graph_reason = candidates[i].reason;
     if (!candidates[i].possible) continue;
     if (chosen < 0 ||
         candidates[i].sizes.modelled_seconds < candidates[chosen].sizes.modelled_seconds) {
@@ -154,6 +219,7 @@ Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
         "CUDA, got '%.60s'",
         forced);
   }
+  if (chosen < 0 && graph_reason != nullptr) return Status::error("per_step: %s", graph_reason);
   if (chosen < 0) return Status::error("schedule %s: %s", forced, candidates[named].reason);
 
   *plan = candidates[chosen].sizes;
@@ -194,8 +260,12 @@ size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device
   } else if (plan.form == StepForm::kFused) {
     writer.write(", blocks of %d units and %d rows", kFusedUnits, kFusedRows);
   }
+  if (plan.recording != Recording::kNever) writer.write(", recorded as a graph");
   writer.write("\n%s: %lld steps at once\n", forward ? "input projection" : "weight gradients",
                static_cast<long long>(plan.chunk_steps));
+  if (plan.schedule == Schedule::kPerStep && plan.recording == Recording::kNever) {
+    writer.write("not a graph: %s\n", plan.not_recorded);
+  }
   for (int i = 0; i < plan.rejection_count; ++i) {
     writer.write("not %s: %s\n", plan.rejections[i].candidate, plan.rejections[i].reason);
   }

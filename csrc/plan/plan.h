@@ -66,6 +66,16 @@ enum class StepForm : int8_t {
   kFused,    // one kernel that multiplies and ends in the cell
 };
 
+// Whether the steps of per_step/fused are recorded as a CUDA graph and launched at once.
+enum class Recording : int8_t {
+  kNever,         // a launch a step
+  kWhenRepeated,  // from the second time on that the same kernels come with the same buffers
+  kAlways,        // the first time already: for tests and measurements
+};
+
+// Kernels that a pass may have to be recorded.
+constexpr int64_t kMaxRecordedKernels = 16384;
+
 // The tile of a block of per_step's fused kernel.
 constexpr int kFusedUnits = 32;  // hidden units, one a lane, with all their gates
 constexpr int kFusedRows = 8;    // batch rows
@@ -86,6 +96,8 @@ constexpr int kCudaCandidateCount = 3;  // per_step in its two forms, single_blo
 struct CudaPlan {
   Schedule schedule;  // kPerStep or kSingleBlock
   StepForm form;      // per_step only
+  Recording recording;
+  char not_recorded[160];  // why per_step is not
   // single_block: a block has batch_tile rows of one direction. Its threads are row groups of
   // `unit_threads`, hidden_size rounded up to whole warps; each thread has thread_rows rows.
   // fused: the constants above. product: 0, the pointwise kernel chooses its own.
@@ -108,11 +120,16 @@ const char* cuda_plan_name(const CudaPlan& plan);
 // what a step hands to the next one. width is H forward, G * H backward.
 int64_t single_block_smem_bytes(const Problem& problem, Pass pass, int batch_tile);
 
-// Chooses a schedule for a pass over all directions of a layer. `forced` is per_step,
-// per_step/product, per_step/fused or single_block; null or empty chooses by modelled time.
-// Forcing an unknown one, or one that cannot run the layer, is an error with its reason.
-Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device, const char* forced,
-                      CudaPlan* plan);
+// What the environment forces of a CUDA plan: null or empty chooses by modelled time.
+struct CudaForced {
+  const char* schedule;  // per_step, per_step/product, per_step/fused or single_block
+  const char* graph;     // 0: steps are launched one by one; 1: per_step only if it is recorded
+};
+
+// Chooses a schedule for a pass over all directions of a layer. Forcing what is unknown, or what
+// cannot run the layer, is an error with its reason.
+Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
+                      const CudaForced& forced, CudaPlan* plan);
 
 // As print_plan.
 size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,

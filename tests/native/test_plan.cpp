@@ -311,25 +311,26 @@ Problem training_problem(CellKind cell, DType dtype, int64_t seq_len, int64_t ba
 }
 
 CudaPlan cuda_plan_of(const Problem& problem, Pass pass, const CudaInfo& gpu,
-                      const char* forced = nullptr) {
+                      const char* forced = nullptr, const char* graph = nullptr) {
   CudaPlan plan{};
-  const Status status = make_cuda_plan(problem, pass, gpu, forced, &plan);
+  const Status status = make_cuda_plan(problem, pass, gpu, {forced, graph}, &plan);
   CHECK_THAT(status.ok, "%s", status.message);
   return plan;
 }
 
 std::string cuda_text_of(const Problem& problem, Pass pass, const CudaInfo& gpu,
-                         const char* forced = nullptr) {
-  const CudaPlan plan = cuda_plan_of(problem, pass, gpu, forced);
+                         const char* forced = nullptr, const char* graph = nullptr) {
+  const CudaPlan plan = cuda_plan_of(problem, pass, gpu, forced, graph);
   std::string text(2048, '\0');
   text.resize(print_cuda_plan(problem, pass, gpu, plan, &text[0], text.size()));
   return text;
 }
 
-std::string refusal(const Problem& problem, const CudaInfo& gpu, const char* forced) {
+std::string refusal(const Problem& problem, const CudaInfo& gpu, const char* forced,
+                    const char* graph = nullptr) {
   CudaPlan plan{};
-  const Status status = make_cuda_plan(problem, Pass::kForward, gpu, forced, &plan);
-  CHECK_THAT(!status.ok, "%s was not refused", forced);
+  const Status status = make_cuda_plan(problem, Pass::kForward, gpu, {forced, graph}, &plan);
+  CHECK_THAT(!status.ok, "%s was not refused", forced != nullptr ? forced : graph);
   return status.message;
 }
 
@@ -380,7 +381,7 @@ TEST(the_cuda_choice_is_the_candidate_of_least_modelled_time) {
     CHECK(chosen.modelled_seconds == modelled_cuda_seconds(problem, pass, gpu, chosen));
     for (const char* name : {"per_step/product", "per_step/fused", "single_block"}) {
       CudaPlan other{};
-      if (!make_cuda_plan(problem, pass, gpu, name, &other).ok) continue;
+      if (!make_cuda_plan(problem, pass, gpu, {name, nullptr}, &other).ok) continue;
       CHECK(chosen.modelled_seconds <= other.modelled_seconds);
     }
   });
@@ -391,7 +392,7 @@ TEST(single_block_is_possible_while_weight_hh_fits_one_block) {
   const auto fits = [](CellKind cell, DType dtype, int64_t hidden_size) {
     const Problem problem = training_problem(cell, dtype, 100, 1, hidden_size);
     CudaPlan plan{};
-    return make_cuda_plan(problem, Pass::kForward, kH200, "single_block", &plan).ok;
+    return make_cuda_plan(problem, Pass::kForward, kH200, {"single_block", nullptr}, &plan).ok;
   };
   CHECK(fits(CellKind::kLstm, DType::kFloat32, 120) &&
         !fits(CellKind::kLstm, DType::kFloat32, 121));
@@ -457,6 +458,65 @@ TEST(a_cuda_schedule_is_forced_by_its_name) {
   for (const char* word : {"'persistent'", "per_step/product", "per_step/fused", "single_block"}) {
     CHECK_THAT(message.find(word) != std::string::npos, "%s", message.c_str());
   }
+}
+
+TEST(the_steps_of_fused_are_recorded_where_that_is_faster) {
+  for_each_cuda_case([](const Problem& problem, Pass pass, const CudaInfo& gpu) {
+    const CudaPlan chosen = cuda_plan_of(problem, pass, gpu, "per_step/fused");
+    const CudaPlan each = cuda_plan_of(problem, pass, gpu, "per_step/fused", "0");
+    CHECK(each.recording == Recording::kNever);
+    CHECK(chosen.modelled_seconds <= each.modelled_seconds);
+    CHECK((chosen.recording == Recording::kWhenRepeated) ==
+          (chosen.modelled_seconds < each.modelled_seconds));
+    CHECK((chosen.recording == Recording::kNever) == (chosen.not_recorded[0] != '\0'));
+    if (problem.seq_len == 1 || problem.seq_len > kMaxRecordedKernels) {
+      CHECK(chosen.recording == Recording::kNever);
+    }
+    if (problem.seq_len == 1000 && problem.batch_size <= 16) {
+      CHECK(chosen.recording == Recording::kWhenRepeated);
+    }
+  });
+}
+
+TEST(a_graph_is_forced_or_refused_with_its_reason) {
+  const Problem problem = training_problem(CellKind::kGru, DType::kFloat32, 4, 16, 1024);
+  const auto text = [&](const char* schedule, const char* graph) {
+    return cuda_text_of(problem, Pass::kForward, kH200, schedule, graph);
+  };
+  CHECK(text("per_step/fused", nullptr).find("\nnot a graph: modelled ") != std::string::npos);
+  CHECK(text("per_step/fused", "0").find("\nnot a graph: FUSEDRNN_CUDA_GRAPH=0\n") !=
+        std::string::npos);
+  CHECK(text("per_step/product", "").find("\nnot a graph: torch's products ") != std::string::npos);
+  CHECK(text("per_step/fused", "1").find(", recorded as a graph\n") != std::string::npos);
+  const CudaPlan forced = cuda_plan_of(problem, Pass::kForward, kH200, nullptr, "1");
+  CHECK(forced.form == StepForm::kFused && forced.recording == Recording::kAlways);
+  CHECK(text(nullptr, "1").find("not per_step/product: FUSEDRNN_CUDA_GRAPH=1: torch's products ") !=
+        std::string::npos);
+
+  CHECK(refusal(problem, kH200, nullptr, "yes") ==
+        "FUSEDRNN_CUDA_GRAPH: expected 0 or 1, got 'yes'");
+  CHECK(refusal(problem, kH200, "per_step/product", "1") ==
+        "per_step: FUSEDRNN_CUDA_GRAPH=1: torch's products may move their workspace between two "
+        "launches");
+  Problem longer = problem;
+  longer.seq_len = kMaxRecordedKernels + 1;
+  longer.total_rows = longer.seq_len * longer.batch_size;
+  CHECK(refusal(longer, kH200, nullptr, "1") ==
+        "per_step: FUSEDRNN_CUDA_GRAPH=1: 16385 kernels, a graph has 16384 at most");
+  CHECK(refusal(longer, kH200, "single_block", "1").find("schedule single_block: weight_hh ") == 0);
+
+  // The steps of a packed sequence are recorded only if that is forced; single_block has none.
+  Problem packed = problem;
+  packed.packed = true;
+  packed.seq_len = 1000;
+  packed.total_rows = packed.seq_len * packed.batch_size;
+  const CudaPlan plan = cuda_plan_of(packed, Pass::kForward, kH200, "per_step/fused");
+  CHECK(plan.recording == Recording::kNever &&
+        std::strstr(plan.not_recorded, "packed input: ") == plan.not_recorded);
+  CHECK(cuda_plan_of(packed, Pass::kForward, kH200, nullptr, "1").recording == Recording::kAlways);
+  const Problem small = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 64);
+  CHECK(cuda_plan_of(small, Pass::kForward, kH200, nullptr, "1").schedule ==
+        Schedule::kSingleBlock);
 }
 
 TEST(tf32_is_as_torch_allows_it) {

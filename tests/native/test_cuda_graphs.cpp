@@ -1,0 +1,466 @@
+// Steps that are launched together: what the drivers hand over, and launch_graphs.cu on a stand-in
+// for CUDA. No kernel runs. A stream keeps what was enqueued on it, with the bytes of its
+// arguments; a layer must leave the same there whether its steps were recorded or not.
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cells/registry.h"
+#include "check.h"
+#include "cuda/launch_graphs.h"
+#include "cuda/layer.h"
+#include "cuda_runtime_api.h"
+
+using namespace fusedrnn;
+
+// The stand-in.
+using Work = std::vector<std::string>;
+struct FakeStream {
+  bool is_captured = false;
+  Work done, captured;
+};
+struct FakeGraph {
+  Work work;
+};
+struct FakeExecutable {
+  Work work;
+};
+
+namespace {
+
+struct FakeCuda {
+  const char* failing = "";  // the function that returns an error
+  bool mode_is_relaxed = false;
+  int graphs = 0, executables = 0, streams = 0;  // alive
+  int instantiated = 0, launched = 0;
+  bool has_error = false;
+
+  cudaError_t answer(const char* function) {
+    if (std::strcmp(failing, function) != 0) return cudaSuccess;
+    has_error = true;
+    return cudaErrorMemoryAllocation;
+  }
+} fake;
+
+void enqueue(void* stream, const std::string& work) {
+  FakeStream& on = *static_cast<FakeStream*>(stream);
+  (on.is_captured ? on.captured : on.done).push_back(work);
+}
+
+template <class Args>
+std::string bytes_of(const char* what, const Args& args) {
+  return what + std::string(reinterpret_cast<const char*>(&args), sizeof(args));
+}
+
+}  // namespace
+
+cudaError_t cudaGetLastError() {
+  fake.has_error = false;
+  return cudaSuccess;
+}
+const char* cudaGetErrorString(cudaError_t) { return "out of memory"; }
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  const bool wanted = *mode == cudaStreamCaptureModeRelaxed;
+  *mode = fake.mode_is_relaxed ? cudaStreamCaptureModeRelaxed : cudaStreamCaptureModeGlobal;
+  fake.mode_is_relaxed = wanted;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = stream->is_captured ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
+  CHECK(flags == cudaStreamNonBlocking && fake.mode_is_relaxed);
+  const cudaError_t error = fake.answer("cudaStreamCreateWithFlags");
+  if (error != cudaSuccess) return error;
+  *stream = new FakeStream;
+  ++fake.streams;
+  return error;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  --fake.streams;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  CHECK(mode == cudaStreamCaptureModeRelaxed && !stream->is_captured);
+  const cudaError_t error = fake.answer("cudaStreamBeginCapture");
+  stream->is_captured = error == cudaSuccess;
+  return error;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  CHECK(stream->is_captured);
+  stream->is_captured = false;
+  const cudaError_t error = fake.answer("cudaStreamEndCapture");
+  if (error == cudaSuccess) {
+    *graph = new FakeGraph{stream->captured};
+    ++fake.graphs;
+  }
+  stream->captured.clear();
+  return error;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph,
+                                 unsigned long long flags) {
+  CHECK(flags == 0 && fake.mode_is_relaxed);
+  const cudaError_t error = fake.answer("cudaGraphInstantiate");
+  if (error != cudaSuccess) return error;
+  *executable = new FakeExecutable{graph->work};
+  ++fake.executables;
+  ++fake.instantiated;
+  return error;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t executable, cudaStream_t stream) {
+  CHECK(!stream->is_captured);
+  const cudaError_t error = fake.answer("cudaGraphLaunch");
+  if (error != cudaSuccess) return error;
+  stream->done.insert(stream->done.end(), executable->work.begin(), executable->work.end());
+  ++fake.launched;
+  return error;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t executable) {
+  --fake.executables;
+  delete executable;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  --fake.graphs;
+  return cudaSuccess;
+}
+
+namespace fusedrnn {
+
+// run_forward and run_backward are given theirs.
+CudaKernels cuda_kernels(CellKind, DType) { return {}; }
+
+}  // namespace fusedrnn
+
+namespace {
+
+constexpr const char* kRefused = "the kernel was refused";
+
+// Kernels that only say that they were launched.
+template <class Args>
+Status launch_step(const Args& args, int directions, StepForm form, Stream stream) {
+  if (args.sizes.hidden_size == 0) return Status::error("%s", kRefused);
+  enqueue(stream, bytes_of("step", args) + std::to_string(directions) +
+                      std::to_string(static_cast<int>(form)));
+  return {};
+}
+CudaKernels fake_kernels() {
+  CudaKernels kernels{};
+  kernels.cell.forward_step = launch_step<ForwardStepArgs>;
+  kernels.cell.backward_step = launch_step<BackwardStepArgs>;
+  kernels.rows.copy = [](const CopyArgs& args, Stream stream) {
+    enqueue(stream, bytes_of("copy", args));
+    return Status{};
+  };
+  kernels.rows.store = [](const CopyArgs& args, Stream stream) {
+    enqueue(stream, bytes_of("store", args));
+    return Status{};
+  };
+  kernels.rows.sum_rows = [](const SumRowsArgs&, int, Stream stream) {
+    enqueue(stream, "sum_rows");
+    return Status{};
+  };
+  kernels.rows.sum_slices = [](const SumSlicesArgs&, int, Stream stream) {
+    enqueue(stream, "sum_slices");
+    return Status{};
+  };
+  return kernels;
+}
+
+// Memory that nothing reads or writes, at addresses that are the same in every run.
+void* address(int64_t idx) { return reinterpret_cast<void*>(idx << 32); }
+
+class FakeRuntime : public CudaRuntime {
+ public:
+  FakeRuntime(FakeStream* stream, LaunchGraphs* graphs) : stream_(stream), graphs_(graphs) {}
+
+  Status gemm(const CudaProduct& product) override {
+    CHECK(!is_together_);
+    enqueue(stream_,
+            bytes_of("product", product.a) + bytes_of("", product.b) + bytes_of("", product.c));
+    return {};
+  }
+  void* scratch(size_t) override {
+    CHECK(!is_together_);
+    return address(100 + pieces_++);
+  }
+  void* stream() override { return stream_; }
+  Status launch_together(const KernelSequence& sequence) override {
+    ++sequences;
+    const auto enqueue_kernels = [&](void* on) {
+      is_together_ = true;
+      const Status status = sequence.enqueue(on);
+      is_together_ = false;
+      return status;
+    };
+    KernelSequence watched = sequence;
+    watched.enqueue = enqueue_kernels;
+    bool at_once = false;
+    const Status status = graphs_->launch(watched, stream_, &at_once);
+    graph_launches += at_once;
+    return status;
+  }
+
+  int sequences = 0, graph_launches = 0;
+
+ private:
+  FakeStream* stream_;
+  LaunchGraphs* graphs_;
+  bool is_together_ = false;
+  int64_t pieces_ = 0;
+};
+
+struct Layer {
+  CellKind cell = CellKind::kLstm;
+  DType dtype = DType::kFloat32;
+  int directions = 1;
+  bool packed = false, has_grad_h_0 = true;
+  int64_t seq_len = 7, chunk_steps = 7;
+  int64_t input = 1;  // its address
+
+  std::vector<int64_t> batch_sizes() const {
+    std::vector<int64_t> sizes;
+    for (int64_t t = 0; packed && t < seq_len; ++t) sizes.push_back(t < 3 ? 3 : 2);
+    return sizes;
+  }
+  LayerShape shape(const std::vector<int64_t>& sizes, int d) const {
+    int64_t rows = packed ? 0 : 3 * seq_len;
+    for (int64_t size : sizes) rows += size;
+    LayerShape shape{};
+    shape.cell = cell;
+    shape.dtype = dtype;
+    shape.direction = d == 0 ? Direction::kForward : Direction::kReverse;
+    shape.seq_len = seq_len;
+    shape.batch_size = 3;
+    shape.total_rows = rows;
+    shape.input_size = 5;
+    shape.hidden_size = 40;
+    shape.batch_sizes = packed ? sizes.data() : nullptr;
+    return shape;
+  }
+  CudaPlan plan(Recording recording) const {
+    CudaPlan plan{};
+    plan.schedule = Schedule::kPerStep;
+    plan.form = StepForm::kFused;
+    plan.chunk_steps = chunk_steps;
+    plan.recording = recording;
+    return plan;
+  }
+
+  Status run(Pass pass, Recording recording, CudaRuntime& runtime) const {
+    const std::vector<int64_t> sizes = batch_sizes();
+    int64_t next = 1 + input;
+    const auto buffer = [&] { return address(next++); };
+    const bool has_c = cell_info(cell).states > 1;
+    const auto c_buffer = [&] { return has_c ? buffer() : nullptr; };
+    LayerForwardArgs forward[2]{};
+    LayerBackwardArgs backward[2]{};
+    for (int d = 0; d < directions; ++d) {
+      LayerForwardArgs& f = forward[d];
+      f.shape = shape(sizes, d);
+      f.weights = {buffer(), buffer(), buffer(), buffer(), nullptr};
+      f.input = address(input);
+      f.h_0 = buffer();
+      f.c_0 = c_buffer();
+      f.output = buffer();
+      f.output_row_stride = 40;
+      f.h_n = buffer();
+      f.c_n = c_buffer();
+      f.saved = buffer();
+
+      LayerBackwardArgs& b = backward[d];
+      b.shape = f.shape;
+      b.weights = f.weights;
+      b.input = f.input;
+      b.h_0 = f.h_0;
+      b.c_0 = f.c_0;
+      b.output = f.output;
+      b.output_row_stride = f.output_row_stride;
+      b.saved = f.saved;
+      b.grad_output = buffer();
+      b.grad_output_row_stride = 40;
+      b.grad_h_n = buffer();
+      b.grad_c_n = c_buffer();
+      b.grad_input = address(input + 100);
+      b.accumulate_grad_input = d > 0;
+      b.grad_h_0 = has_grad_h_0 ? buffer() : nullptr;
+      b.grad_weight_ih = buffer();
+      b.grad_weight_hh = buffer();
+      b.grad_bias_ih = buffer();
+      b.grad_bias_hh = buffer();
+    }
+    const CudaPlan chosen = plan(recording);
+    if (pass == Pass::kForward) {
+      return run_forward(forward, directions, chosen, fake_kernels(), runtime);
+    }
+    return run_backward(backward, directions, chosen, fake_kernels(), runtime);
+  }
+};
+
+// What a pass leaves on its stream.
+Work work_of(const Layer& layer, Pass pass, Recording recording, LaunchGraphs* graphs,
+             int expected_launches) {
+  FakeStream stream;
+  FakeRuntime runtime(&stream, graphs);
+  const Status status = layer.run(pass, recording, runtime);
+  CHECK_THAT(status.ok, "%s", status.message);
+  CHECK_THAT(runtime.graph_launches == expected_launches, "%d graphs launched, expected %d",
+             runtime.graph_launches, expected_launches);
+  return stream.done;
+}
+
+template <class Body>
+void for_each_layer(const Body& body) {
+  for (CellKind cell : {CellKind::kRnnTanh, CellKind::kLstm, CellKind::kGru}) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (int bits = 0; bits < 16; ++bits) {
+        Layer layer;
+        layer.cell = cell;
+        layer.dtype = dtype;
+        layer.directions = 1 + (bits & 1);
+        layer.packed = bits & 2;
+        layer.has_grad_h_0 = bits & 4;
+        layer.chunk_steps = bits & 8 ? 3 : 7;
+        for (Pass pass : {Pass::kForward, Pass::kBackward}) body(layer, pass);
+      }
+    }
+  }
+}
+
+KernelSequence sequence_of(const char* args, int64_t kernels) {
+  return {
+      "launcher", 1, args, std::strlen(args), kernels, /*record_now=*/true, [args](void* stream) {
+        enqueue(stream, args);
+        return Status{};
+      }};
+}
+
+}  // namespace
+
+TEST(a_recorded_layer_enqueues_what_a_plain_one_does) {
+  for_each_layer([](const Layer& layer, Pass pass) {
+    LaunchGraphs graphs;
+    const Work plain = work_of(layer, pass, Recording::kNever, &graphs, 0);
+    const int chunks = layer.chunk_steps == layer.seq_len ? 1 : 3;
+    // Seen, recorded and launched, found and launched.
+    CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, 0) == plain);
+    const int instantiated = fake.instantiated;
+    CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, chunks) == plain);
+    CHECK(fake.instantiated == instantiated + chunks);
+    CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, chunks) == plain);
+    CHECK(fake.instantiated == instantiated + chunks);
+    LaunchGraphs others;
+    CHECK(work_of(layer, pass, Recording::kAlways, &others, chunks) == plain);
+    CHECK(fake.graphs == 0 && !fake.mode_is_relaxed);
+  });
+}
+
+TEST(a_graph_is_never_launched_for_other_buffers_or_rows) {
+  LaunchGraphs graphs;
+  std::vector<Layer> layers;
+  for_each_layer([&](const Layer& layer, Pass pass) {
+    if (pass == Pass::kForward) layers.push_back(layer);
+  });
+  for (int64_t input : {20, 40}) {
+    Layer moved;
+    moved.input = input;
+    layers.push_back(moved);
+  }
+  // Every layer among all others, each time with what a plain one does.
+  for (int round = 0; round < 3; ++round) {
+    for (const Layer& layer : layers) {
+      for (Pass pass : {Pass::kForward, Pass::kBackward}) {
+        FakeStream plain_stream, stream;
+        FakeRuntime plain(&plain_stream, &graphs), recorded(&stream, &graphs);
+        CHECK(layer.run(pass, Recording::kNever, plain).ok);
+        CHECK(layer.run(pass, Recording::kWhenRepeated, recorded).ok);
+        CHECK(stream.done == plain_stream.done);
+        CHECK(round == 0 || recorded.graph_launches == recorded.sequences);
+      }
+    }
+  }
+}
+
+TEST(on_a_stream_that_is_captured_nothing_is_recorded) {
+  LaunchGraphs graphs;
+  FakeStream stream;
+  stream.is_captured = true;
+  const int instantiated = fake.instantiated, launched = fake.launched;
+  for (int i = 0; i < 3; ++i) {
+    bool at_once = true;
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && !at_once);
+  }
+  CHECK(stream.captured == Work(3, "kernels"));
+  CHECK(fake.instantiated == instantiated && fake.launched == launched);
+}
+
+TEST(the_number_of_recorded_kernels_is_bounded) {
+  LaunchGraphs graphs;
+  FakeStream stream;
+  bool at_once = false;
+  constexpr int64_t kKernels = LaunchGraphs::kMaxKernels / 4;
+  const auto launch = [&](const char* args) {
+    CHECK(graphs.launch(sequence_of(args, kKernels), &stream, &at_once).ok && at_once);
+    return fake.instantiated;
+  };
+  for (const char* args : {"a", "b", "c", "d"}) launch(args);
+  CHECK(fake.executables == 4);
+  const int instantiated = launch("a");  // again: b is the oldest now
+  launch("e");
+  CHECK(fake.executables == 4);
+  CHECK(launch("a") == instantiated + 1);
+  CHECK(launch("b") == instantiated + 2);
+}
+
+TEST(a_failure_names_what_failed_and_the_next_call_works) {
+  for (const char* function : {"cudaStreamCreateWithFlags", "cudaStreamBeginCapture",
+                               "cudaStreamEndCapture", "cudaGraphInstantiate", "cudaGraphLaunch"}) {
+    LaunchGraphs graphs;
+    FakeStream stream;
+    bool at_once = false;
+    fake.failing = function;
+    const Status status = graphs.launch(sequence_of("kernels", 2), &stream, &at_once);
+    fake.failing = "";
+    CHECK_THAT(!status.ok, "%s failed", function);
+    for (const char* part : {"the steps", ": out of memory; ", "FUSEDRNN_CUDA_GRAPH=0"}) {
+      CHECK_THAT(std::strstr(status.message, part) != nullptr, "%s", status.message);
+    }
+    CHECK(stream.done.empty() && !fake.has_error && !fake.mode_is_relaxed && fake.graphs == 0);
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && at_once);
+    CHECK(stream.done == Work(1, "kernels"));
+  }
+}
+
+TEST(a_kernel_that_is_refused_ends_the_recording_with_its_own_error) {
+  LaunchGraphs graphs;
+  FakeStream stream;
+  bool at_once = false;
+  KernelSequence sequence = sequence_of("kernels", 2);
+  sequence.enqueue = [](void*) { return Status::error("%s", kRefused); };
+  const Status status = graphs.launch(sequence, &stream, &at_once);
+  CHECK(!status.ok && std::strcmp(status.message, kRefused) == 0);
+  CHECK(fake.graphs == 0 && fake.executables == 0);
+  CHECK(graphs.launch(sequence_of("others", 2), &stream, &at_once).ok && at_once);
+  CHECK(stream.done == Work(1, "others"));
+}
+
+TEST(each_device_has_its_own_graphs) {
+  CHECK(&LaunchGraphs::of_device(0) == &LaunchGraphs::of_device(0));
+  CHECK(&LaunchGraphs::of_device(0) != &LaunchGraphs::of_device(1));
+}
+
+TEST(nothing_is_left_behind) {
+  {
+    LaunchGraphs graphs;
+    FakeStream stream;
+    bool at_once = false;
+    CHECK(graphs.launch(sequence_of("kernels", 2), &stream, &at_once).ok && at_once);
+    CHECK(fake.executables == 1 && fake.streams == 1);
+  }
+  CHECK(fake.graphs == 0 && fake.executables == 0 && fake.streams == 0);
+}
+
+CHECK_MAIN()
