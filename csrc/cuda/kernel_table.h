@@ -48,28 +48,41 @@ struct ForwardBuffers {
   const void* bias_hh;    // S [G * H], or null
   const void* h_0;        // S [B, P], or null: zeros
   const void* c_0;        // S [B, H], or null: zeros
+  const uint8_t* reset;   // [N], not 0: reset_h and reset_c enter the row's step; or null
+  const void* reset_h;    // S [B, P], or null: zeros
+  const void* reset_c;    // S [B, H], or null: zeros
   const void* gx;         // A [chunk rows, G * H], input side of the gates without bias
   int64_t first_row;
-  const void* product;  // A [B, G * H], h * weight_hh^T of the rows that h_0 or a step gave an h
-  void* c;              // A [B, H], c from one step to the next
-  void* h_raw;          // S [B, H], h before the projection; null without
-  void* output;         // S [N, P], rows output_row_stride apart
-  void* saved;          // S [N, W, H], or null
-  void* h_n;            // S [B, P]
-  void* c_n;            // S [B, H], or null
+  // A [B, G * H], h * weight_hh^T: of the step before, of h_0, of reset_h. Null for a null h.
+  const void* product;
+  const void* start_product;
+  const void* reset_product;
+  void* c;        // A [B, H], c from one step to the next
+  void* h_raw;    // S [B, H], h before the projection; null without
+  void* output;   // S [N, P], rows output_row_stride apart
+  void* saved;    // S [N, W, H], or null
+  void* h_n;      // S [B, P]
+  void* c_n;      // S [B, H], or null
+  void* steps_c;  // S [N, H], c of every step, or null
 };
 
 struct BackwardBuffers {
   const void* weight_hh;    // S [G * H, P]
   const void* h_0;          // S [B, P], or null: zeros
   const void* c_0;          // S [B, H], or null: zeros
+  const uint8_t* reset;     // [N], or null
+  const void* reset_h;      // S [B, P], or null: zeros
+  const void* reset_c;      // S [B, H], or null: zeros
   const void* output;       // S [N, P], rows output_row_stride apart
   const void* saved;        // S [N, W, H]
   const void* grad_output;  // S [N, P], rows grad_output_row_stride apart, or null: zeros
   const void* grad_h_n;     // S [B, P], or null: zeros
   const void* grad_c_n;     // S [B, H], or null: zeros
+  const void* grad_c;       // S [N, H], or null: zeros
   void* grad_h_0;           // S [B, P], or null
   void* grad_c_0;           // S [B, H], or null
+  void* dreset_h;           // A [B, P], added to; or null
+  void* dreset_c;           // A [B, H], added to; or null
   int64_t first_row;
   void* dgx;              // S [chunk rows, G * H], gradient of the input side
   void* dgr;              // S [chunk rows, G * H], of the recurrent side; dgx without kSplit
@@ -82,8 +95,8 @@ struct BackwardBuffers {
   const void* projected;  // A [B, H], dh * weight_hr
 };
 
-// One sweep step of every direction, each of its own sweep. In backward, rows from `rows` up to
-// rows_after have started in the step after, and only deliver grad_h_0.
+// One sweep step of every direction, each of its own sweep. In backward, rows that the step after
+// has but this one has not started there: they only deliver the gradient of the h they began with.
 struct ForwardStepArgs {
   LayerSizes sizes;
   ForwardBuffers buffers[kMaxDirections];

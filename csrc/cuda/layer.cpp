@@ -49,6 +49,12 @@ void CudaLayer::copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, in
   note(kernels.rows.copy({src.data, src.row_stride, dst, dst_stride, rows, cols}, stream));
 }
 
+// Zeros have the same bits in every type.
+void CudaLayer::zero_accum(void* dst, int64_t elements) {
+  const int64_t count = elements * accum_bytes_ / storage_bytes_;
+  copy({nullptr, 0}, dst, count, 1, count);
+}
+
 RowRange CudaLayer::chunk_rows(int direction, int64_t begin, int64_t end) const {
   const Steps& of_direction = steps[direction];
   const bool is_forward = of_direction.direction == Direction::kForward;

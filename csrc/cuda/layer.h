@@ -57,6 +57,9 @@ class CudaLayer {
   // dst = src, of S; or zeros for a null src.
   void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols);
 
+  // Zeros in so many elements of A.
+  void zero_accum(void* dst, int64_t elements);
+
   // Keeps the status of a launch.
   void note(const Status& launched) {
     if (status.ok) status = launched;

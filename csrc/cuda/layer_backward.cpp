@@ -45,7 +45,7 @@ class Backward {
   }
 
  private:
-  // A gradient of a weight [rows, cols] that chunks add to: itself, or an A in its place.
+  // A gradient [rows, cols] that steps or chunks add to: itself, or an A in its place.
   struct Accumulator {
     void* grad;  // S, or null: not wanted
     void* sum;   // where the products go
@@ -67,11 +67,15 @@ class Backward {
       buffers.weight_hh = args.weights.weight_hh;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
+      buffers.reset = args.shape.reset;
+      buffers.reset_h = args.reset_h;
+      buffers.reset_c = args.reset_c;
       buffers.output = args.output;
       buffers.saved = args.saved;
       buffers.grad_output = args.grad_output;
       buffers.grad_h_n = args.grad_h_n;
       buffers.grad_c_n = args.grad_c_n;
+      buffers.grad_c = args.grad_c;
       buffers.grad_h_0 = args.grad_h_0;
       buffers.grad_c_0 = args.grad_c_0;
       buffers.dgx = layer_.take_storage(max_rows * gate_size);
@@ -93,6 +97,10 @@ class Backward {
       } else {
         buffers.carry = layer_.take_accum(batch_size * hidden_size);
       }
+      reset_h_[d] = reset_accumulator(args.grad_reset_h, output_size);
+      reset_c_[d] = reset_accumulator(args.grad_reset_c, hidden_size);
+      buffers.dreset_h = reset_h_[d].sum;
+      buffers.dreset_c = reset_c_[d].sum;
       weight_ih_[d] = accumulator(args.grad_weight_ih, gate_size, shape.input_size);
       weight_hh_[d] = accumulator(args.grad_weight_hh, gate_size, output_size);
       weight_hr_[d] = accumulator(args.grad_weight_hr, output_size, hidden_size);
@@ -104,6 +112,16 @@ class Backward {
   Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
     void* sum = grad;
     if (grad != nullptr && !sums_in_place_) sum = layer_.take_accum(rows * cols);
+    return {grad, sum, rows, cols};
+  }
+
+  // Of the states that a reset gives its rows: added to from the start.
+  Accumulator reset_accumulator(void* grad, int64_t cols) {
+    const int64_t rows = layer_.shape.batch_size;
+    if (grad == nullptr) return {};
+    void* sum = grad;
+    if (layer_.dtype != layer_.accum_dtype) sum = layer_.take_accum(rows * cols);
+    layer_.zero_accum(sum, rows * cols);
     return {grad, sum, rows, cols};
   }
 
@@ -168,8 +186,12 @@ class Backward {
         layer_.kernels.cell.backward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
   }
 
-  // Of the chunk. Step -1 only delivers grad_h_0 of the rows of step 0.
-  int64_t last_step() const { return begin_ == 0 && args_[0].grad_h_0 != nullptr ? -1 : begin_; }
+  // Whether the gradient of the h that the first step starts from is wanted.
+  bool wants_first_h() const {
+    return args_[0].grad_h_0 != nullptr || args_[0].grad_reset_h != nullptr;
+  }
+  // Of the chunk. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
+  int64_t last_step() const { return begin_ == 0 && wants_first_h() ? -1 : begin_; }
 
   BackwardStepArgs step_args(int64_t s) const {
     BackwardStepArgs args{};
@@ -177,7 +199,7 @@ class Backward {
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
       StepRows& at = args.step[d] = step_rows(layer_.steps[d], s);
-      if (args_[d].grad_h_0 == nullptr) at.rows_after = std::min(at.rows_after, at.rows);
+      if (!wants_first_h()) at.rows_after = std::min(at.rows_after, at.rows);
       if (at.rows_after > 0) args.buffers[d].dgr_after = dgr_of(d, s + 1);
     }
     return args;
@@ -269,13 +291,12 @@ class Backward {
     if (sum_slices_count_ > 0 && layer_.status.ok) {
       layer_.note(layer_.kernels.rows.sum_slices(sum_slices_, sum_slices_count_, layer_.stream));
     }
-    if (sums_in_place_) return;
     for (int d = 0; d < layer_.directions; ++d) {
-      for (const Accumulator& weight : {weight_ih_[d], weight_hh_[d], weight_hr_[d]}) {
-        if (weight.grad == nullptr || weight.cols == 0 || !layer_.status.ok) continue;
+      for (const Accumulator& one :
+           {weight_ih_[d], weight_hh_[d], weight_hr_[d], reset_h_[d], reset_c_[d]}) {
+        if (one.sum == one.grad || one.cols == 0 || !layer_.status.ok) continue;
         layer_.note(layer_.kernels.rows.store(
-            {weight.sum, weight.cols, weight.grad, weight.cols, weight.rows, weight.cols},
-            layer_.stream));
+            {one.sum, one.cols, one.grad, one.cols, one.rows, one.cols}, layer_.stream));
       }
     }
   }
@@ -296,6 +317,7 @@ class Backward {
   void* h_raw_[kMaxDirections]{};  // S [chunk rows, H], h before the projection
   Accumulator weight_ih_[kMaxDirections]{}, weight_hh_[kMaxDirections]{};
   Accumulator weight_hr_[kMaxDirections]{};
+  Accumulator reset_h_[kMaxDirections]{}, reset_c_[kMaxDirections]{};
   SumRowsArgs sum_rows_[kMaxDirections]{};
   SumSlicesArgs sum_slices_{};
   int sum_rows_count_ = 0, sum_slices_count_ = 0;

@@ -46,13 +46,21 @@ class Forward {
       buffers.bias_hh = args.weights.bias_hh;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
+      buffers.reset = args.shape.reset;
+      buffers.reset_h = args.reset_h;
+      buffers.reset_c = args.reset_c;
       buffers.output = args.output;
       buffers.saved = args.saved;
       buffers.h_n = args.h_n;
       buffers.c_n = args.c_n;
+      buffers.steps_c = args.c;
       buffers.gx = gx_[d] = layer_.take_accum(layer_.chunk_max_rows * layer_.gate_size);
       if (layer_.has_step_product()) {
         buffers.product = product_[d] = layer_.take_accum(batch_size * layer_.gate_size);
+        if (args.h_0 != nullptr) buffers.start_product = multiply_state(d, args.h_0);
+        if (args.shape.reset != nullptr && args.reset_h != nullptr) {
+          buffers.reset_product = multiply_state(d, args.reset_h);
+        }
       }
       if (layer_.cell.states > 1) buffers.c = layer_.take_accum(batch_size * layer_.hidden_size);
       if (layer_.shape.proj_size > 0) {
@@ -115,22 +123,25 @@ class Forward {
     for (int d = 0; d < layer_.directions; ++d) project_h(d, args.step[d]);
   }
 
-  // The rows' h lies in the output of the step before, that of rows which start here in h_0.
+  // h of the step before, also of rows that a reset or their start give another h.
   void multiply_h(int d, const StepRows& step) {
     const LayerForwardArgs& args = args_[d];
-    const int64_t output_size = layer_.output_size, gate_size = layer_.gate_size;
-    const int64_t old_rows = std::min(step.rows, step.rows_before);
-    const auto multiply = [&](int64_t first, int64_t rows, Matrix h) {
-      layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows, gate_size,
-                      output_size, h, {args.weights.weight_hh, output_size}, 0,
-                      layer_.accum(product_[d], first * gate_size), gate_size);
-    };
-    multiply(0, old_rows,
-             {layer_.storage(args.output, step.row_before * args.output_row_stride),
-              args.output_row_stride});
-    if (args.h_0 == nullptr) return;
-    multiply(old_rows, step.rows - old_rows,
-             {layer_.storage(args.h_0, old_rows * output_size), output_size});
+    multiply_h(d, std::min(step.rows, step.rows_before),
+               {layer_.storage(args.output, step.row_before * args.output_row_stride),
+                args.output_row_stride},
+               product_[d]);
+  }
+  // The product of a state that rows start from, in a buffer of its own.
+  const void* multiply_state(int d, const void* h) {
+    void* product = layer_.take_accum(layer_.shape.batch_size * layer_.gate_size);
+    multiply_h(d, layer_.shape.batch_size, {h, layer_.output_size}, product);
+    return product;
+  }
+  void multiply_h(int d, int64_t rows, Matrix h, void* product) {
+    layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows, layer_.gate_size,
+                    layer_.output_size, h,
+                    {args_[d].weights.weight_hh, layer_.output_size}, 0, product,
+                    layer_.gate_size);
   }
 
   void project_h(int d, const StepRows& step) {

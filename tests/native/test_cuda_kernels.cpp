@@ -136,9 +136,39 @@ TEST(cuda_layer_matches_plain_loops_for_lengths_and_chunks) {
   });
 }
 
+TEST(cuda_resets_replace_what_enters_a_step_and_keep_its_gradient) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.reset = true;
+    k.seq_len = 5;
+    k.chunk_steps = 2;
+    for (int64_t hidden_size : {1, 33}) {
+      k.hidden_size = hidden_size;
+      if (k.proj_size > 0) k.proj_size = 1 + hidden_size / 2;
+      k.batch_size = is_single_block(k) ? 5 : 9;
+      for_each_direction(k, [&](CudaCase one) {
+        one.packed = !is_single_block(one) && ++count % 2 == 0;
+        one.states = one.packed || count % 3 != 0;
+        one.steps_c = count % 4 < 2;
+        if (set_dtype(kAllDTypes[count++ % 4], &one)) CHECK(is_right(one, 1));
+      });
+    }
+  });
+}
+
+TEST(cuda_c_of_every_step_is_given_and_has_a_gradient) {
+  for_each_cell_and_way([](CudaCase k) {
+    if (!k.has_c()) return;
+    k.steps_c = true;
+    k.packed = !is_single_block(k);
+    for_each_direction(k, [](const CudaCase& one) { CHECK(is_right(one, 1)); });
+  });
+}
+
 TEST(cuda_gradients_may_be_absent_or_accumulated) {
   for_each_cell_and_way([](CudaCase k) {
     k.packed = !is_single_block(k);
+    k.reset = k.steps_c = true;
     for_each_direction(k, [](CudaCase one) {
       one.dtype = one.directions == 2 ? DType::kBFloat16 : DType::kFloat32;
       for (one.absent_grad = -1; one.absent_grad < kGradEnd; ++one.absent_grad) {

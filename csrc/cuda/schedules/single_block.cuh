@@ -77,8 +77,9 @@ struct ForwardSingleBlock {
         const int64_t row = at.first_row + i;
         A h = A(0);
         if (row < step.rows) {
-          h = load_h_before<S>(sizes, buffers, step, row, at.unit);
-          c[i] = Step::load_c(sizes, buffers, step, row, at.unit);
+          const RowPart part = row_part(buffers, step, row);
+          h = load_h_before<S>(sizes, buffers, step, part, row, at.unit);
+          c[i] = Step::load_c(sizes, buffers, part, row, at.unit);
           Step::load_gx(sizes, buffers, step, row, at.unit, x[i]);
         }
         at.buffer(args.begin, 0).store(at.element(at.unit) + i, h);
@@ -96,6 +97,7 @@ struct ForwardSingleBlock {
           const int64_t row = at.first_row + i;
           A h = A(0);
           if (row < step.rows) {
+            const RowPart part = row_part(buffers, step, row);
             Gates r;
 #pragma unroll
             for (int gate = 0; gate < kGates; ++gate) {
@@ -103,9 +105,14 @@ struct ForwardSingleBlock {
               r[gate] = product[i][gate] + bias_r[gate];
             }
             const A h_before = at.buffer(s, 0).load(at.element(at.unit) + i);
-            h = Step::forward(sizes, buffers, step, row, at.unit, x[i], r, h_before, c[i]);
+            h = Step::forward(sizes, buffers, step, part, row, at.unit, x[i], r, h_before, c[i]);
             if (s + 1 < args.end) {
               Step::load_gx(sizes, buffers, next_step, row, at.unit, x[i]);
+              if (part.resets_after) {
+                const int64_t state = row * hidden_size + at.unit;
+                h = load_or_zero<S>(buffers.reset_h, state);
+                c[i] = load_or_zero<S>(buffers.reset_c, state);
+              }
             }
           }
           at.buffer(s, 1).store(at.element(at.unit) + i, h);
@@ -194,9 +201,10 @@ struct BackwardSingleBlock {
         const int64_t row = at.first_row + i;
         Gates dr{};
         if (row < step.rows) {
-          carry[i] = Step::load_carry(sizes, buffers, step, row, at.unit);
-          dc[i] = Step::load_dc(sizes, buffers, step, row, at.unit);
-          if (row < step.rows_after) load_dr(buffers, gate_size, hidden_size, row, at.unit, dr);
+          const RowPart part = row_part(buffers, step, row);
+          carry[i] = Step::load_carry(sizes, buffers, part, row, at.unit);
+          dc[i] = Step::load_dc(sizes, buffers, part, row, at.unit);
+          if (part.has_after) load_dr(buffers, gate_size, hidden_size, row, at.unit, dr);
         }
         store_dr(at, hidden_size, args.end - 1, 0, i, dr);
       }
@@ -211,8 +219,9 @@ struct BackwardSingleBlock {
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
           if (row >= step.rows) continue;
-          values[i] = Step::load_backward(sizes, buffers, step, row, at.unit);
-          dh[i] = carry[i] + load_grad_output<S>(sizes, buffers, step, row, at.unit);
+          const RowPart part = row_part(buffers, step, row);
+          values[i] = Step::load_backward(sizes, buffers, step, part, row, at.unit);
+          dh[i] = load_grad_output<S>(sizes, buffers, step, row, at.unit);
         }
         A product[kRows];
         multiply(at, gate_size, hidden_size, s, product);
@@ -221,8 +230,12 @@ struct BackwardSingleBlock {
           const int64_t row = at.first_row + i;
           Gates dr{};
           if (row < step.rows) {
-            carry[i] = dh[i] + product[i];
-            Step::backward(sizes, buffers, step, row, at.unit, values[i], carry[i], dc[i], dr);
+            const RowPart part = row_part(buffers, step, row);
+            const A entering = pass_reset<S>(buffers.dreset_h, part.resets_after,
+                                             row * hidden_size + at.unit, carry[i] + product[i]);
+            carry[i] = entering + dh[i];
+            Step::backward(sizes, buffers, step, part, row, at.unit, values[i], carry[i], dc[i],
+                           dr);
           }
           store_dr(at, hidden_size, s, 1, i, dr);
         }
@@ -279,22 +292,24 @@ struct BackwardSingleBlock {
                                   const A (&carry)[kRows], const A (&dc)[kRows]) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const int64_t hidden_size = args.sizes.hidden_size;
-    const bool wants_grad_h_0 = args.begin == 0 && buffers.grad_h_0 != nullptr;
+    const bool delivers =
+        args.begin == 0 && (buffers.grad_h_0 != nullptr || buffers.dreset_h != nullptr);
+    const StepRows step_before = step_rows(args.steps[at.direction], args.begin - 1);
     A product[kRows];
-    if (wants_grad_h_0) {
-      multiply(at, kGates * hidden_size, hidden_size, args.begin - 1, product);
-    }
+    if (delivers) multiply(at, kGates * hidden_size, hidden_size, args.begin - 1, product);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int64_t row = at.first_row + i;
       if (row >= args.steps[at.direction].batch_size) continue;
-      if (wants_grad_h_0) {
-        store_grad_h_0<S>(args.sizes, buffers, row, at.unit, carry[i] + product[i]);
+      const int64_t state = row * hidden_size + at.unit;
+      if (delivers) {
+        const RowPart part = row_part(buffers, step_before, row);
+        const A dh =
+            pass_reset<S>(buffers.dreset_h, part.resets_after, state, carry[i] + product[i]);
+        if (buffers.grad_h_0 != nullptr) store_at<S>(buffers.grad_h_0, state, dh);
       }
-      static_cast<A*>(buffers.carry)[row * hidden_size + at.unit] = carry[i];
-      if constexpr (Step::kHasC) {
-        static_cast<A*>(buffers.dc)[row * hidden_size + at.unit] = dc[i];
-      }
+      static_cast<A*>(buffers.carry)[state] = carry[i];
+      if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc[i];
     }
   }
 };
