@@ -54,8 +54,11 @@ class CudaLayer {
   // c = op(a) * op(b) + beta * c of S, where c is S or A.
   void multiply(DType out, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
                 Matrix a, Matrix b, double beta, void* c, int64_t c_row_stride);
-  // dst = src, of S; or zeros for a null src.
-  void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols);
+  // dst = src, of S; or zeros for a null src and in padding.
+  void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
+            const Padding& padding = {});
+  // Of rows from `first_row` of the sequence on.
+  Padding padding(int64_t first_row) const { return {shape.lengths, shape.batch_size, first_row}; }
 
   // Zeros in so many elements of A.
   void zero_accum(void* dst, int64_t elements);

@@ -67,6 +67,7 @@ class Backward {
       buffers.weight_hh = args.weights.weight_hh;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
+      buffers.lengths = args.shape.lengths;
       buffers.reset = args.shape.reset;
       buffers.reset_h = args.reset_h;
       buffers.reset_c = args.reset_c;
@@ -107,6 +108,9 @@ class Backward {
       prepare_sums(d);
     }
     prepare_grad_input();
+    if (shape.lengths != nullptr && args_[0].grad_weight_ih != nullptr) {
+      valid_input_ = layer_.take_storage(max_rows * shape.input_size);
+    }
   }
 
   Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
@@ -255,13 +259,20 @@ class Backward {
                       {args.weights.weight_ih, input_size}, adds_grad_input_[d] ? 1 : 0,
                       layer_.storage(args.grad_input, first * input_size), input_size);
     }
-    add_grad_weight(d, buffers.dgx, layer_.storage(args.input, first * input_size), weight_ih_[d]);
+    const void* input = layer_.storage(args.input, first * input_size);
+    if (valid_input_ != nullptr) {
+      layer_.copy({input, input_size}, valid_input_, input_size, chunk_[d].count, input_size,
+                  layer_.padding(first));
+      input = valid_input_;
+    }
+    add_grad_weight(d, buffers.dgx, input, weight_ih_[d]);
     add_grad_weight(d, buffers.dgr, buffers.h_before, weight_hh_[d]);
     if (h_raw_[d] == nullptr || !layer_.status.ok) return;
     const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
-    layer_.note(layer_.kernels.rows.lstm_output({layer_.storage(args.saved, first * saved_row_size),
-                                                 h_raw_[d], chunk_[d].count, layer_.hidden_size},
-                                                layer_.stream));
+    layer_.note(layer_.kernels.rows.lstm_output(
+        {layer_.storage(args.saved, first * saved_row_size), h_raw_[d], chunk_[d].count,
+         layer_.hidden_size, layer_.padding(first)},
+        layer_.stream));
     add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
   }
 
@@ -296,7 +307,7 @@ class Backward {
            {weight_ih_[d], weight_hh_[d], weight_hr_[d], reset_h_[d], reset_c_[d]}) {
         if (one.sum == one.grad || one.cols == 0 || !layer_.status.ok) continue;
         layer_.note(layer_.kernels.rows.store(
-            {one.sum, one.cols, one.grad, one.cols, one.rows, one.cols}, layer_.stream));
+            {one.sum, one.cols, one.grad, one.cols, one.rows, one.cols, {}}, layer_.stream));
       }
     }
   }
@@ -314,6 +325,7 @@ class Backward {
   void* dgr_end_[kMaxDirections]{};  // S [B, G * H], dgr of step end_
   void* product_[kMaxDirections]{};
   void* projected_[kMaxDirections]{};
+  void* valid_input_ = nullptr;    // S [chunk rows, I], input with zeros in its padding; or null
   void* h_raw_[kMaxDirections]{};  // S [chunk rows, H], h before the projection
   Accumulator weight_ih_[kMaxDirections]{}, weight_hh_[kMaxDirections]{};
   Accumulator weight_hr_[kMaxDirections]{};
@@ -330,7 +342,7 @@ Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, 
   Status status;
   const auto fill = [&](void* grad, int64_t elements) {
     if (grad == nullptr || elements == 0 || !status.ok) return;
-    status = kernels.copy({nullptr, 0, grad, elements, 1, elements}, stream);
+    status = kernels.copy({nullptr, 0, grad, elements, 1, elements, {}}, stream);
   };
   fill(args.grad_weight_ih, gate_size * shape.input_size);
   fill(args.grad_weight_hh, gate_size * shape.output_size());

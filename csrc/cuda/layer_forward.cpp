@@ -31,6 +31,7 @@ class Forward {
         for (int64_t s = begin; s < end && layer_.status.ok; ++s) step(s);
       }
     }
+    if (layer_.shape.proj_size > 0 && layer_.shape.lengths != nullptr) end_rows();
     return layer_.status;
   }
 
@@ -46,6 +47,7 @@ class Forward {
       buffers.bias_hh = args.weights.bias_hh;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
+      buffers.lengths = args.shape.lengths;
       buffers.reset = args.shape.reset;
       buffers.reset_h = args.reset_h;
       buffers.reset_c = args.reset_c;
@@ -139,9 +141,8 @@ class Forward {
   }
   void multiply_h(int d, int64_t rows, Matrix h, void* product) {
     layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows, layer_.gate_size,
-                    layer_.output_size, h,
-                    {args_[d].weights.weight_hh, layer_.output_size}, 0, product,
-                    layer_.gate_size);
+                    layer_.output_size, h, {args_[d].weights.weight_hh, layer_.output_size}, 0,
+                    product, layer_.gate_size);
   }
 
   void project_h(int d, const StepRows& step) {
@@ -151,10 +152,22 @@ class Forward {
     layer_.multiply(layer_.dtype, Transpose::kNo, Transpose::kYes, step.rows, output_size,
                     hidden_size, {buffers_[d].h_raw, hidden_size},
                     {args.weights.weight_hr, hidden_size}, 0, output, args.output_row_stride);
+    if (layer_.shape.lengths != nullptr) return;  // end_rows
     const int64_t kept = std::min(step.rows, step.rows_after);
     layer_.copy({layer_.storage(output, kept * args.output_row_stride), args.output_row_stride},
                 layer_.storage(args.h_n, kept * output_size), output_size, step.rows - kept,
                 output_size);
+  }
+
+  // What project_h cannot do for rows that end where only the device knows.
+  void end_rows() {
+    for (int d = 0; d < layer_.directions && layer_.status.ok; ++d) {
+      const LayerForwardArgs& args = args_[d];
+      layer_.note(layer_.kernels.rows.end_rows(
+          {args.output, args.output_row_stride, args.h_0, args.h_n, layer_.shape.total_rows,
+           layer_.output_size, layer_.steps[d], layer_.padding(0)},
+          layer_.stream));
+    }
   }
 
   const LayerForwardArgs* args_;

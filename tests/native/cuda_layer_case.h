@@ -178,9 +178,9 @@ class Problems {
     if (k_.directions == 2) {
       Numbers numbers = make_problem(other, 8);
       numbers.inputs[kX] = sides_[0].numbers.inputs[kX];
-      numbers.reset = sides_[0].numbers.reset;
       sides_.emplace_back(k_, other, std::move(numbers));
     }
+    lengths_ = DeviceBuffer(Buffer::of_values(sides_[0].numbers.lengths));
     reset_ = DeviceBuffer(Buffer::of_values(sides_[0].numbers.reset));
     grad_output_ = DeviceBuffer(k_.dtype, joined_grad_output());
   }
@@ -227,6 +227,7 @@ class Problems {
     shape.hidden_size = k_.hidden_size;
     shape.proj_size = k_.proj_size;
     shape.batch_sizes = k_.packed ? batch_sizes_.data() : nullptr;
+    shape.lengths = static_cast<const int64_t*>(given(lengths_));
     shape.reset = static_cast<const uint8_t*>(given(reset_));
     return shape;
   }
@@ -354,7 +355,7 @@ class Problems {
   const std::vector<int64_t> batch_sizes_ = k_.batch_sizes();
   std::vector<Side> sides_;
   DeviceBuffer output_{k_.dtype, 0}, grad_output_{k_.dtype, 0};
-  DeviceBuffer reset_{DType::kFloat16, 0};
+  DeviceBuffer lengths_{DType::kFloat16, 0}, reset_{DType::kFloat16, 0};
 };
 
 }  // namespace oracle

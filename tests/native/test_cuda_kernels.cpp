@@ -156,6 +156,27 @@ TEST(cuda_resets_replace_what_enters_a_step_and_keep_its_gradient) {
   });
 }
 
+TEST(cuda_rows_of_lengths_end_early_whatever_their_padding_holds) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.lengths = true;
+    for (int64_t seq_len : {1, 6}) {
+      for (int64_t batch_size : {3, 9, 17}) {
+        k.seq_len = seq_len;
+        k.batch_size = batch_size;
+        k.hidden_size = batch_size == 9 ? 33 : 5;
+        for_each_direction(k, [&](CudaCase one) {
+          one.chunk_steps = 2 + count % 3 * 2;
+          one.states = count % 4 != 0;
+          one.reset = one.steps_c = count % 2;
+          one.accumulate = count % 5 == 0;
+          if (set_dtype(kAllDTypes[count++ % 4], &one)) CHECK(is_right(one, 1));
+        });
+      }
+    }
+  });
+}
+
 TEST(cuda_c_of_every_step_is_given_and_has_a_gradient) {
   for_each_cell_and_way([](CudaCase k) {
     if (!k.has_c()) return;

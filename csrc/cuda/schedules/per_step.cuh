@@ -63,9 +63,13 @@ struct ForwardStep {
     A product[Step::kGates];
     if constexpr (kForm == StepForm::kFused) {
       multiply(args.sizes, buffers, step, part, at, product);
-      if (!is_mine) return;
-    } else {
-      if (!is_mine) return;
+    }
+    if (!is_mine) return;
+    if (!part.is_in) {
+      Step::forward_padding(args.sizes, buffers, step, part, at.row, at.unit);
+      return;
+    }
+    if constexpr (kForm == StepForm::kProduct) {
       read_product(args.sizes, buffers, part, at, product);
     }
 
@@ -104,8 +108,11 @@ struct ForwardStep {
                                     const StepRows& step, const RowPart& part, const StepPlace& at,
                                     A (&product)[Step::kGates]) {
     const int64_t hidden_size = sizes.hidden_size;
-    const bool has_h = at.first_row < step.rows_before || buffers.h_0 != nullptr ||
-                       (buffers.reset != nullptr && buffers.reset_h != nullptr);
+    const bool may_have_h = at.first_row < step.rows_before || buffers.h_0 != nullptr ||
+                            (buffers.reset != nullptr && buffers.reset_h != nullptr);
+    // The same for all threads of the block.
+    const bool has_h =
+        may_have_h && has_any(buffers, at.first_row, kFusedRows, step.rows, step.time);
     static_assert(Product::kThreadLoadsOneRow, "a thread loads h of the row it ends with");
     const S* h = part.is_in ? h_before<S>(sizes, buffers, step, part, at.row) : nullptr;
     Product::template run<Barriers>(
@@ -161,19 +168,19 @@ struct BackwardStep {
     if (!is_mine) return;
     A dh;
     if (projected) {
-      dh = load_at<A>(buffers.projected, state);
+      dh = part.is_in ? load_at<A>(buffers.projected, state) : A(0);
     } else {
       if (kForm == StepForm::kProduct && part.has_after) {
         product[0] = load_at<A>(buffers.product, state);
       }
       dh = product[0] + Step::load_carry(args.sizes, buffers, part, at.row, at.unit);
       dh = pass_reset<S>(buffers.dreset_h, part.resets_after, state, dh);
-      if (!part.is_in) {
-        if (buffers.grad_h_0 != nullptr) store_at<S>(buffers.grad_h_0, state, dh);
-        return;
-      }
-      dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
     }
+    if (!part.is_in) {
+      Step::backward_padding(args.sizes, buffers, step, part, at.row, at.unit, dh);
+      return;
+    }
+    if (!projected) dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
 
     typename Step::Gates dr;
     A dc = Step::load_dc(args.sizes, buffers, part, at.row, at.unit);
@@ -188,7 +195,7 @@ struct BackwardStep {
                                     const StepRows& step, const StepPlace& at, A (&product)[1]) {
     const int64_t hidden_size = sizes.hidden_size, depth = Step::kGates * hidden_size;
     Product::template run<Barriers>(
-        at.first_row < step.rows_after ? depth : 0,
+        has_any(buffers, at.first_row, kFusedRows, step.rows_after, step.time_after) ? depth : 0,
         [&](int64_t k, int, int unit) {
           if (at.first_unit + unit >= hidden_size) return A(0);
           return load_at<S>(buffers.weight_hh, k * hidden_size + at.first_unit + unit);
@@ -220,17 +227,20 @@ struct BackwardHidden {
     A dh = part.has_after ? load_at<A>(buffers.product, state)
                           : load_or_zero<S>(buffers.grad_h_n, state);
     dh = pass_reset<S>(buffers.dreset_h, part.resets_after, state, dh);
-    if (!part.is_in) {
-      if (buffers.grad_h_0 != nullptr) store_at<S>(buffers.grad_h_0, state, dh);
-      return;
+    if (!part.is_in && starts_after(step, part) && buffers.grad_h_0 != nullptr) {
+      store_at<S>(buffers.grad_h_0, state, dh);
     }
-    dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+    if (at.row >= step.rows) return;
+    A h = A(0);
+    if (part.is_in) {
+      dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+      h = load_h_before<S>(args.sizes, buffers, step, part, at.row, at.unit);
+    } else {
+      dh = A(0);
+    }
     const int64_t chunk_element = (step.row - buffers.first_row + at.row) * output_size + at.unit;
     store_at<S>(buffers.dh, chunk_element, dh);
-    if (buffers.h_before != nullptr) {
-      store_at<S>(buffers.h_before, chunk_element,
-                  load_h_before<S>(args.sizes, buffers, step, part, at.row, at.unit));
-    }
+    if (buffers.h_before != nullptr) store_at<S>(buffers.h_before, chunk_element, h);
   }
 };
 

@@ -35,6 +35,7 @@ struct RowPart {
   bool is_in;                  // the step has the row
   bool has_before, has_after;  // so has the step before, the step after
   bool resets, resets_after;   // what enters this step, the step after, is replaced
+  bool is_empty;               // the row has no step at all
 };
 template <class Buffers>
 FUSEDRNN_DEV RowPart row_part(const Buffers& buffers, const StepRows& step, int64_t row) {
@@ -42,12 +43,37 @@ FUSEDRNN_DEV RowPart row_part(const Buffers& buffers, const StepRows& step, int6
   part.is_in = row < step.rows;
   part.has_before = row < step.rows_before;
   part.has_after = row < step.rows_after;
-  part.resets = part.resets_after = false;
+  part.resets = part.resets_after = part.is_empty = false;
+  if (buffers.lengths != nullptr && (part.is_in || part.has_before || part.has_after)) {
+    const int64_t length = buffers.lengths[row];
+    part.is_in = part.is_in && step.time < length;
+    part.has_before = part.has_before && step.time_before < length;
+    part.has_after = part.has_after && step.time_after < length;
+    part.is_empty = length <= 0;
+  }
   if (buffers.reset != nullptr) {
     part.resets = part.is_in && buffers.reset[step.row + row] != 0;
     part.resets_after = part.has_after && buffers.reset[step.row_after + row] != 0;
   }
   return part;
+}
+
+// Whether a time, of a step of so many rows, has any of `count` rows from `first` on.
+template <class Buffers>
+FUSEDRNN_DEV bool has_any(const Buffers& buffers, int64_t first, int count, int64_t rows,
+                          int64_t time) {
+  if (buffers.lengths == nullptr) return first < rows;
+  bool any = false;
+  for (int i = 0; i < count && first + i < rows; ++i) {
+    any = any || time < buffers.lengths[first + i];
+  }
+  return any;
+}
+
+// In backward, for a row that a step does not have: whether it is there that h_0 has its gradient,
+// since the row starts in the step after, or has no step and this is the first one visited.
+FUSEDRNN_DEV bool starts_after(const StepRows& step, const RowPart& part) {
+  return part.has_after || (part.is_empty && step.rows_after == 0);
 }
 
 // The row of h that enters a row's step, or null: zeros. Arguments of either pass.
@@ -166,6 +192,29 @@ struct CellStep {
     return rounded<S>(next[0]);
   }
 
+  // In place of forward for a row that the step does not have: zeros, and once the states of a row
+  // that has no step at all.
+  FUSEDRNN_DEV static void forward_padding(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                           const StepRows& step, const RowPart& part, int64_t row,
+                                           int64_t unit) {
+    const int64_t state = row * sizes.hidden_size + unit;
+    const bool is_end = part.is_empty && step.rows_before == 0;
+    if (buffers.h_raw != nullptr) {
+      store_at<S>(buffers.h_raw, state, A(0));
+    } else {
+      store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, A(0));
+      if (is_end) store_at<S>(buffers.h_n, state, load_or_zero<S>(buffers.h_0, state));
+    }
+    if constexpr (kHasC) {
+      if (buffers.steps_c != nullptr) {
+        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, A(0));
+      }
+      if (is_end && buffers.c_n != nullptr) {
+        store_at<S>(buffers.c_n, state, load_or_zero<S>(buffers.c_0, state));
+      }
+    }
+  }
+
   // The gradient of a row's c, and of the part of its h that does not flow through the product,
   // as the step after left them in the buffers; at the end of the row those of c_n and h_n.
   FUSEDRNN_DEV static A load_dc(const LayerSizes& sizes, const BackwardBuffers& buffers,
@@ -211,8 +260,8 @@ struct CellStep {
       values.next[kC] = load_at<S>(buffers.saved, saved + saved_c);
       values.grad_c = load_or_zero<S>(buffers.grad_c, (step.row + row) * hidden_size + unit);
       if (part.resets || !part.has_before) {
-        values.prev[kC] = load_or_zero<S>(part.resets ? buffers.reset_c : buffers.c_0,
-                                          row * hidden_size + unit);
+        values.prev[kC] =
+            load_or_zero<S>(part.resets ? buffers.reset_c : buffers.c_0, row * hidden_size + unit);
       } else {
         const int64_t before = (step.row_before + row) * kSavedWidth * hidden_size + unit;
         values.prev[kC] = load_at<S>(buffers.saved, before + saved_c);
@@ -254,6 +303,34 @@ struct CellStep {
       if (!part.has_before && buffers.grad_c_0 != nullptr) {
         store_at<S>(buffers.grad_c_0, state, dc);
       }
+    }
+  }
+
+  // In place of backward for a row that the step does not have: zeros where it is padding, and
+  // the gradients of the states that the row started from. dh is that of h.
+  FUSEDRNN_DEV static void backward_padding(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                            const StepRows& step, const RowPart& part, int64_t row,
+                                            int64_t unit, A dh) {
+    const int64_t hidden_size = sizes.hidden_size, state = row * hidden_size + unit;
+    const bool projected = buffers.dh != nullptr;
+    if (!projected && starts_after(step, part) && buffers.grad_h_0 != nullptr) {
+      store_at<S>(buffers.grad_h_0, state, dh);
+    }
+    if (row >= step.rows) return;
+    if constexpr (kHasC) {
+      if (part.is_empty && step.rows_after == 0 && buffers.grad_c_0 != nullptr) {
+        store_at<S>(buffers.grad_c_0, state, load_or_zero<S>(buffers.grad_c_n, state));
+      }
+    }
+    const int64_t chunk_row = step.row - buffers.first_row + row;
+    const int64_t first = chunk_row * kGates * hidden_size + unit;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      store_at<S>(buffers.dgx, first + gate * hidden_size, A(0));
+      if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, A(0));
+    }
+    if (!projected && buffers.h_before != nullptr) {
+      store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, A(0));
     }
   }
 };
