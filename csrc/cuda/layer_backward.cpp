@@ -25,6 +25,7 @@ class Backward {
       for (int d = 0; d < layer_.directions; ++d) {
         chunk_[d] = layer_.chunk_rows(d, begin_, end_);
         buffers_[d].first_row = chunk_[d].first;
+        place_gates(d);
       }
       if (layer_.is_single_block()) {
         sweep();
@@ -79,8 +80,7 @@ class Backward {
       buffers.grad_c = args.grad_c;
       buffers.grad_h_0 = args.grad_h_0;
       buffers.grad_c_0 = args.grad_c_0;
-      buffers.dgx = layer_.take_storage(max_rows * gate_size);
-      buffers.dgr = layer_.cell.split ? layer_.take_storage(max_rows * gate_size) : buffers.dgx;
+      prepare_gates(d);
       if (has_chunks_) dgr_end_[d] = layer_.take_storage(batch_size * gate_size);
       if (layer_.has_step_product()) {
         buffers.product = product_[d] = layer_.take_accum(batch_size * output_size);
@@ -113,6 +113,26 @@ class Backward {
     }
   }
 
+  // The gradients of the gates lie where they are wanted as results, or in a chunk's own memory.
+  void prepare_gates(int d) {
+    const LayerBackwardArgs& args = args_[d];
+    const int64_t elements = layer_.chunk_max_rows * layer_.gate_size;
+    gates_x_[d] = args.grad_gates_x;
+    if (gates_x_[d] == nullptr && !layer_.cell.split) gates_x_[d] = args.grad_gates_r;
+    gates_r_[d] = layer_.cell.split ? args.grad_gates_r : gates_x_[d];
+    if (gates_x_[d] == nullptr) buffers_[d].dgx = layer_.take_storage(elements);
+    if (gates_r_[d] == nullptr && layer_.cell.split) {
+      buffers_[d].dgr = layer_.take_storage(elements);
+    }
+  }
+  void place_gates(int d) {
+    BackwardBuffers& buffers = buffers_[d];
+    const int64_t first = chunk_[d].first * layer_.gate_size;
+    if (gates_x_[d] != nullptr) buffers.dgx = layer_.storage(gates_x_[d], first);
+    if (gates_r_[d] != nullptr) buffers.dgr = layer_.storage(gates_r_[d], first);
+    if (!layer_.cell.split) buffers.dgr = buffers.dgx;
+  }
+
   Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
     void* sum = grad;
     if (grad != nullptr && !sums_in_place_) sum = layer_.take_accum(rows * cols);
@@ -134,10 +154,10 @@ class Backward {
     const LayerBackwardArgs& args = args_[d];
     SumRowsArgs& sums = sum_rows_[d];
     sums.cols = sum_slices_.cols = layer_.gate_size;
-    const auto add = [&](const void* grads, void* first_bias, void* second_bias) {
+    const auto add = [&](void* const* grads, void* first_bias, void* second_bias) {
       if (first_bias == nullptr && second_bias == nullptr) return;
       void* partial = layer_.take_accum(kSumSlices * layer_.gate_size);
-      sums.src[sum_rows_count_] = grads;
+      summed_[d][sum_rows_count_] = grads;
       sums.partial[sum_rows_count_++] = partial;
       for (void* bias : {first_bias, second_bias}) {
         if (bias == nullptr) continue;
@@ -147,10 +167,10 @@ class Backward {
     };
     sum_rows_count_ = 0;  // the same for each direction
     if (layer_.cell.split) {
-      add(buffers_[d].dgx, args.grad_bias_ih, nullptr);
-      add(buffers_[d].dgr, args.grad_bias_hh, nullptr);
+      add(&buffers_[d].dgx, args.grad_bias_ih, nullptr);
+      add(&buffers_[d].dgr, args.grad_bias_hh, nullptr);
     } else {
-      add(buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
+      add(&buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
     }
   }
 
@@ -286,6 +306,7 @@ class Backward {
 
   void sum_chunk(int d) {
     if (sum_rows_count_ == 0 || !layer_.status.ok) return;
+    for (int i = 0; i < sum_rows_count_; ++i) sum_rows_[d].src[i] = *summed_[d][i];
     sum_rows_[d].rows = chunk_[d].count;
     sum_rows_[d].accumulate = has_sums_;
     layer_.note(layer_.kernels.rows.sum_rows(sum_rows_[d], sum_rows_count_, layer_.stream));
@@ -303,6 +324,11 @@ class Backward {
       layer_.note(layer_.kernels.rows.sum_slices(sum_slices_, sum_slices_count_, layer_.stream));
     }
     for (int d = 0; d < layer_.directions; ++d) {
+      void* gates_r = args_[d].grad_gates_r;
+      if (gates_r != gates_r_[d]) {
+        layer_.copy({gates_x_[d], layer_.gate_size}, gates_r, layer_.gate_size,
+                    layer_.shape.total_rows, layer_.gate_size);
+      }
       for (const Accumulator& one :
            {weight_ih_[d], weight_hh_[d], weight_hr_[d], reset_h_[d], reset_c_[d]}) {
         if (one.sum == one.grad || one.cols == 0 || !layer_.status.ok) continue;
@@ -330,7 +356,11 @@ class Backward {
   Accumulator weight_ih_[kMaxDirections]{}, weight_hh_[kMaxDirections]{};
   Accumulator weight_hr_[kMaxDirections]{};
   Accumulator reset_h_[kMaxDirections]{}, reset_c_[kMaxDirections]{};
+  // S [N, G * H], results that have the gradients of the gates; or null
+  void* gates_x_[kMaxDirections]{};
+  void* gates_r_[kMaxDirections]{};
   SumRowsArgs sum_rows_[kMaxDirections]{};
+  void* const* summed_[kMaxDirections][2]{};  // where the sources of sum_rows_ are found
   SumSlicesArgs sum_slices_{};
   int sum_rows_count_ = 0, sum_slices_count_ = 0;
 };

@@ -144,6 +144,8 @@ struct Side {
     c_n = DeviceBuffer(k.dtype, k.has_c() ? states : 0);
     saved = DeviceBuffer(k.dtype, k.training ? saved_values : 0);
     c = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.c.size()));
+    grad_gates_x = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_x.size()));
+    grad_gates_r = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_r.size()));
     grads.clear();
     for (const Doubles& values : expected.grads) {
       grads.emplace_back(k.dtype, static_cast<int64_t>(values.size()));
@@ -153,6 +155,10 @@ struct Side {
   void* grad(const CudaCase& k, int i) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   }
+  void* gates(const CudaCase& k, int i) {
+    DeviceBuffer& buffer = i == kGradGatesX ? grad_gates_x : grad_gates_r;
+    return i == k.absent_grad || buffer.size() == 0 ? nullptr : buffer.data();
+  }
 
   Numbers numbers;
   Expected expected;
@@ -160,6 +166,7 @@ struct Side {
   DeviceBuffer grad_h_n, grad_c_n, grad_c;
   DeviceBuffer h_n{DType::kFloat32, 0}, c_n{DType::kFloat32, 0}, saved{DType::kFloat32, 0};
   DeviceBuffer c{DType::kFloat32, 0};
+  DeviceBuffer grad_gates_x{DType::kFloat32, 0}, grad_gates_r{DType::kFloat32, 0};
 };
 
 struct OtherDirection : LayerCase {
@@ -324,6 +331,8 @@ class Problems {
       one.grad_bias_ih = grad(kBiasIh);
       one.grad_bias_hh = grad(kBiasHh);
       one.grad_weight_hr = grad(kWeightHr);
+      one.grad_gates_x = side.gates(k_, kGradGatesX);
+      one.grad_gates_r = side.gates(k_, kGradGatesR);
     }
     TestRuntime runtime;
     result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
@@ -342,6 +351,16 @@ class Problems {
         }
         ok = is_close(k_, kGradNames[i], sides_[d].grads[i].fetch(), values, 1, 1) && ok;
         keep(sides_[d].grads[i], result);
+      }
+      for (int i : {kGradGatesX, kGradGatesR}) {
+        const bool is_x = i == kGradGatesX;
+        Side& side = sides_[d];
+        const DeviceBuffer& gates = is_x ? side.grad_gates_x : side.grad_gates_r;
+        if (side.gates(k_, i) == nullptr) continue;
+        ok = is_close(k_, is_x ? "grad_gates_x" : "grad_gates_r", gates.fetch(),
+                      is_x ? side.expected.grad_gates_x : side.expected.grad_gates_r, 1, 1) &&
+             ok;
+        keep(gates, result);
       }
     }
     return ok;

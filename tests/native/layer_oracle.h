@@ -211,7 +211,16 @@ enum Input {
 constexpr const char* kGradNames[kInputCount] = {
     "grad_input",   "grad_h_0",     "grad_c_0",       "grad_weight_ih", "grad_weight_hh",
     "grad_bias_ih", "grad_bias_hh", "grad_weight_hr", "grad_reset_h",   "grad_reset_c"};
-enum GradOfResult { kGradOutput = kInputCount, kGradHn, kGradCn, kGradC, kGradEnd };
+// What else of backward's arguments may be absent.
+enum GradOfResult {
+  kGradOutput = kInputCount,
+  kGradHn,
+  kGradCn,
+  kGradC,
+  kGradGatesX,
+  kGradGatesR,
+  kGradEnd
+};
 
 struct Numbers {
   Doubles inputs[kInputCount];  // empty when absent

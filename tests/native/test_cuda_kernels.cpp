@@ -168,7 +168,7 @@ TEST(cuda_rows_of_lengths_end_early_whatever_their_padding_holds) {
         for_each_direction(k, [&](CudaCase one) {
           one.chunk_steps = 2 + count % 3 * 2;
           one.states = count % 4 != 0;
-          one.reset = one.steps_c = count % 2;
+          one.reset = one.steps_c = one.grad_gates = count % 2;
           one.accumulate = count % 5 == 0;
           if (set_dtype(kAllDTypes[count++ % 4], &one)) CHECK(is_right(one, 1));
         });
@@ -189,7 +189,7 @@ TEST(cuda_c_of_every_step_is_given_and_has_a_gradient) {
 TEST(cuda_gradients_may_be_absent_or_accumulated) {
   for_each_cell_and_way([](CudaCase k) {
     k.packed = !is_single_block(k);
-    k.reset = k.steps_c = true;
+    k.reset = k.steps_c = k.grad_gates = true;
     for_each_direction(k, [](CudaCase one) {
       one.dtype = one.directions == 2 ? DType::kBFloat16 : DType::kFloat32;
       for (one.absent_grad = -1; one.absent_grad < kGradEnd; ++one.absent_grad) {
