@@ -21,6 +21,7 @@ constexpr int kMaxDirections = 2;
 
 // The rows of a sweep step and of its neighbours in the sweep; no rows where there is none.
 struct StepRows {
+  int64_t step;                     // the sweep step
   int64_t row, rows;                // first row in the sequence, number of rows
   int64_t row_before, rows_before;  // rows from rows_before on start in this step
   int64_t row_after, rows_after;    // rows from rows_after on end in this step
@@ -28,7 +29,8 @@ struct StepRows {
 };
 
 FUSEDRNN_HD StepRows step_rows(const Steps& steps, int64_t s) {
-  StepRows at{0,
+  StepRows at{s,
+              0,
               steps.rows(s),
               0,
               steps.rows(s - 1),
@@ -48,6 +50,7 @@ struct LayerSizes {
   int64_t output_size;  // P
   int64_t output_row_stride;
   int64_t grad_output_row_stride;
+  int64_t batch_size;  // B
 };
 
 // One direction.
@@ -67,11 +70,15 @@ struct ForwardBuffers {
   const void* product;
   const void* start_product;
   const void* reset_product;
-  void* c;        // A [B, H], c from one step to the next
-  void* h_raw;    // S [B, H], h before the projection; null without
-  void* output;   // S [N, P], rows output_row_stride apart
-  void* saved;    // S [N, W, H], or null
-  void* h_n;      // S [B, P]
+  const void* c_before;     // A [B, H], c of the step before; c but where steps run again
+  void* c;                  // A [B, H], c from one step to the next
+  void* h_raw;              // S [B, H], h before the projection; null without
+  void* output;             // S [N, P], rows output_row_stride apart; only read without h_n
+  void* saved;              // S [N - saved_first_row, W, H], or null
+  int64_t saved_first_row;  // the row of the sequence that `saved` begins with
+  void* kept_c;             // A [.., B, H], c that enters every kept_steps-th step but 0, or null
+  int64_t kept_steps;
+  void* h_n;      // S [B, P], or null where the steps run again
   void* c_n;      // S [B, H], or null
   void* steps_c;  // S [N, H], c of every step, or null
 };
@@ -85,7 +92,8 @@ struct BackwardBuffers {
   const void* reset_h;      // S [B, P], or null: zeros
   const void* reset_c;      // S [B, H], or null: zeros
   const void* output;       // S [N, P], rows output_row_stride apart
-  const void* saved;        // S [N, W, H]
+  const void* saved;        // S [N - saved_first_row, W, H]
+  int64_t saved_first_row;  // the row of the sequence that `saved` begins with
   const void* grad_output;  // S [N, P], rows grad_output_row_stride apart, or null: zeros
   const void* grad_h_n;     // S [B, P], or null: zeros
   const void* grad_c_n;     // S [B, H], or null: zeros

@@ -29,7 +29,7 @@ struct Matrix {
 Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                    const CudaKernels& kernels, CudaRuntime& runtime);
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                    const CudaKernels& kernels, CudaRuntime& runtime);
+                    const CudaPlan& forward_plan, const CudaKernels& kernels, CudaRuntime& runtime);
 
 class CudaLayer {
  public:
@@ -44,8 +44,8 @@ class CudaLayer {
   void* storage(void* base, int64_t offset) const {
     return const_cast<void*>(storage(static_cast<const void*>(base), offset));
   }
-  void* accum(void* base, int64_t offset) const {
-    return base == nullptr ? base : static_cast<char*>(base) + offset * accum_bytes_;
+  const void* accum(const void* base, int64_t offset) const {
+    return base == nullptr ? base : static_cast<const char*>(base) + offset * accum_bytes_;
   }
   // Uninitialised scratch memory for so many elements.
   void* take_storage(int64_t elements) { return take(elements * storage_bytes_); }

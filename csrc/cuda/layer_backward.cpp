@@ -2,10 +2,11 @@
 // the gradients of the gates, from which matrix products over all rows of the chunk make the
 // gradients of input and weights. Sums have a fixed order: same inputs, same bits.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "cuda/launch.h"
-#include "cuda/layer.h"
+#include "cuda/layer_forward.h"
 
 namespace fusedrnn {
 
@@ -14,25 +15,30 @@ namespace {
 class Backward {
  public:
   Backward(const LayerBackwardArgs* args, const LayerShape* const* shapes, int directions,
-           const CudaPlan& plan, const CudaKernels& kernels, CudaRuntime& runtime)
-      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {}
+           const CudaPlan& plan, const CudaPlan& forward_plan, const CudaKernels& kernels,
+           CudaRuntime& runtime)
+      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {
+    // A cell that saves nothing has nothing to compute again.
+    if (layer_.shape.recompute > 0 && layer_.cell.saved_width() > 0) {
+      prepare_rerun(forward_plan);
+    }
+  }
 
   Status run() {
     prepare();
     for (int64_t end = layer_.shape.seq_len; end > 0 && layer_.status.ok; end = begin_) {
       end_ = end;
-      begin_ = std::max<int64_t>(end - layer_.chunk_steps, 0);
+      // Aligned to the start, as forward's: steps that run again find their input projected.
+      begin_ = (end - 1) / layer_.chunk_steps * layer_.chunk_steps;
       for (int d = 0; d < layer_.directions; ++d) {
         chunk_[d] = layer_.chunk_rows(d, begin_, end_);
         buffers_[d].first_row = chunk_[d].first;
         place_gates(d);
       }
-      if (layer_.is_single_block()) {
-        sweep();
-      } else if (layer_.plan.recording != Recording::kNever) {
-        steps_together();
-      } else {
-        for (int64_t s = end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
+      for (part_end_ = end_; part_end_ > begin_ && layer_.status.ok; part_end_ = part_begin_) {
+        part_begin_ = begin_;
+        if (forward_) part_begin_ = std::max(begin_, rerun_steps());
+        run_part();
       }
       for (int d = 0; d < layer_.directions; ++d) {
         multiply_chunk(d);
@@ -46,6 +52,86 @@ class Backward {
   }
 
  private:
+  // The sweep steps [part_begin_, part_end_) of the chunk.
+  void run_part() {
+    if (layer_.is_single_block()) {
+      sweep();
+    } else if (layer_.plan.recording != Recording::kNever) {
+      steps_together();
+    } else {
+      for (int64_t s = part_end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
+    }
+    for (int d = 0; d < layer_.directions; ++d) {
+      if (h_raw_[d] == nullptr || !layer_.status.ok) continue;
+      const RowRange rows = layer_.chunk_rows(d, part_begin_, part_end_);
+      const int64_t saved_row = rows.first - buffers_[d].saved_first_row;
+      const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
+      void* h_raw = layer_.storage(h_raw_[d], (rows.first - chunk_[d].first) * layer_.hidden_size);
+      layer_.note(layer_.kernels.rows.lstm_output(
+          {layer_.storage(buffers_[d].saved, saved_row * saved_row_size), h_raw, rows.count,
+           layer_.hidden_size, layer_.padding(rows.first)},
+          layer_.stream));
+    }
+  }
+
+  void prepare_rerun(const CudaPlan& forward_plan) {
+    const LayerShape& shape = layer_.shape;
+    const int64_t steps = std::min(shape.recompute, shape.seq_len - 1) + 1;
+    const int64_t max_rows = std::min(steps * shape.batch_size, shape.total_rows);
+    for (int d = 0; d < layer_.directions; ++d) {
+      const LayerBackwardArgs& args = args_[d];
+      LayerForwardArgs& forward = forward_args_[d];
+      forward.shape = args.shape;
+      forward.weights = args.weights;
+      forward.input = args.input;
+      forward.h_0 = args.h_0;
+      forward.c_0 = args.c_0;
+      forward.reset_h = args.reset_h;
+      forward.reset_c = args.reset_c;
+      forward.output = const_cast<void*>(args.output);  // only read without h_n
+      forward.output_row_stride = args.output_row_stride;
+      reruns_[d].saved =
+          layer_.take_storage(max_rows * layer_.cell.saved_width() * layer_.hidden_size);
+    }
+    forward_.emplace(forward_args_, layer_.directions, forward_plan, layer_.kernels,
+                     layer_.runtime);
+  }
+
+  // Runs forward again from the last state kept before part_end_, if that is not done; returns the
+  // step it enters. What was saved lies behind the c of the step before.
+  int64_t rerun_steps() {
+    const LayerShape& shape = layer_.shape;
+    const int64_t place = (part_end_ - 1) / shape.recompute - 1;
+    const int64_t begin = (place + 1) * shape.recompute;
+    if (begin == rerun_begin_) return begin;
+    rerun_begin_ = begin;
+    const int64_t end = std::min(begin + shape.recompute, shape.seq_len);
+    const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
+    const bool has_c = begin > 0 && layer_.cell.states > 1;
+    for (int d = 0; d < layer_.directions; ++d) {
+      ForwardPass::Rerun& rerun = reruns_[d];
+      const Steps& steps = layer_.steps[d];
+      rerun.saved_first_row = layer_.chunk_rows(d, begin - (has_c ? 1 : 0), end).first;
+      buffers_[d].saved = rerun.saved;
+      buffers_[d].saved_first_row = rerun.saved_first_row;
+      if (!has_c) continue;
+      rerun.c = layer_.accum(args_[d].saved, place * shape.batch_size * hidden_size);
+      const int64_t row = steps.row(begin - 1) - rerun.saved_first_row;
+      if (!layer_.status.ok) return begin;
+      layer_.note(layer_.kernels.rows.store(
+          {rerun.c,
+           hidden_size,
+           layer_.storage(rerun.saved, (row * width + width - 1) * hidden_size),
+           width * hidden_size,
+           steps.rows(begin - 1),
+           hidden_size,
+           {}},
+          layer_.stream));
+    }
+    layer_.note(forward_->rerun(begin, end, reruns_));
+    return begin;
+  }
+
   // A gradient [rows, cols] that steps or chunks add to: itself, or an A in its place.
   struct Accumulator {
     void* grad;  // S, or null: not wanted
@@ -58,8 +144,8 @@ class Backward {
     const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
     const int64_t output_size = layer_.output_size, batch_size = shape.batch_size;
     const int64_t max_rows = layer_.chunk_max_rows;
-    sizes_ = {hidden_size, output_size, args_[0].output_row_stride,
-              args_[0].grad_output_row_stride};
+    sizes_ = {hidden_size, output_size, args_[0].output_row_stride, args_[0].grad_output_row_stride,
+              batch_size};
     has_chunks_ = layer_.chunk_steps < shape.seq_len;
     sums_in_place_ = !has_chunks_ || layer_.dtype == layer_.accum_dtype;
     for (int d = 0; d < layer_.directions; ++d) {
@@ -189,7 +275,7 @@ class Backward {
 
   // Row 0 of the gradients of the recurrent side of step s, visited before.
   const void* dgr_of(int d, int64_t s) const {
-    if (s == end_) return dgr_end_[d];
+    if (s == end_) return dgr_end_[d];  // of the chunk after
     const int64_t row = layer_.steps[d].row(s) - buffers_[d].first_row;
     return layer_.storage(static_cast<const void*>(buffers_[d].dgr), row * layer_.gate_size);
   }
@@ -200,11 +286,11 @@ class Backward {
     args.sizes = sizes_;
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
-      args.buffers[d].dgr_after = dgr_end_[d];
+      args.buffers[d].dgr_after = dgr_of(d, part_end_);
       args.steps[d] = layer_.steps[d];
     }
-    args.begin = begin_;
-    args.end = end_;
+    args.begin = part_begin_;
+    args.end = part_end_;
     args.unit_threads = layer_.plan.unit_threads;
     layer_.note(
         layer_.kernels.cell.backward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
@@ -214,8 +300,8 @@ class Backward {
   bool wants_first_h() const {
     return args_[0].grad_h_0 != nullptr || args_[0].grad_reset_h != nullptr;
   }
-  // Of the chunk. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
-  int64_t last_step() const { return begin_ == 0 && wants_first_h() ? -1 : begin_; }
+  // Of the part. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
+  int64_t last_step() const { return part_begin_ == 0 && wants_first_h() ? -1 : part_begin_; }
 
   BackwardStepArgs step_args(int64_t s) const {
     BackwardStepArgs args{};
@@ -231,8 +317,8 @@ class Backward {
 
   void steps_together() {
     std::vector<BackwardStepArgs> args;
-    args.reserve(static_cast<size_t>(end_ - last_step()));
-    for (int64_t s = end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
+    args.reserve(static_cast<size_t>(part_end_ - last_step()));
+    for (int64_t s = part_end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
     layer_.launch_together(layer_.kernels.cell.backward_step, args);
   }
 
@@ -287,13 +373,7 @@ class Backward {
     }
     add_grad_weight(d, buffers.dgx, input, weight_ih_[d]);
     add_grad_weight(d, buffers.dgr, buffers.h_before, weight_hh_[d]);
-    if (h_raw_[d] == nullptr || !layer_.status.ok) return;
-    const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
-    layer_.note(layer_.kernels.rows.lstm_output(
-        {layer_.storage(args.saved, first * saved_row_size), h_raw_[d], chunk_[d].count,
-         layer_.hidden_size, layer_.padding(first)},
-        layer_.stream));
-    add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
+    if (h_raw_[d] != nullptr) add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
   }
 
   // grad += grads^T * values over the rows of the chunk.
@@ -340,9 +420,14 @@ class Backward {
 
   const LayerBackwardArgs* args_;
   CudaLayer layer_;
+  LayerForwardArgs forward_args_[kMaxDirections]{};
+  std::optional<ForwardPass> forward_;  // with recompute
+  ForwardPass::Rerun reruns_[kMaxDirections]{};
+  int64_t rerun_begin_ = -1;  // the step that reruns_ begin with
   LayerSizes sizes_{};
   BackwardBuffers buffers_[kMaxDirections]{};
-  int64_t begin_ = 0, end_ = 0;       // sweep steps of the chunk
+  int64_t begin_ = 0, end_ = 0;  // sweep steps of the chunk
+  int64_t part_begin_ = 0, part_end_ = 0;
   RowRange chunk_[kMaxDirections]{};  // its rows
   bool has_chunks_ = false;           // more than one
   bool has_sums_ = false;             // a chunk has written the gradients of the weights
@@ -385,7 +470,8 @@ Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, 
 }  // namespace
 
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                    const CudaKernels& kernels, CudaRuntime& runtime) {
+                    const CudaPlan& forward_plan, const CudaKernels& kernels,
+                    CudaRuntime& runtime) {
   if (args[0].shape.batch_size == 0) {
     Status status;
     for (int d = 0; d < directions && status.ok; ++d) {
@@ -394,13 +480,14 @@ Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPla
     return status;
   }
   const LayerShape* shapes[kMaxDirections] = {&args[0].shape, &args[directions - 1].shape};
-  return Backward(args, shapes, directions, plan, kernels, runtime).run();
+  return Backward(args, shapes, directions, plan, forward_plan, kernels, runtime).run();
 }
 
 Status layer_backward_cuda(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                           CudaRuntime& runtime) {
+                           const CudaPlan& forward_plan, CudaRuntime& runtime) {
   const LayerShape& shape = args[0].shape;
-  return run_backward(args, directions, plan, cuda_kernels(shape.cell, shape.dtype), runtime);
+  return run_backward(args, directions, plan, forward_plan, cuda_kernels(shape.cell, shape.dtype),
+                      runtime);
 }
 
 }  // namespace fusedrnn

@@ -143,6 +143,11 @@ struct Side {
     h_n = DeviceBuffer(k.dtype, k.batch_size * k.output_size());
     c_n = DeviceBuffer(k.dtype, k.has_c() ? states : 0);
     saved = DeviceBuffer(k.dtype, k.training ? saved_values : 0);
+    if (k.training && k.recompute > 0) {
+      const int64_t places = (k.seq_len + k.recompute - 1) / k.recompute;
+      saved = DeviceBuffer(k.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32,
+                           k.has_c() ? places * states : 0);
+    }
     c = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.c.size()));
     grad_gates_x = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_x.size()));
     grad_gates_r = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_r.size()));
@@ -234,6 +239,7 @@ class Problems {
     shape.hidden_size = k_.hidden_size;
     shape.proj_size = k_.proj_size;
     shape.batch_sizes = k_.packed ? batch_sizes_.data() : nullptr;
+    shape.recompute = k_.recompute;
     shape.lengths = static_cast<const int64_t*>(given(lengths_));
     shape.reset = static_cast<const uint8_t*>(given(reset_));
     return shape;
@@ -336,7 +342,7 @@ class Problems {
     }
     TestRuntime runtime;
     result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
-                                  kernels.backward, runtime);
+                                  k_.plan(Pass::kForward), kernels.backward, runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 

@@ -69,6 +69,12 @@ bool set_dtype(DType dtype, CudaCase* k) {
   return k->thread_rows <= max_thread_rows(dtype);
 }
 
+bool has_same_bits(const Result& a, const Result& b) {
+  bool same = a.buffers.size() == b.buffers.size();
+  for (size_t i = 0; same && i < a.buffers.size(); ++i) same = a.buffers[i].same_bits(b.buffers[i]);
+  return same;
+}
+
 // One direction of either kind, then both.
 template <class Body>
 void for_each_direction(CudaCase k, const Body& body) {
@@ -177,6 +183,29 @@ TEST(cuda_rows_of_lengths_end_early_whatever_their_padding_holds) {
   });
 }
 
+TEST(cuda_recomputation_gives_the_same_bits) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.seq_len = 9;
+    k.batch_size = 5;
+    k.wants_bits = true;
+    for_each_direction(k, [&](CudaCase one) {
+      one.chunk_steps = count % 2 ? 4 : 100;
+      one.packed = !is_single_block(one) && count % 3 == 0;
+      one.lengths = !one.packed && count % 3 == 1;
+      one.reset = count % 4 < 2;
+      if (!set_dtype(kAllDTypes[count++ % 4], &one)) return;
+      const Result kept = Problems(one).run(right_kernels(one));
+      CHECK(kept.is_right);
+      for (one.recompute = 1; one.recompute <= 17; one.recompute = 2 * one.recompute + 1) {
+        const Result again = Problems(one).run(right_kernels(one));
+        CHECK(again.is_right);
+        CHECK(has_same_bits(kept, again));
+      }
+    });
+  });
+}
+
 TEST(cuda_c_of_every_step_is_given_and_has_a_gradient) {
   for_each_cell_and_way([](CudaCase k) {
     if (!k.has_c()) return;
@@ -257,10 +286,8 @@ TEST(cuda_same_inputs_give_same_bits_in_every_order_of_threads) {
       CHECK(first.is_right);
       for (int i = 1; i < kRepeats && first.is_right; ++i) {
         const Result other = problems.run(right_kernels(k));
-        CHECK(other.is_right && other.buffers.size() == first.buffers.size());
-        for (size_t b = 0; other.is_right && b < first.buffers.size(); ++b) {
-          CHECK(first.buffers[b].same_bits(other.buffers[b]));
-        }
+        CHECK(other.is_right);
+        CHECK(has_same_bits(first, other));
       }
     }
   });

@@ -146,13 +146,13 @@ struct CellStep {
     }
   }
 
-  // c that enters the step: what the step before left in buffers.c, c_0 or reset_c.
+  // c that enters the step: what the step before left, c_0 or reset_c.
   FUSEDRNN_DEV static A load_c(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                const RowPart& part, int64_t row, int64_t unit) {
     if constexpr (!kHasC) return A(0);
     const int64_t state = row * sizes.hidden_size + unit;
     if (part.resets) return load_or_zero<S>(buffers.reset_c, state);
-    if (part.has_before) return static_cast<const A*>(buffers.c)[state];
+    if (part.has_before) return static_cast<const A*>(buffers.c_before)[state];
     return load_or_zero<S>(buffers.c_0, state);
   }
 
@@ -170,7 +170,7 @@ struct CellStep {
     const bool ends = !part.has_after;
     if (buffers.h_raw != nullptr) {
       store_at<S>(buffers.h_raw, state, next[0]);
-    } else {
+    } else if (buffers.h_n != nullptr) {
       store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, next[0]);
       if (ends) store_at<S>(buffers.h_n, state, next[0]);
     }
@@ -180,9 +180,16 @@ struct CellStep {
       if (buffers.steps_c != nullptr) {
         store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, c);
       }
+      if (buffers.kept_c != nullptr && (step.step + 1) % buffers.kept_steps == 0) {
+        const int64_t place = (step.step + 1) / buffers.kept_steps - 1;
+        if (!ends) {
+          static_cast<A*>(buffers.kept_c)[place * sizes.batch_size * sizes.hidden_size + state] = c;
+        }
+      }
     }
     if (kSavedWidth > 0 && buffers.saved != nullptr) {
-      const int64_t first = (step.row + row) * kSavedWidth * sizes.hidden_size + unit;
+      const int64_t saved_row = step.row - buffers.saved_first_row + row;
+      const int64_t first = saved_row * kSavedWidth * sizes.hidden_size + unit;
 #pragma unroll
       for (int k = 0; k < C::kSaved; ++k) {
         store_at<S>(buffers.saved, first + k * sizes.hidden_size, kept[k]);
@@ -201,7 +208,7 @@ struct CellStep {
     const bool is_end = part.is_empty && step.rows_before == 0;
     if (buffers.h_raw != nullptr) {
       store_at<S>(buffers.h_raw, state, A(0));
-    } else {
+    } else if (buffers.h_n != nullptr) {
       store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, A(0));
       if (is_end) store_at<S>(buffers.h_n, state, load_or_zero<S>(buffers.h_0, state));
     }
@@ -242,7 +249,8 @@ struct CellStep {
                                                    const StepRows& step, const RowPart& part,
                                                    int64_t row, int64_t unit) {
     const int64_t hidden_size = sizes.hidden_size;
-    const int64_t saved = (step.row + row) * kSavedWidth * hidden_size + unit;
+    const int64_t saved_row = step.row - buffers.saved_first_row + row;
+    const int64_t saved = saved_row * kSavedWidth * hidden_size + unit;
     BackwardValues values{};
 #pragma unroll
     for (int k = 0; k < C::kSaved; ++k) {
@@ -263,7 +271,8 @@ struct CellStep {
         values.prev[kC] =
             load_or_zero<S>(part.resets ? buffers.reset_c : buffers.c_0, row * hidden_size + unit);
       } else {
-        const int64_t before = (step.row_before + row) * kSavedWidth * hidden_size + unit;
+        const int64_t before_row = step.row_before - buffers.saved_first_row + row;
+        const int64_t before = before_row * kSavedWidth * hidden_size + unit;
         values.prev[kC] = load_at<S>(buffers.saved, before + saved_c);
       }
     }
