@@ -71,6 +71,68 @@ def test_every_shape_under_each_schedule(
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sizes", SHAPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_shape_with_lengths_and_resets(
+    cell: str, sizes: tuple[int, ...], schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    options = {"lengths": True, "reset": True, "return_c": True, "bidirectional": True}
+    layer = make_layer(cell, torch.float32, sizes=sizes, device="cuda", **options)
+    assert_matches_oracle(layer, schedule)
+
+
+def test_lengths_are_clamped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_DEBUG", raising=False)
+    layer = make_layer("lstm", torch.float32, bidirectional=True, device="cuda")
+    inside = torch.tensor([4, 0, 2], device="cuda")
+    outside = torch.tensor([9, -7, 2], device="cuda")
+    expected = operator(layer._replace(lengths=inside))
+    actual = operator(layer._replace(lengths=outside))
+    assert all(torch.equal(actual[name], expected[name]) for name in expected)
+    monkeypatch.setenv("FUSEDRNN_DEBUG", "1")
+    with pytest.raises(ValueError, match="lengths: expected values from 0 to seq_len = 4"):
+        operator(layer._replace(lengths=outside))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("variant", ["both", "packed", "everything"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_recomputation_gives_the_same_bits(
+    cell: str,
+    dtype: torch.dtype,
+    variant: str,
+    schedule: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    layer = make_layer(cell, dtype, sizes=(13, 9, 8, 65), **VARIANTS[variant], device="cuda")
+    if not possible(layer, schedule):
+        pytest.skip("this schedule takes no packed input")
+    kept = operator(layer._replace(recompute=0))
+    for recompute in (1, 5, 13, 100):
+        again = operator(layer._replace(recompute=recompute))
+        assert all(torch.equal(kept[name], again[name]) for name in kept), recompute
+
+
+def test_gradients_of_each_sample() -> None:
+    module = fusedrnn.GRU(3, 5, bidirectional=True, device="cuda")
+    parameters = dict(module.named_parameters())
+    samples = torch.randn(4, 6, 3, device="cuda")
+
+    def loss(parameters: dict[str, Tensor], sample: Tensor) -> Tensor:
+        output, _ = torch.func.functional_call(module, parameters, (sample,))
+        return output.square().sum()
+
+    actual = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, samples)
+    for i, sample in enumerate(samples):
+        expected = torch.func.grad(loss)(parameters, sample)
+        for name, wanted in expected.items():
+            assert_close(actual[name][i], wanted.double(), tolerance(torch.float32, 12), name)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_same_inputs_give_the_same_bits(
@@ -261,10 +323,10 @@ def test_a_training_step_is_captured_in_a_graph() -> None:
         assert torch.equal(actual, parameter.grad)
 
 
-def test_nothing_waits_for_the_device() -> None:
-    layer = make_layer(
-        "lstm", torch.float32, sizes=(20, 4, 8, 16), bidirectional=True, device="cuda"
-    )
+@pytest.mark.parametrize("variant", ["both", "everything"])
+def test_nothing_waits_for_the_device(variant: str) -> None:
+    sizes = (20, 4, 8, 16)
+    layer = make_layer("lstm", torch.float32, sizes=sizes, **VARIANTS[variant], device="cuda")
     leaves = layer.leaves()
     leaves.run(ops.layer_forward)[0].sum().backward()
     torch.cuda.set_sync_debug_mode("error")

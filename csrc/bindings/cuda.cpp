@@ -54,14 +54,25 @@ std::string plan_text(const Problem& problem, Pass pass, const CudaInfo& info,
   return text;
 }
 
+// A pass over a layer: what it is, where it runs and how.
+struct PlannedPass {
+  Problem problem;
+  Pass pass;
+  CudaInfo info;
+  CudaPlan plan;
+};
+PlannedPass plan_pass(const CheckedLayer& layer, bool training, Pass pass) {
+  const Problem problem = to_problem(layer, training);
+  const CudaInfo info = device_info(layer.tensors[kInput]->device().index());
+  return {problem, pass, info, make_checked_plan(problem, pass, info)};
+}
+
 // Runs `call(plan, runtime)`, which enqueues the pass on the current stream of the device.
 template <class Call>
-void run_pass(const CheckedLayer& layer, bool training, Pass pass, const Call& call) {
+void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call& call) {
+  const auto& [problem, pass, info, plan] = planned;
   const c10::Device device = layer.tensors[kInput]->device();
   const c10::cuda::CUDAGuard guard(device);
-  const Problem problem = to_problem(layer, training);
-  const CudaInfo info = device_info(device.index());
-  const CudaPlan plan = make_checked_plan(problem, pass, info);
   TorchCudaRuntime runtime(device);
   const Status status = call(plan, runtime);
   last_plan = cuda_plan_name(plan);
@@ -78,30 +89,34 @@ void run_pass(const CheckedLayer& layer, bool training, Pass pass, const Call& c
 }
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const OptionalTensor& batch_sizes, bool save) {
-  const CheckedLayer layer = check_layer(cell, tensors, batch_sizes);
-  const ForwardResult result = empty_forward_result(layer, save);
+                            const Sequence& sequence, const Keep& keep) {
+  const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
+  const ForwardResult result = empty_forward_result(layer, keep);
   if (layer.total_rows == 0) return result;
-  run_pass(layer, save, Pass::kForward, [&](const CudaPlan& plan, CudaRuntime& runtime) {
+  const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerForwardArgs, 2> args{};
     for (int d = 0; d < layer.directions; ++d) args[d] = forward_args(layer, result, d);
     return layer_forward_cuda(args.data(), layer.directions, plan, runtime);
-  });
+  };
+  run_pass(layer, plan_pass(layer, keep.save, Pass::kForward), run);
   return result;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const OptionalTensor& batch_sizes,
+                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
                           const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  const CheckedLayer layer = check_layer(cell, tensors, batch_sizes);
+  const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
   const CheckedGrads given = check_grads(layer, grads, output, saved);
   const LayerGrads result = empty_grads(layer, mask);
   if (layer.total_rows == 0) return result;
-  run_pass(layer, true, Pass::kBackward, [&](const CudaPlan& plan, CudaRuntime& runtime) {
+  CudaPlan forward_plan{};
+  if (recompute > 0) forward_plan = plan_pass(layer, true, Pass::kForward).plan;
+  const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerBackwardArgs, 2> args{};
     for (int d = 0; d < layer.directions; ++d) args[d] = backward_args(layer, given, result, d);
-    return layer_backward_cuda(args.data(), layer.directions, plan, runtime);
-  });
+    return layer_backward_cuda(args.data(), layer.directions, plan, forward_plan, runtime);
+  };
+  run_pass(layer, plan_pass(layer, true, Pass::kBackward), run);
   return result;
 }
 

@@ -21,13 +21,24 @@ constexpr int kMaxDirections = 2;
 
 // The rows of a sweep step and of its neighbours in the sweep; no rows where there is none.
 struct StepRows {
+  int64_t step;                     // the sweep step
   int64_t row, rows;                // first row in the sequence, number of rows
   int64_t row_before, rows_before;  // rows from rows_before on start in this step
   int64_t row_after, rows_after;    // rows from rows_after on end in this step
+  int64_t time, time_before, time_after;
 };
 
 FUSEDRNN_HD StepRows step_rows(const Steps& steps, int64_t s) {
-  StepRows at{0, steps.rows(s), 0, steps.rows(s - 1), 0, steps.rows(s + 1)};
+  StepRows at{s,
+              0,
+              steps.rows(s),
+              0,
+              steps.rows(s - 1),
+              0,
+              steps.rows(s + 1),
+              steps.time(s),
+              steps.time(s - 1),
+              steps.time(s + 1)};
   if (at.rows > 0) at.row = steps.row(s);
   if (at.rows_before > 0) at.row_before = steps.row(s - 1);
   if (at.rows_after > 0) at.row_after = steps.row(s + 1);
@@ -39,37 +50,58 @@ struct LayerSizes {
   int64_t output_size;  // P
   int64_t output_row_stride;
   int64_t grad_output_row_stride;
+  int64_t batch_size;  // B
 };
 
 // One direction.
 struct ForwardBuffers {
-  const void* weight_hh;  // S [G * H, P]
-  const void* bias_ih;    // S [G * H], or null
-  const void* bias_hh;    // S [G * H], or null
-  const void* h_0;        // S [B, P], or null: zeros
-  const void* c_0;        // S [B, H], or null: zeros
-  const void* gx;         // A [chunk rows, G * H], input side of the gates without bias
+  const void* weight_hh;   // S [G * H, P]
+  const void* bias_ih;     // S [G * H], or null
+  const void* bias_hh;     // S [G * H], or null
+  const void* h_0;         // S [B, P], or null: zeros
+  const void* c_0;         // S [B, H], or null: zeros
+  const int64_t* lengths;  // [B], times from there on are padding; or null
+  const uint8_t* reset;    // [N], not 0: reset_h and reset_c enter the row's step; or null
+  const void* reset_h;     // S [B, P], or null: zeros
+  const void* reset_c;     // S [B, H], or null: zeros
+  const void* gx;          // A [chunk rows, G * H], input side of the gates without bias
   int64_t first_row;
-  const void* product;  // A [B, G * H], h * weight_hh^T of the rows that h_0 or a step gave an h
-  void* c;              // A [B, H], c from one step to the next
-  void* h_raw;          // S [B, H], h before the projection; null without
-  void* output;         // S [N, P], rows output_row_stride apart
-  void* saved;          // S [N, W, H], or null
-  void* h_n;            // S [B, P]
-  void* c_n;            // S [B, H], or null
+  // A [B, G * H], h * weight_hh^T: of the step before, of h_0, of reset_h. Null for a null h.
+  const void* product;
+  const void* start_product;
+  const void* reset_product;
+  const void* c_before;     // A [B, H], c of the step before; c but where steps run again
+  void* c;                  // A [B, H], c from one step to the next
+  void* h_raw;              // S [B, H], h before the projection; null without
+  void* output;             // S [N, P], rows output_row_stride apart; only read without h_n
+  void* saved;              // S [N - saved_first_row, W, H], or null
+  int64_t saved_first_row;  // the row of the sequence that `saved` begins with
+  void* kept_c;             // A [.., B, H], c that enters every kept_steps-th step but 0, or null
+  int64_t kept_steps;
+  void* h_n;      // S [B, P], or null where the steps run again
+  void* c_n;      // S [B, H], or null
+  void* steps_c;  // S [N, H], c of every step, or null
 };
 
 struct BackwardBuffers {
   const void* weight_hh;    // S [G * H, P]
   const void* h_0;          // S [B, P], or null: zeros
   const void* c_0;          // S [B, H], or null: zeros
+  const int64_t* lengths;   // [B], or null
+  const uint8_t* reset;     // [N], or null
+  const void* reset_h;      // S [B, P], or null: zeros
+  const void* reset_c;      // S [B, H], or null: zeros
   const void* output;       // S [N, P], rows output_row_stride apart
-  const void* saved;        // S [N, W, H]
+  const void* saved;        // S [N - saved_first_row, W, H]
+  int64_t saved_first_row;  // the row of the sequence that `saved` begins with
   const void* grad_output;  // S [N, P], rows grad_output_row_stride apart, or null: zeros
   const void* grad_h_n;     // S [B, P], or null: zeros
   const void* grad_c_n;     // S [B, H], or null: zeros
+  const void* grad_c;       // S [N, H], or null: zeros
   void* grad_h_0;           // S [B, P], or null
   void* grad_c_0;           // S [B, H], or null
+  void* dreset_h;           // A [B, P], added to; or null
+  void* dreset_c;           // A [B, H], added to; or null
   int64_t first_row;
   void* dgx;              // S [chunk rows, G * H], gradient of the input side
   void* dgr;              // S [chunk rows, G * H], of the recurrent side; dgx without kSplit
@@ -82,8 +114,8 @@ struct BackwardBuffers {
   const void* projected;  // A [B, H], dh * weight_hr
 };
 
-// One sweep step of every direction, each of its own sweep. In backward, rows from `rows` up to
-// rows_after have started in the step after, and only deliver grad_h_0.
+// One sweep step of every direction, each of its own sweep. In backward, rows that the step after
+// has but this one has not started there: they only deliver the gradient of the h they began with.
 struct ForwardStepArgs {
   LayerSizes sizes;
   ForwardBuffers buffers[kMaxDirections];
@@ -111,13 +143,32 @@ struct BackwardSweepArgs {
   int unit_threads;
 };
 
-// dst = src of [rows, cols], or zeros for a null src.
+// Which rows from `first_row` of the sequence on are padding.
+struct Padding {
+  const int64_t* lengths;  // [batch_size], or null: none
+  int64_t batch_size;
+  int64_t first_row;
+};
+
+// dst = src of [rows, cols], or zeros for a null src and in padding.
 struct CopyArgs {
   const void* src;
   int64_t src_stride;
   void* dst;
   int64_t dst_stride;
   int64_t rows, cols;
+  Padding padding;
+};
+
+// Of a projected layer with lengths: zeros in the padding of output, and h_n.
+struct EndRowsArgs {
+  void* output;  // S [rows, cols], rows output_row_stride apart
+  int64_t output_row_stride;
+  const void* h_0;  // S [B, cols], or null: zeros
+  void* h_n;        // S [B, cols]
+  int64_t rows, cols;
+  Steps steps;
+  Padding padding;
 };
 
 // Column sums of up to kMaxSums matrices of one shape, in two kernels that add in a fixed order:
@@ -136,12 +187,13 @@ struct SumSlicesArgs {
   void* dst[kMaxSums];  // S [cols]
 };
 
-// dst = o * tanh(c) from the values that LSTM's forward saved.
+// dst = o * tanh(c) from the values that LSTM's forward saved, zeros in padding.
 struct LstmOutputArgs {
   const void* saved;  // S [rows, W, H]
   void* dst;          // S [rows, H]
   int64_t rows;
   int64_t hidden_size;
+  Padding padding;
 };
 
 // Launchers of one cell and storage type. Arrays are filled up to `directions`.
@@ -164,6 +216,7 @@ struct CudaRowKernels {
   Status (*sum_rows)(const SumRowsArgs& args, int count, Stream stream);
   Status (*sum_slices)(const SumSlicesArgs& args, int count, Stream stream);
   Status (*lstm_output)(const LstmOutputArgs& args, Stream stream);
+  Status (*end_rows)(const EndRowsArgs& args, Stream stream);
   // The gradient of projected h, before its product with weight_hr.
   Status (*backward_hidden)(const BackwardStepArgs& args, int directions, Stream stream);
 };

@@ -18,8 +18,9 @@ namespace fusedrnn {
 // device, so a call may be captured in a CUDA graph. An error names the kernel that was refused.
 Status layer_forward_cuda(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                           CudaRuntime& runtime);
+// forward_plan is that of the forward pass, which runs again with recompute; else it is not read.
 Status layer_backward_cuda(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                           CudaRuntime& runtime);
+                           const CudaPlan& forward_plan, CudaRuntime& runtime);
 
 // What a plan needs to know of a device; allow_tf32 is left false.
 Status query_cuda(int device, CudaInfo* info);

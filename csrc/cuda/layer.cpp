@@ -44,9 +44,16 @@ void CudaLayer::multiply(DType out, Transpose trans_a, Transpose trans_b, int64_
                      b.row_stride, beta, c, c_row_stride}));
 }
 
-void CudaLayer::copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols) {
+void CudaLayer::copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
+                     const Padding& padding) {
   if (!status.ok || dst == nullptr || rows == 0 || cols == 0) return;
-  note(kernels.rows.copy({src.data, src.row_stride, dst, dst_stride, rows, cols}, stream));
+  note(kernels.rows.copy({src.data, src.row_stride, dst, dst_stride, rows, cols, padding}, stream));
+}
+
+// Zeros have the same bits in every type.
+void CudaLayer::zero_accum(void* dst, int64_t elements) {
+  const int64_t count = elements * accum_bytes_ / storage_bytes_;
+  copy({nullptr, 0}, dst, count, 1, count);
 }
 
 RowRange CudaLayer::chunk_rows(int direction, int64_t begin, int64_t end) const {

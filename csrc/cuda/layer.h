@@ -29,7 +29,7 @@ struct Matrix {
 Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                    const CudaKernels& kernels, CudaRuntime& runtime);
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                    const CudaKernels& kernels, CudaRuntime& runtime);
+                    const CudaPlan& forward_plan, const CudaKernels& kernels, CudaRuntime& runtime);
 
 class CudaLayer {
  public:
@@ -44,8 +44,8 @@ class CudaLayer {
   void* storage(void* base, int64_t offset) const {
     return const_cast<void*>(storage(static_cast<const void*>(base), offset));
   }
-  void* accum(void* base, int64_t offset) const {
-    return base == nullptr ? base : static_cast<char*>(base) + offset * accum_bytes_;
+  const void* accum(const void* base, int64_t offset) const {
+    return base == nullptr ? base : static_cast<const char*>(base) + offset * accum_bytes_;
   }
   // Uninitialised scratch memory for so many elements.
   void* take_storage(int64_t elements) { return take(elements * storage_bytes_); }
@@ -54,8 +54,14 @@ class CudaLayer {
   // c = op(a) * op(b) + beta * c of S, where c is S or A.
   void multiply(DType out, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
                 Matrix a, Matrix b, double beta, void* c, int64_t c_row_stride);
-  // dst = src, of S; or zeros for a null src.
-  void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols);
+  // dst = src, of S; or zeros for a null src and in padding.
+  void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
+            const Padding& padding = {});
+  // Of rows from `first_row` of the sequence on.
+  Padding padding(int64_t first_row) const { return {shape.lengths, shape.batch_size, first_row}; }
+
+  // Zeros in so many elements of A.
+  void zero_accum(void* dst, int64_t elements);
 
   // Keeps the status of a launch.
   void note(const Status& launched) {

@@ -2,10 +2,11 @@
 // the gradients of the gates, from which matrix products over all rows of the chunk make the
 // gradients of input and weights. Sums have a fixed order: same inputs, same bits.
 #include <algorithm>
+#include <optional>
 #include <vector>
 
 #include "cuda/launch.h"
-#include "cuda/layer.h"
+#include "cuda/layer_forward.h"
 
 namespace fusedrnn {
 
@@ -14,24 +15,30 @@ namespace {
 class Backward {
  public:
   Backward(const LayerBackwardArgs* args, const LayerShape* const* shapes, int directions,
-           const CudaPlan& plan, const CudaKernels& kernels, CudaRuntime& runtime)
-      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {}
+           const CudaPlan& plan, const CudaPlan& forward_plan, const CudaKernels& kernels,
+           CudaRuntime& runtime)
+      : args_(args), layer_(shapes, directions, plan, kernels, runtime) {
+    // A cell that saves nothing has nothing to compute again.
+    if (layer_.shape.recompute > 0 && layer_.cell.saved_width() > 0) {
+      prepare_rerun(forward_plan);
+    }
+  }
 
   Status run() {
     prepare();
     for (int64_t end = layer_.shape.seq_len; end > 0 && layer_.status.ok; end = begin_) {
       end_ = end;
-      begin_ = std::max<int64_t>(end - layer_.chunk_steps, 0);
+      // Aligned to the start, as forward's: steps that run again find their input projected.
+      begin_ = (end - 1) / layer_.chunk_steps * layer_.chunk_steps;
       for (int d = 0; d < layer_.directions; ++d) {
         chunk_[d] = layer_.chunk_rows(d, begin_, end_);
         buffers_[d].first_row = chunk_[d].first;
+        place_gates(d);
       }
-      if (layer_.is_single_block()) {
-        sweep();
-      } else if (layer_.plan.recording != Recording::kNever) {
-        steps_together();
-      } else {
-        for (int64_t s = end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
+      for (part_end_ = end_; part_end_ > begin_ && layer_.status.ok; part_end_ = part_begin_) {
+        part_begin_ = begin_;
+        if (forward_) part_begin_ = std::max(begin_, rerun_steps());
+        run_part();
       }
       for (int d = 0; d < layer_.directions; ++d) {
         multiply_chunk(d);
@@ -45,7 +52,87 @@ class Backward {
   }
 
  private:
-  // A gradient of a weight [rows, cols] that chunks add to: itself, or an A in its place.
+  // The sweep steps [part_begin_, part_end_) of the chunk.
+  void run_part() {
+    if (layer_.is_single_block()) {
+      sweep();
+    } else if (layer_.plan.recording != Recording::kNever) {
+      steps_together();
+    } else {
+      for (int64_t s = part_end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
+    }
+    for (int d = 0; d < layer_.directions; ++d) {
+      if (h_raw_[d] == nullptr || !layer_.status.ok) continue;
+      const RowRange rows = layer_.chunk_rows(d, part_begin_, part_end_);
+      const int64_t saved_row = rows.first - buffers_[d].saved_first_row;
+      const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
+      void* h_raw = layer_.storage(h_raw_[d], (rows.first - chunk_[d].first) * layer_.hidden_size);
+      layer_.note(layer_.kernels.rows.lstm_output(
+          {layer_.storage(buffers_[d].saved, saved_row * saved_row_size), h_raw, rows.count,
+           layer_.hidden_size, layer_.padding(rows.first)},
+          layer_.stream));
+    }
+  }
+
+  void prepare_rerun(const CudaPlan& forward_plan) {
+    const LayerShape& shape = layer_.shape;
+    const int64_t steps = std::min(shape.recompute, shape.seq_len - 1) + 1;
+    const int64_t max_rows = std::min(steps * shape.batch_size, shape.total_rows);
+    for (int d = 0; d < layer_.directions; ++d) {
+      const LayerBackwardArgs& args = args_[d];
+      LayerForwardArgs& forward = forward_args_[d];
+      forward.shape = args.shape;
+      forward.weights = args.weights;
+      forward.input = args.input;
+      forward.h_0 = args.h_0;
+      forward.c_0 = args.c_0;
+      forward.reset_h = args.reset_h;
+      forward.reset_c = args.reset_c;
+      forward.output = const_cast<void*>(args.output);  // only read without h_n
+      forward.output_row_stride = args.output_row_stride;
+      reruns_[d].saved =
+          layer_.take_storage(max_rows * layer_.cell.saved_width() * layer_.hidden_size);
+    }
+    forward_.emplace(forward_args_, layer_.directions, forward_plan, layer_.kernels,
+                     layer_.runtime);
+  }
+
+  // Runs forward again from the last state kept before part_end_, if that is not done; returns the
+  // step it enters. What was saved lies behind the c of the step before.
+  int64_t rerun_steps() {
+    const LayerShape& shape = layer_.shape;
+    const int64_t place = (part_end_ - 1) / shape.recompute - 1;
+    const int64_t begin = (place + 1) * shape.recompute;
+    if (begin == rerun_begin_) return begin;
+    rerun_begin_ = begin;
+    const int64_t end = std::min(begin + shape.recompute, shape.seq_len);
+    const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
+    const bool has_c = begin > 0 && layer_.cell.states > 1;
+    for (int d = 0; d < layer_.directions; ++d) {
+      ForwardPass::Rerun& rerun = reruns_[d];
+      const Steps& steps = layer_.steps[d];
+      rerun.saved_first_row = layer_.chunk_rows(d, begin - (has_c ? 1 : 0), end).first;
+      buffers_[d].saved = rerun.saved;
+      buffers_[d].saved_first_row = rerun.saved_first_row;
+      if (!has_c) continue;
+      rerun.c = layer_.accum(args_[d].saved, place * shape.batch_size * hidden_size);
+      const int64_t row = steps.row(begin - 1) - rerun.saved_first_row;
+      if (!layer_.status.ok) return begin;
+      layer_.note(layer_.kernels.rows.store(
+          {rerun.c,
+           hidden_size,
+           layer_.storage(rerun.saved, (row * width + width - 1) * hidden_size),
+           width * hidden_size,
+           steps.rows(begin - 1),
+           hidden_size,
+           {}},
+          layer_.stream));
+    }
+    layer_.note(forward_->rerun(begin, end, reruns_));
+    return begin;
+  }
+
+  // A gradient [rows, cols] that steps or chunks add to: itself, or an A in its place.
   struct Accumulator {
     void* grad;  // S, or null: not wanted
     void* sum;   // where the products go
@@ -57,8 +144,8 @@ class Backward {
     const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
     const int64_t output_size = layer_.output_size, batch_size = shape.batch_size;
     const int64_t max_rows = layer_.chunk_max_rows;
-    sizes_ = {hidden_size, output_size, args_[0].output_row_stride,
-              args_[0].grad_output_row_stride};
+    sizes_ = {hidden_size, output_size, args_[0].output_row_stride, args_[0].grad_output_row_stride,
+              batch_size};
     has_chunks_ = layer_.chunk_steps < shape.seq_len;
     sums_in_place_ = !has_chunks_ || layer_.dtype == layer_.accum_dtype;
     for (int d = 0; d < layer_.directions; ++d) {
@@ -67,15 +154,19 @@ class Backward {
       buffers.weight_hh = args.weights.weight_hh;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
+      buffers.lengths = args.shape.lengths;
+      buffers.reset = args.shape.reset;
+      buffers.reset_h = args.reset_h;
+      buffers.reset_c = args.reset_c;
       buffers.output = args.output;
       buffers.saved = args.saved;
       buffers.grad_output = args.grad_output;
       buffers.grad_h_n = args.grad_h_n;
       buffers.grad_c_n = args.grad_c_n;
+      buffers.grad_c = args.grad_c;
       buffers.grad_h_0 = args.grad_h_0;
       buffers.grad_c_0 = args.grad_c_0;
-      buffers.dgx = layer_.take_storage(max_rows * gate_size);
-      buffers.dgr = layer_.cell.split ? layer_.take_storage(max_rows * gate_size) : buffers.dgx;
+      prepare_gates(d);
       if (has_chunks_) dgr_end_[d] = layer_.take_storage(batch_size * gate_size);
       if (layer_.has_step_product()) {
         buffers.product = product_[d] = layer_.take_accum(batch_size * output_size);
@@ -93,12 +184,39 @@ class Backward {
       } else {
         buffers.carry = layer_.take_accum(batch_size * hidden_size);
       }
+      reset_h_[d] = reset_accumulator(args.grad_reset_h, output_size);
+      reset_c_[d] = reset_accumulator(args.grad_reset_c, hidden_size);
+      buffers.dreset_h = reset_h_[d].sum;
+      buffers.dreset_c = reset_c_[d].sum;
       weight_ih_[d] = accumulator(args.grad_weight_ih, gate_size, shape.input_size);
       weight_hh_[d] = accumulator(args.grad_weight_hh, gate_size, output_size);
       weight_hr_[d] = accumulator(args.grad_weight_hr, output_size, hidden_size);
       prepare_sums(d);
     }
     prepare_grad_input();
+    if (shape.lengths != nullptr && args_[0].grad_weight_ih != nullptr) {
+      valid_input_ = layer_.take_storage(max_rows * shape.input_size);
+    }
+  }
+
+  // The gradients of the gates lie where they are wanted as results, or in a chunk's own memory.
+  void prepare_gates(int d) {
+    const LayerBackwardArgs& args = args_[d];
+    const int64_t elements = layer_.chunk_max_rows * layer_.gate_size;
+    gates_x_[d] = args.grad_gates_x;
+    if (gates_x_[d] == nullptr && !layer_.cell.split) gates_x_[d] = args.grad_gates_r;
+    gates_r_[d] = layer_.cell.split ? args.grad_gates_r : gates_x_[d];
+    if (gates_x_[d] == nullptr) buffers_[d].dgx = layer_.take_storage(elements);
+    if (gates_r_[d] == nullptr && layer_.cell.split) {
+      buffers_[d].dgr = layer_.take_storage(elements);
+    }
+  }
+  void place_gates(int d) {
+    BackwardBuffers& buffers = buffers_[d];
+    const int64_t first = chunk_[d].first * layer_.gate_size;
+    if (gates_x_[d] != nullptr) buffers.dgx = layer_.storage(gates_x_[d], first);
+    if (gates_r_[d] != nullptr) buffers.dgr = layer_.storage(gates_r_[d], first);
+    if (!layer_.cell.split) buffers.dgr = buffers.dgx;
   }
 
   Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
@@ -107,15 +225,25 @@ class Backward {
     return {grad, sum, rows, cols};
   }
 
+  // Of the states that a reset gives its rows: added to from the start.
+  Accumulator reset_accumulator(void* grad, int64_t cols) {
+    const int64_t rows = layer_.shape.batch_size;
+    if (grad == nullptr) return {};
+    void* sum = grad;
+    if (layer_.dtype != layer_.accum_dtype) sum = layer_.take_accum(rows * cols);
+    layer_.zero_accum(sum, rows * cols);
+    return {grad, sum, rows, cols};
+  }
+
   // Without kSplit both biases have the same gradient, summed up once.
   void prepare_sums(int d) {
     const LayerBackwardArgs& args = args_[d];
     SumRowsArgs& sums = sum_rows_[d];
     sums.cols = sum_slices_.cols = layer_.gate_size;
-    const auto add = [&](const void* grads, void* first_bias, void* second_bias) {
+    const auto add = [&](void* const* grads, void* first_bias, void* second_bias) {
       if (first_bias == nullptr && second_bias == nullptr) return;
       void* partial = layer_.take_accum(kSumSlices * layer_.gate_size);
-      sums.src[sum_rows_count_] = grads;
+      summed_[d][sum_rows_count_] = grads;
       sums.partial[sum_rows_count_++] = partial;
       for (void* bias : {first_bias, second_bias}) {
         if (bias == nullptr) continue;
@@ -125,10 +253,10 @@ class Backward {
     };
     sum_rows_count_ = 0;  // the same for each direction
     if (layer_.cell.split) {
-      add(buffers_[d].dgx, args.grad_bias_ih, nullptr);
-      add(buffers_[d].dgr, args.grad_bias_hh, nullptr);
+      add(&buffers_[d].dgx, args.grad_bias_ih, nullptr);
+      add(&buffers_[d].dgr, args.grad_bias_hh, nullptr);
     } else {
-      add(buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
+      add(&buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
     }
   }
 
@@ -147,7 +275,7 @@ class Backward {
 
   // Row 0 of the gradients of the recurrent side of step s, visited before.
   const void* dgr_of(int d, int64_t s) const {
-    if (s == end_) return dgr_end_[d];
+    if (s == end_) return dgr_end_[d];  // of the chunk after
     const int64_t row = layer_.steps[d].row(s) - buffers_[d].first_row;
     return layer_.storage(static_cast<const void*>(buffers_[d].dgr), row * layer_.gate_size);
   }
@@ -158,18 +286,22 @@ class Backward {
     args.sizes = sizes_;
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
-      args.buffers[d].dgr_after = dgr_end_[d];
+      args.buffers[d].dgr_after = dgr_of(d, part_end_);
       args.steps[d] = layer_.steps[d];
     }
-    args.begin = begin_;
-    args.end = end_;
+    args.begin = part_begin_;
+    args.end = part_end_;
     args.unit_threads = layer_.plan.unit_threads;
     layer_.note(
         layer_.kernels.cell.backward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
   }
 
-  // Of the chunk. Step -1 only delivers grad_h_0 of the rows of step 0.
-  int64_t last_step() const { return begin_ == 0 && args_[0].grad_h_0 != nullptr ? -1 : begin_; }
+  // Whether the gradient of the h that the first step starts from is wanted.
+  bool wants_first_h() const {
+    return args_[0].grad_h_0 != nullptr || args_[0].grad_reset_h != nullptr;
+  }
+  // Of the part. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
+  int64_t last_step() const { return part_begin_ == 0 && wants_first_h() ? -1 : part_begin_; }
 
   BackwardStepArgs step_args(int64_t s) const {
     BackwardStepArgs args{};
@@ -177,7 +309,7 @@ class Backward {
     for (int d = 0; d < layer_.directions; ++d) {
       args.buffers[d] = buffers_[d];
       StepRows& at = args.step[d] = step_rows(layer_.steps[d], s);
-      if (args_[d].grad_h_0 == nullptr) at.rows_after = std::min(at.rows_after, at.rows);
+      if (!wants_first_h()) at.rows_after = std::min(at.rows_after, at.rows);
       if (at.rows_after > 0) args.buffers[d].dgr_after = dgr_of(d, s + 1);
     }
     return args;
@@ -185,8 +317,8 @@ class Backward {
 
   void steps_together() {
     std::vector<BackwardStepArgs> args;
-    args.reserve(static_cast<size_t>(end_ - last_step()));
-    for (int64_t s = end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
+    args.reserve(static_cast<size_t>(part_end_ - last_step()));
+    for (int64_t s = part_end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
     layer_.launch_together(layer_.kernels.cell.backward_step, args);
   }
 
@@ -233,14 +365,15 @@ class Backward {
                       {args.weights.weight_ih, input_size}, adds_grad_input_[d] ? 1 : 0,
                       layer_.storage(args.grad_input, first * input_size), input_size);
     }
-    add_grad_weight(d, buffers.dgx, layer_.storage(args.input, first * input_size), weight_ih_[d]);
+    const void* input = layer_.storage(args.input, first * input_size);
+    if (valid_input_ != nullptr) {
+      layer_.copy({input, input_size}, valid_input_, input_size, chunk_[d].count, input_size,
+                  layer_.padding(first));
+      input = valid_input_;
+    }
+    add_grad_weight(d, buffers.dgx, input, weight_ih_[d]);
     add_grad_weight(d, buffers.dgr, buffers.h_before, weight_hh_[d]);
-    if (h_raw_[d] == nullptr || !layer_.status.ok) return;
-    const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
-    layer_.note(layer_.kernels.rows.lstm_output({layer_.storage(args.saved, first * saved_row_size),
-                                                 h_raw_[d], chunk_[d].count, layer_.hidden_size},
-                                                layer_.stream));
-    add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
+    if (h_raw_[d] != nullptr) add_grad_weight(d, buffers.dh, h_raw_[d], weight_hr_[d]);
   }
 
   // grad += grads^T * values over the rows of the chunk.
@@ -253,6 +386,7 @@ class Backward {
 
   void sum_chunk(int d) {
     if (sum_rows_count_ == 0 || !layer_.status.ok) return;
+    for (int i = 0; i < sum_rows_count_; ++i) sum_rows_[d].src[i] = *summed_[d][i];
     sum_rows_[d].rows = chunk_[d].count;
     sum_rows_[d].accumulate = has_sums_;
     layer_.note(layer_.kernels.rows.sum_rows(sum_rows_[d], sum_rows_count_, layer_.stream));
@@ -269,22 +403,31 @@ class Backward {
     if (sum_slices_count_ > 0 && layer_.status.ok) {
       layer_.note(layer_.kernels.rows.sum_slices(sum_slices_, sum_slices_count_, layer_.stream));
     }
-    if (sums_in_place_) return;
     for (int d = 0; d < layer_.directions; ++d) {
-      for (const Accumulator& weight : {weight_ih_[d], weight_hh_[d], weight_hr_[d]}) {
-        if (weight.grad == nullptr || weight.cols == 0 || !layer_.status.ok) continue;
+      void* gates_r = args_[d].grad_gates_r;
+      if (gates_r != gates_r_[d]) {
+        layer_.copy({gates_x_[d], layer_.gate_size}, gates_r, layer_.gate_size,
+                    layer_.shape.total_rows, layer_.gate_size);
+      }
+      for (const Accumulator& one :
+           {weight_ih_[d], weight_hh_[d], weight_hr_[d], reset_h_[d], reset_c_[d]}) {
+        if (one.sum == one.grad || one.cols == 0 || !layer_.status.ok) continue;
         layer_.note(layer_.kernels.rows.store(
-            {weight.sum, weight.cols, weight.grad, weight.cols, weight.rows, weight.cols},
-            layer_.stream));
+            {one.sum, one.cols, one.grad, one.cols, one.rows, one.cols, {}}, layer_.stream));
       }
     }
   }
 
   const LayerBackwardArgs* args_;
   CudaLayer layer_;
+  LayerForwardArgs forward_args_[kMaxDirections]{};
+  std::optional<ForwardPass> forward_;  // with recompute
+  ForwardPass::Rerun reruns_[kMaxDirections]{};
+  int64_t rerun_begin_ = -1;  // the step that reruns_ begin with
   LayerSizes sizes_{};
   BackwardBuffers buffers_[kMaxDirections]{};
-  int64_t begin_ = 0, end_ = 0;       // sweep steps of the chunk
+  int64_t begin_ = 0, end_ = 0;  // sweep steps of the chunk
+  int64_t part_begin_ = 0, part_end_ = 0;
   RowRange chunk_[kMaxDirections]{};  // its rows
   bool has_chunks_ = false;           // more than one
   bool has_sums_ = false;             // a chunk has written the gradients of the weights
@@ -293,10 +436,16 @@ class Backward {
   void* dgr_end_[kMaxDirections]{};  // S [B, G * H], dgr of step end_
   void* product_[kMaxDirections]{};
   void* projected_[kMaxDirections]{};
+  void* valid_input_ = nullptr;    // S [chunk rows, I], input with zeros in its padding; or null
   void* h_raw_[kMaxDirections]{};  // S [chunk rows, H], h before the projection
   Accumulator weight_ih_[kMaxDirections]{}, weight_hh_[kMaxDirections]{};
   Accumulator weight_hr_[kMaxDirections]{};
+  Accumulator reset_h_[kMaxDirections]{}, reset_c_[kMaxDirections]{};
+  // S [N, G * H], results that have the gradients of the gates; or null
+  void* gates_x_[kMaxDirections]{};
+  void* gates_r_[kMaxDirections]{};
   SumRowsArgs sum_rows_[kMaxDirections]{};
+  void* const* summed_[kMaxDirections][2]{};  // where the sources of sum_rows_ are found
   SumSlicesArgs sum_slices_{};
   int sum_rows_count_ = 0, sum_slices_count_ = 0;
 };
@@ -308,7 +457,7 @@ Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, 
   Status status;
   const auto fill = [&](void* grad, int64_t elements) {
     if (grad == nullptr || elements == 0 || !status.ok) return;
-    status = kernels.copy({nullptr, 0, grad, elements, 1, elements}, stream);
+    status = kernels.copy({nullptr, 0, grad, elements, 1, elements, {}}, stream);
   };
   fill(args.grad_weight_ih, gate_size * shape.input_size);
   fill(args.grad_weight_hh, gate_size * shape.output_size());
@@ -321,7 +470,8 @@ Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, 
 }  // namespace
 
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                    const CudaKernels& kernels, CudaRuntime& runtime) {
+                    const CudaPlan& forward_plan, const CudaKernels& kernels,
+                    CudaRuntime& runtime) {
   if (args[0].shape.batch_size == 0) {
     Status status;
     for (int d = 0; d < directions && status.ok; ++d) {
@@ -330,13 +480,14 @@ Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPla
     return status;
   }
   const LayerShape* shapes[kMaxDirections] = {&args[0].shape, &args[directions - 1].shape};
-  return Backward(args, shapes, directions, plan, kernels, runtime).run();
+  return Backward(args, shapes, directions, plan, forward_plan, kernels, runtime).run();
 }
 
 Status layer_backward_cuda(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
-                           CudaRuntime& runtime) {
+                           const CudaPlan& forward_plan, CudaRuntime& runtime) {
   const LayerShape& shape = args[0].shape;
-  return run_backward(args, directions, plan, cuda_kernels(shape.cell, shape.dtype), runtime);
+  return run_backward(args, directions, plan, forward_plan, cuda_kernels(shape.cell, shape.dtype),
+                      runtime);
 }
 
 }  // namespace fusedrnn

@@ -132,7 +132,8 @@ struct Side {
       : numbers(std::move(drawn)),
         expected(Oracle(of_side, numbers).expected),
         grad_h_n(k.dtype, numbers.grad_h_n),
-        grad_c_n(k.dtype, numbers.grad_c_n) {
+        grad_c_n(k.dtype, numbers.grad_c_n),
+        grad_c(k.dtype, numbers.grad_c) {
     for (const Doubles& values : numbers.inputs) in.emplace_back(k.dtype, values);
   }
   // Forgets what an earlier run wrote.
@@ -142,6 +143,14 @@ struct Side {
     h_n = DeviceBuffer(k.dtype, k.batch_size * k.output_size());
     c_n = DeviceBuffer(k.dtype, k.has_c() ? states : 0);
     saved = DeviceBuffer(k.dtype, k.training ? saved_values : 0);
+    if (k.training && k.recompute > 0) {
+      const int64_t places = (k.seq_len + k.recompute - 1) / k.recompute;
+      saved = DeviceBuffer(k.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32,
+                           k.has_c() ? places * states : 0);
+    }
+    c = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.c.size()));
+    grad_gates_x = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_x.size()));
+    grad_gates_r = DeviceBuffer(k.dtype, static_cast<int64_t>(expected.grad_gates_r.size()));
     grads.clear();
     for (const Doubles& values : expected.grads) {
       grads.emplace_back(k.dtype, static_cast<int64_t>(values.size()));
@@ -151,12 +160,18 @@ struct Side {
   void* grad(const CudaCase& k, int i) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   }
+  void* gates(const CudaCase& k, int i) {
+    DeviceBuffer& buffer = i == kGradGatesX ? grad_gates_x : grad_gates_r;
+    return i == k.absent_grad || buffer.size() == 0 ? nullptr : buffer.data();
+  }
 
   Numbers numbers;
   Expected expected;
   std::vector<DeviceBuffer> in, grads;
-  DeviceBuffer grad_h_n, grad_c_n;
+  DeviceBuffer grad_h_n, grad_c_n, grad_c;
   DeviceBuffer h_n{DType::kFloat32, 0}, c_n{DType::kFloat32, 0}, saved{DType::kFloat32, 0};
+  DeviceBuffer c{DType::kFloat32, 0};
+  DeviceBuffer grad_gates_x{DType::kFloat32, 0}, grad_gates_r{DType::kFloat32, 0};
 };
 
 struct OtherDirection : LayerCase {
@@ -177,6 +192,8 @@ class Problems {
       numbers.inputs[kX] = sides_[0].numbers.inputs[kX];
       sides_.emplace_back(k_, other, std::move(numbers));
     }
+    lengths_ = DeviceBuffer(Buffer::of_values(sides_[0].numbers.lengths));
+    reset_ = DeviceBuffer(Buffer::of_values(sides_[0].numbers.reset));
     grad_output_ = DeviceBuffer(k_.dtype, joined_grad_output());
   }
 
@@ -209,7 +226,7 @@ class Problems {
     return joined;
   }
 
-  LayerShape shape(int d) const {
+  LayerShape shape(int d) {
     const bool is_forward = (k_.direction == Direction::kForward) == (d == 0);
     LayerShape shape{};
     shape.cell = k_.cell;
@@ -222,6 +239,9 @@ class Problems {
     shape.hidden_size = k_.hidden_size;
     shape.proj_size = k_.proj_size;
     shape.batch_sizes = k_.packed ? batch_sizes_.data() : nullptr;
+    shape.recompute = k_.recompute;
+    shape.lengths = static_cast<const int64_t*>(given(lengths_));
+    shape.reset = static_cast<const uint8_t*>(given(reset_));
     return shape;
   }
   LayerWeights weights(int d) {
@@ -239,16 +259,20 @@ class Problems {
     std::array<LayerForwardArgs, kMaxDirections> args{};
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
-      args[d].shape = shape(d);
-      args[d].weights = weights(d);
-      args[d].input = sides_[0].input(kX);
-      args[d].h_0 = side.input(kH0);
-      args[d].c_0 = side.input(kC0);
-      args[d].output = column(output_, d);
-      args[d].output_row_stride = row_stride();
-      args[d].h_n = side.h_n.data();
-      args[d].c_n = given(side.c_n);
-      args[d].saved = given(side.saved);
+      LayerForwardArgs& one = args[d];
+      one.shape = shape(d);
+      one.weights = weights(d);
+      one.input = sides_[0].input(kX);
+      one.h_0 = side.input(kH0);
+      one.c_0 = side.input(kC0);
+      one.reset_h = side.input(kResetH);
+      one.reset_c = side.input(kResetC);
+      one.output = column(output_, d);
+      one.output_row_stride = row_stride();
+      one.h_n = side.h_n.data();
+      one.c_n = given(side.c_n);
+      one.c = given(side.c);
+      one.saved = given(side.saved);
     }
     TestRuntime runtime;
     result->status =
@@ -263,9 +287,11 @@ class Problems {
       const Side& side = sides_[d];
       ok = is_close(k_, "output", output, side.expected.output, p, row_stride(), d * p) &&
            is_close(k_, "h_n", side.h_n.fetch(), side.expected.h_n, p, p) &&
-           is_close(k_, "c_n", side.c_n.fetch(), side.expected.c_n, h, h) && ok;
+           is_close(k_, "c_n", side.c_n.fetch(), side.expected.c_n, h, h) &&
+           is_close(k_, "c", side.c.fetch(), side.expected.c, h, h) && ok;
       keep(side.h_n, result);
       keep(side.c_n, result);
+      keep(side.c, result);
     }
     for (int64_t row = 0; row < k_.total_rows(); ++row) {
       for (int64_t i = k_.directions * p; i < row_stride(); ++i) {
@@ -284,36 +310,42 @@ class Problems {
     for (int d = 0; d < k_.directions; ++d) {
       Side& side = sides_[d];
       const auto grad = [&](int i) { return side.grad(k_, i); };
-      args[d].shape = shape(d);
-      args[d].weights = weights(d);
-      args[d].input = first.input(kX);
-      args[d].h_0 = side.input(kH0);
-      args[d].c_0 = side.input(kC0);
-      args[d].output = column(output_, d);
-      args[d].output_row_stride = row_stride();
-      args[d].saved = side.saved.data();
-      args[d].grad_output = column(grad_output_, d);
-      args[d].grad_output_row_stride = k_.directions * k_.output_size();
-      args[d].grad_h_n = given(side.grad_h_n);
-      args[d].grad_c_n = given(side.grad_c_n);
-      args[d].grad_input = first.grad(k_, kX);
-      args[d].accumulate_grad_input = d > 0 || k_.accumulate;
-      args[d].grad_h_0 = grad(kH0);
-      args[d].grad_c_0 = grad(kC0);
-      args[d].grad_weight_ih = grad(kWeightIh);
-      args[d].grad_weight_hh = grad(kWeightHh);
-      args[d].grad_bias_ih = grad(kBiasIh);
-      args[d].grad_bias_hh = grad(kBiasHh);
-      args[d].grad_weight_hr = grad(kWeightHr);
+      LayerBackwardArgs& one = args[d];
+      one.shape = shape(d);
+      one.weights = weights(d);
+      one.input = first.input(kX);
+      one.h_0 = side.input(kH0);
+      one.c_0 = side.input(kC0);
+      one.reset_h = side.input(kResetH);
+      one.reset_c = side.input(kResetC);
+      one.output = column(output_, d);
+      one.output_row_stride = row_stride();
+      one.saved = given(side.saved);
+      one.grad_output = column(grad_output_, d);
+      one.grad_output_row_stride = k_.directions * k_.output_size();
+      one.grad_h_n = given(side.grad_h_n);
+      one.grad_c_n = given(side.grad_c_n);
+      one.grad_c = given(side.grad_c);
+      one.grad_input = first.grad(k_, kX);
+      one.accumulate_grad_input = d > 0 || k_.accumulate;
+      one.grad_h_0 = grad(kH0);
+      one.grad_c_0 = grad(kC0);
+      one.grad_reset_h = grad(kResetH);
+      one.grad_reset_c = grad(kResetC);
+      one.grad_weight_ih = grad(kWeightIh);
+      one.grad_weight_hh = grad(kWeightHh);
+      one.grad_bias_ih = grad(kBiasIh);
+      one.grad_bias_hh = grad(kBiasHh);
+      one.grad_weight_hr = grad(kWeightHr);
+      one.grad_gates_x = side.gates(k_, kGradGatesX);
+      one.grad_gates_r = side.gates(k_, kGradGatesR);
     }
     TestRuntime runtime;
     result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
-                                  kernels.backward, runtime);
+                                  k_.plan(Pass::kForward), kernels.backward, runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 
-    const char* names[] = {"grad_input",     "grad_h_0",     "grad_c_0",     "grad_weight_ih",
-                           "grad_weight_hh", "grad_bias_ih", "grad_bias_hh", "grad_weight_hr"};
     bool ok = true;
     for (int d = 0; d < k_.directions; ++d) {
       for (int i = 0; i < kInputCount; ++i) {
@@ -323,8 +355,18 @@ class Problems {
           if (k_.directions == 2) values[j] += sides_[1].expected.grads[kX][j];
           if (k_.accumulate) values[j] += 1;
         }
-        ok = is_close(k_, names[i], sides_[d].grads[i].fetch(), values, 1, 1) && ok;
+        ok = is_close(k_, kGradNames[i], sides_[d].grads[i].fetch(), values, 1, 1) && ok;
         keep(sides_[d].grads[i], result);
+      }
+      for (int i : {kGradGatesX, kGradGatesR}) {
+        const bool is_x = i == kGradGatesX;
+        Side& side = sides_[d];
+        const DeviceBuffer& gates = is_x ? side.grad_gates_x : side.grad_gates_r;
+        if (side.gates(k_, i) == nullptr) continue;
+        ok = is_close(k_, is_x ? "grad_gates_x" : "grad_gates_r", gates.fetch(),
+                      is_x ? side.expected.grad_gates_x : side.expected.grad_gates_r, 1, 1) &&
+             ok;
+        keep(gates, result);
       }
     }
     return ok;
@@ -338,6 +380,7 @@ class Problems {
   const std::vector<int64_t> batch_sizes_ = k_.batch_sizes();
   std::vector<Side> sides_;
   DeviceBuffer output_{k_.dtype, 0}, grad_output_{k_.dtype, 0};
+  DeviceBuffer lengths_{DType::kFloat16, 0}, reset_{DType::kFloat16, 0};
 };
 
 }  // namespace oracle

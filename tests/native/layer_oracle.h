@@ -30,6 +30,11 @@ struct LayerCase {
   Direction direction = Direction::kForward;
   int64_t seq_len = 4, batch_size = 3, input_size = 5, hidden_size = 7, proj_size = 0;
   bool packed = false, bias = true, states = true, training = true;
+  bool lengths = false;     // rows end early, with NaN past their ends; not with packed
+  bool reset = false;       // some states are replaced, by given ones if `states`
+  bool steps_c = false;     // c of every step and its gradient
+  bool grad_gates = false;  // gradients of the pre-activations
+  int64_t recompute = 0;    // as in LayerShape
   bool accumulate = false;  // into grad_input
   int64_t nan_row = -1;     // row of the input with a NaN
   int absent_grad = -1;     // index of the gradient that is not wanted or not given
@@ -57,16 +62,21 @@ struct LayerCase {
     for (int64_t size : batch_sizes()) rows += size;
     return rows;
   }
+  // Whether rows have steps that they are not part of.
+  bool is_padding(const std::vector<int64_t>& row_lengths, int64_t row) const {
+    return !row_lengths.empty() && row / batch_size >= row_lengths[row % batch_size];
+  }
   std::string text() const {
     const char* dtypes[] = {"float32", "float64", "bfloat16", "float16"};
     char line[512];
     std::snprintf(line, sizeof(line),
                   "%s %s %s %s T=%d B=%d I=%d H=%d P=%d packed=%d bias=%d states=%d training=%d "
-                  "accumulate=%d absent=%d chunk=%d",
+                  "lengths=%d reset=%d c=%d gates=%d recompute=%d accumulate=%d absent=%d chunk=%d",
                   cell_info(cell).name, dtypes[static_cast<int>(dtype)],
                   direction == Direction::kForward ? "forward" : "reverse", way().c_str(),
                   int(seq_len), int(batch_size), int(input_size), int(hidden_size), int(proj_size),
-                  packed, bias, states, training, accumulate, absent_grad, int(chunk_steps));
+                  packed, bias, states, training, lengths, reset, steps_c, grad_gates,
+                  int(recompute), accumulate, absent_grad, int(chunk_steps));
     return line;
   }
 };
@@ -82,12 +92,21 @@ class Buffer {
   Buffer(DType dtype, const Doubles& values) : Buffer(dtype, static_cast<int64_t>(values.size())) {
     for (int64_t i = 0; i < count_; ++i) set(i, values[i]);
   }
+  // What is no number, in pairs of bytes.
+  template <class T>
+  static Buffer of_values(const std::vector<T>& values) {
+    const size_t bytes = values.size() * sizeof(T);
+    Buffer buffer(DType::kFloat16, static_cast<int64_t>((bytes + 1) / 2));
+    if (bytes > 0) std::memcpy(buffer.data(), values.data(), bytes);
+    return buffer;
+  }
   Buffer copy() const {
     Buffer other(dtype_, count_);
     std::memcpy(other.bytes_.get(), bytes_.get(), count_ * dtype_bytes(dtype_));
     return other;
   }
   void* data() { return bytes_.get(); }
+  DType dtype() const { return dtype_; }
   int64_t size() const { return count_; }
   void fill(double value) {
     for (int64_t i = 0; i < count_; ++i) set(i, value);
@@ -175,18 +194,45 @@ void multiply(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_
   }
 }
 
-// Inputs in the order of LayerBackwardArgs' results, whose gradients are in the same order.
-enum Input { kX, kH0, kC0, kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kInputCount };
-enum GradOfResult { kGradOutput = kInputCount, kGradHn, kGradCn, kGradEnd };
+// What is differentiable.
+enum Input {
+  kX,
+  kH0,
+  kC0,
+  kWeightIh,
+  kWeightHh,
+  kBiasIh,
+  kBiasHh,
+  kWeightHr,
+  kResetH,
+  kResetC,
+  kInputCount
+};
+constexpr const char* kGradNames[kInputCount] = {
+    "grad_input",   "grad_h_0",     "grad_c_0",       "grad_weight_ih", "grad_weight_hh",
+    "grad_bias_ih", "grad_bias_hh", "grad_weight_hr", "grad_reset_h",   "grad_reset_c"};
+// What else of backward's arguments may be absent.
+enum GradOfResult {
+  kGradOutput = kInputCount,
+  kGradHn,
+  kGradCn,
+  kGradC,
+  kGradGatesX,
+  kGradGatesR,
+  kGradEnd
+};
 
 struct Numbers {
   Doubles inputs[kInputCount];  // empty when absent
-  Doubles grad_output, grad_h_n, grad_c_n;
+  Doubles grad_output, grad_h_n, grad_c_n, grad_c;
+  std::vector<int64_t> lengths;
+  std::vector<uint8_t> reset;
 };
 
 struct Expected {
-  Doubles output, h_n, c_n;
+  Doubles output, h_n, c_n, c;
   Doubles grads[kInputCount];
+  Doubles grad_gates_x, grad_gates_r;
 };
 
 inline double round_to(DType dtype, double value) {
@@ -220,9 +266,36 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
   problem.grad_output = draw(k.total_rows() * p, 1);
   problem.grad_h_n = draw(k.batch_size * p, 1);
   if (k.has_c()) problem.grad_c_n = draw(k.batch_size * k.hidden_size, 1);
+  if (k.steps_c && k.has_c()) problem.grad_c = draw(k.total_rows() * k.hidden_size, 1);
+  // The same for each direction of a layer.
+  std::mt19937 random_row(3);
+  if (k.reset) {
+    if (k.states) problem.inputs[kResetH] = draw(k.batch_size * p, 1);
+    if (k.states && k.has_c()) problem.inputs[kResetC] = draw(k.batch_size * k.hidden_size, 1);
+    for (int64_t i = 0; i < k.total_rows(); ++i) problem.reset.push_back(random_row() % 3 == 0);
+  }
+  if (k.lengths) {
+    // One less than all, none, too many, one, less than none, then any.
+    const int64_t first[] = {k.seq_len - 1, 0, k.seq_len + 2, 1, -3};
+    for (int64_t b = 0; b < k.batch_size; ++b) {
+      const auto any = static_cast<int64_t>(random_row() % static_cast<unsigned>(k.seq_len + 1));
+      problem.lengths.push_back(b < 5 ? first[b] : any);
+    }
+    const auto spoil = [&](Doubles& values, int64_t width) {
+      for (size_t i = 0; i < values.size(); ++i) {
+        if (k.is_padding(problem.lengths, static_cast<int64_t>(i) / width)) {
+          values[i] = std::numeric_limits<double>::quiet_NaN();
+        }
+      }
+    };
+    spoil(problem.inputs[kX], k.input_size);
+    spoil(problem.grad_output, p);
+    spoil(problem.grad_c, k.hidden_size);
+  }
   if (k.absent_grad == kGradOutput) problem.grad_output.clear();
   if (k.absent_grad == kGradHn) problem.grad_h_n.clear();
   if (k.absent_grad == kGradCn) problem.grad_c_n.clear();
+  if (k.absent_grad == kGradC) problem.grad_c.clear();
   return problem;
 }
 
@@ -244,6 +317,13 @@ class Oracle {
     // The gradients of absent states are computed nevertheless.
     expected.grads[kH0].assign(k.batch_size * P, 0);
     if (k.has_c()) expected.grads[kC0].assign(k.batch_size * H, 0);
+    if (k.reset) expected.grads[kResetH].assign(k.batch_size * P, 0);
+    if (k.reset && k.has_c()) expected.grads[kResetC].assign(k.batch_size * H, 0);
+    if (k.steps_c && k.has_c()) expected.c.assign(k.total_rows() * H, 0);
+    if (k.grad_gates) {
+      expected.grad_gates_x.assign(k.total_rows() * G * H, 0);
+      expected.grad_gates_r.assign(k.total_rows() * G * H, 0);
+    }
     for (int64_t b = 0; b < k.batch_size; ++b) run_sequence(b);
   }
 
@@ -260,7 +340,7 @@ class Oracle {
     std::vector<int64_t> rows;
     int64_t first = 0;
     for (int64_t size : sizes) {
-      if (b < size) rows.push_back(first + b);
+      if (b < size && !k.is_padding(in.lengths, first + b)) rows.push_back(first + b);
       first += size;
     }
     if (k.direction == Direction::kReverse) std::reverse(rows.begin(), rows.end());
@@ -270,10 +350,15 @@ class Oracle {
     for (int64_t u = 0; u < H; ++u) c[u] = at_or_zero(in.inputs[kC0], b * H + u);
     std::vector<Step> steps;
     for (int64_t row : rows) {
+      if (resets(row)) {
+        for (int64_t p = 0; p < P; ++p) h[p] = at_or_zero(in.inputs[kResetH], b * P + p);
+        for (int64_t u = 0; u < H; ++u) c[u] = at_or_zero(in.inputs[kResetC], b * H + u);
+      }
       steps.push_back(forward(row, h, c));
       c = steps.back().c;
       for (double& value : h) value = round_to(k.dtype, value);
       std::copy(h.begin(), h.end(), expected.output.begin() + row * P);
+      if (!expected.c.empty()) std::copy(c.begin(), c.end(), expected.c.begin() + row * H);
     }
     std::copy(h.begin(), h.end(), expected.h_n.begin() + b * P);
     if (k.has_c()) std::copy(c.begin(), c.end(), expected.c_n.begin() + b * H);
@@ -281,10 +366,19 @@ class Oracle {
     Doubles dh(P), dc(H);
     for (int64_t p = 0; p < P; ++p) dh[p] = at_or_zero(in.grad_h_n, b * P + p);
     for (int64_t u = 0; u < H; ++u) dc[u] = at_or_zero(in.grad_c_n, b * H + u);
-    for (size_t s = steps.size(); s-- > 0;) backward(steps[s], dh, dc);
+    for (size_t s = steps.size(); s-- > 0;) {
+      backward(steps[s], dh, dc);
+      if (!resets(steps[s].row)) continue;
+      for (int64_t p = 0; p < P; ++p) expected.grads[kResetH][b * P + p] += dh[p];
+      for (int64_t u = 0; u < H && k.has_c(); ++u) expected.grads[kResetC][b * H + u] += dc[u];
+      dh.assign(P, 0);
+      dc.assign(H, 0);
+    }
     std::copy(dh.begin(), dh.end(), expected.grads[kH0].begin() + b * P);
     if (k.has_c()) std::copy(dc.begin(), dc.end(), expected.grads[kC0].begin() + b * H);
   }
+
+  bool resets(int64_t row) const { return !in.reset.empty() && in.reset[row] != 0; }
 
   Step forward(int64_t row, Doubles& h, const Doubles& c) {
     Step step{row, h, c, Doubles(G * H), Doubles(H), Doubles(H), Doubles(H)};
@@ -338,6 +432,7 @@ class Oracle {
   void backward(const Step& step, Doubles& dh, Doubles& dc) {
     const int64_t I = k.input_size;
     for (int64_t p = 0; p < P; ++p) dh[p] += at_or_zero(in.grad_output, step.row * P + p);
+    for (int64_t u = 0; u < H; ++u) dc[u] += at_or_zero(in.grad_c, step.row * H + u);
     Doubles dh_raw = dh;
     if (k.proj_size > 0) {
       dh_raw.assign(H, 0);
@@ -391,6 +486,10 @@ class Oracle {
           dh[p] += dr[g] * in.inputs[kWeightHh][j * P + p];
           expected.grads[kWeightHh][j * P + p] += dr[g] * step.h_prev[p];
         }
+        if (k.grad_gates) {
+          expected.grad_gates_x[step.row * G * H + j] = dx[g];
+          expected.grad_gates_r[step.row * G * H + j] = dr[g];
+        }
         if (!k.bias) continue;
         expected.grads[kBiasIh][j] += dx[g];
         expected.grads[kBiasHh][j] += dr[g];
@@ -419,9 +518,8 @@ inline bool is_close(const LayerCase& k, const char* name, const Buffer& actual,
   const double limit = tolerance(k, scale);
   for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i) {
     const double value = actual.get(offset + i / cols * row_stride + i % cols);
-    if (std::isnan(expected[i]) ? std::isnan(value) : std::fabs(value - expected[i]) <= limit) {
-      continue;
-    }
+    const bool is_nan = k.nan_row >= 0 && std::isnan(expected[i]);
+    if (is_nan ? std::isnan(value) : std::fabs(value - expected[i]) <= limit) continue;
     std::printf("%s: %s[%d] is %.9g, expected %.9g within %.3g\n", k.text().c_str(), name, int(i),
                 value, expected[i], limit);
     return false;

@@ -296,7 +296,7 @@ struct Layer {
     if (pass == Pass::kForward) {
       return run_forward(forward, directions, chosen, fake_kernels(), runtime);
     }
-    return run_backward(backward, directions, chosen, fake_kernels(), runtime);
+    return run_backward(backward, directions, chosen, chosen, fake_kernels(), runtime);
   }
 };
 

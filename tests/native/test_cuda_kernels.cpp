@@ -69,6 +69,12 @@ bool set_dtype(DType dtype, CudaCase* k) {
   return k->thread_rows <= max_thread_rows(dtype);
 }
 
+bool has_same_bits(const Result& a, const Result& b) {
+  bool same = a.buffers.size() == b.buffers.size();
+  for (size_t i = 0; same && i < a.buffers.size(); ++i) same = a.buffers[i].same_bits(b.buffers[i]);
+  return same;
+}
+
 // One direction of either kind, then both.
 template <class Body>
 void for_each_direction(CudaCase k, const Body& body) {
@@ -136,9 +142,83 @@ TEST(cuda_layer_matches_plain_loops_for_lengths_and_chunks) {
   });
 }
 
+TEST(cuda_resets_replace_what_enters_a_step_and_keep_its_gradient) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.reset = true;
+    k.seq_len = 5;
+    k.chunk_steps = 2;
+    for (int64_t hidden_size : {1, 33}) {
+      k.hidden_size = hidden_size;
+      if (k.proj_size > 0) k.proj_size = 1 + hidden_size / 2;
+      k.batch_size = is_single_block(k) ? 5 : 9;
+      for_each_direction(k, [&](CudaCase one) {
+        one.packed = !is_single_block(one) && ++count % 2 == 0;
+        one.states = one.packed || count % 3 != 0;
+        one.steps_c = count % 4 < 2;
+        if (set_dtype(kAllDTypes[count++ % 4], &one)) CHECK(is_right(one, 1));
+      });
+    }
+  });
+}
+
+TEST(cuda_rows_of_lengths_end_early_whatever_their_padding_holds) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.lengths = true;
+    for (int64_t seq_len : {1, 6}) {
+      for (int64_t batch_size : {3, 9, 17}) {
+        k.seq_len = seq_len;
+        k.batch_size = batch_size;
+        k.hidden_size = batch_size == 9 ? 33 : 5;
+        for_each_direction(k, [&](CudaCase one) {
+          one.chunk_steps = 2 + count % 3 * 2;
+          one.states = count % 4 != 0;
+          one.reset = one.steps_c = one.grad_gates = count % 2;
+          one.accumulate = count % 5 == 0;
+          if (set_dtype(kAllDTypes[count++ % 4], &one)) CHECK(is_right(one, 1));
+        });
+      }
+    }
+  });
+}
+
+TEST(cuda_recomputation_gives_the_same_bits) {
+  int count = 0;
+  for_each_cell_and_way([&](CudaCase k) {
+    k.seq_len = 9;
+    k.batch_size = 5;
+    k.wants_bits = true;
+    for_each_direction(k, [&](CudaCase one) {
+      one.chunk_steps = count % 2 ? 4 : 100;
+      one.packed = !is_single_block(one) && count % 3 == 0;
+      one.lengths = !one.packed && count % 3 == 1;
+      one.reset = count % 4 < 2;
+      if (!set_dtype(kAllDTypes[count++ % 4], &one)) return;
+      const Result kept = Problems(one).run(right_kernels(one));
+      CHECK(kept.is_right);
+      for (one.recompute = 1; one.recompute <= 17; one.recompute = 2 * one.recompute + 1) {
+        const Result again = Problems(one).run(right_kernels(one));
+        CHECK(again.is_right);
+        CHECK(has_same_bits(kept, again));
+      }
+    });
+  });
+}
+
+TEST(cuda_c_of_every_step_is_given_and_has_a_gradient) {
+  for_each_cell_and_way([](CudaCase k) {
+    if (!k.has_c()) return;
+    k.steps_c = true;
+    k.packed = !is_single_block(k);
+    for_each_direction(k, [](const CudaCase& one) { CHECK(is_right(one, 1)); });
+  });
+}
+
 TEST(cuda_gradients_may_be_absent_or_accumulated) {
   for_each_cell_and_way([](CudaCase k) {
     k.packed = !is_single_block(k);
+    k.reset = k.steps_c = k.grad_gates = true;
     for_each_direction(k, [](CudaCase one) {
       one.dtype = one.directions == 2 ? DType::kBFloat16 : DType::kFloat32;
       for (one.absent_grad = -1; one.absent_grad < kGradEnd; ++one.absent_grad) {
@@ -206,10 +286,8 @@ TEST(cuda_same_inputs_give_same_bits_in_every_order_of_threads) {
       CHECK(first.is_right);
       for (int i = 1; i < kRepeats && first.is_right; ++i) {
         const Result other = problems.run(right_kernels(k));
-        CHECK(other.is_right && other.buffers.size() == first.buffers.size());
-        for (size_t b = 0; other.is_right && b < first.buffers.size(); ++b) {
-          CHECK(first.buffers[b].same_bits(other.buffers[b]));
-        }
+        CHECK(other.is_right);
+        CHECK(has_same_bits(first, other));
       }
     }
   });

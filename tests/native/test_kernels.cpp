@@ -169,15 +169,13 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
   if (!layer_backward_cpu(backward, plan, isa, runtime).ok || last_isa() != isa) return false;
-  const char* names[] = {"grad_input",     "grad_h_0",     "grad_c_0",     "grad_weight_ih",
-                         "grad_weight_hh", "grad_bias_ih", "grad_bias_hh", "grad_weight_hr"};
   for (int i = 0; i < kInputCount; ++i) {
     if (i == k.absent_grad) continue;
     Doubles values = expected.grads[i];
     if (i == kX && k.accumulate) {
       for (double& value : values) value += 1;
     }
-    ok = is_close(k, names[i], grads[i], values, 1, 1) && ok;
+    ok = is_close(k, kGradNames[i], grads[i], values, 1, 1) && ok;
   }
   if (run != nullptr) {
     run->buffers.clear();

@@ -27,6 +27,9 @@ struct RowLaunchers {
   static Status lstm_output(const LstmOutputArgs& args, Stream stream) {
     return launch<LstmOutput<S>>(flat_shape(args.rows * args.hidden_size), args, stream);
   }
+  static Status end_rows(const EndRowsArgs& args, Stream stream) {
+    return launch<EndRows<S>>(flat_shape(args.rows * args.cols), args, stream);
+  }
   static Status backward_hidden(const BackwardStepArgs& args, int directions, Stream stream) {
     return launch<BackwardHidden<S>>(
         step_shape(backward_rows(args, directions), args.sizes.output_size, directions), args,
@@ -39,9 +42,9 @@ struct RowLaunchers {
 CudaRowKernels row_kernels(DType dtype) {
   return visit_dtype(dtype, [](auto storage) {
     using Launchers = RowLaunchers<decltype(storage)>;
-    return CudaRowKernels{Launchers::copy,        Launchers::store,
-                          Launchers::sum_rows,    Launchers::sum_slices,
-                          Launchers::lstm_output, Launchers::backward_hidden};
+    return CudaRowKernels{Launchers::copy,           Launchers::store,       Launchers::sum_rows,
+                          Launchers::sum_slices,     Launchers::lstm_output, Launchers::end_rows,
+                          Launchers::backward_hidden};
   });
 }
 

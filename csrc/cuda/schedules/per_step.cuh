@@ -58,14 +58,19 @@ struct ForwardStep {
     const StepRows& step = args.step[at.direction];
     if (at.first_row >= step.rows) return;
     const bool is_mine = at.row < step.rows && at.unit < args.sizes.hidden_size;
+    const RowPart part = row_part(buffers, step, at.row);
 
     A product[Step::kGates];
     if constexpr (kForm == StepForm::kFused) {
-      multiply(args.sizes, buffers, step, at, product);
-      if (!is_mine) return;
-    } else {
-      if (!is_mine) return;
-      read_product(args.sizes, buffers, step, at, product);
+      multiply(args.sizes, buffers, step, part, at, product);
+    }
+    if (!is_mine) return;
+    if (!part.is_in) {
+      Step::forward_padding(args.sizes, buffers, step, part, at.row, at.unit);
+      return;
+    }
+    if constexpr (kForm == StepForm::kProduct) {
+      read_product(args.sizes, buffers, part, at, product);
     }
 
     typename Step::Gates x, r, bias_x, bias_r;
@@ -78,9 +83,9 @@ struct ForwardStep {
     }
     const A h_before = buffers.h_raw != nullptr
                            ? A(0)
-                           : load_h_before<S>(args.sizes, buffers, step, at.row, at.unit);
-    A c = Step::load_c(args.sizes, buffers, step, at.row, at.unit);
-    Step::forward(args.sizes, buffers, step, at.row, at.unit, x, r, h_before, c);
+                           : load_h_before<S>(args.sizes, buffers, step, part, at.row, at.unit);
+    A c = Step::load_c(args.sizes, buffers, part, at.row, at.unit);
+    Step::forward(args.sizes, buffers, step, part, at.row, at.unit, x, r, h_before, c);
     if constexpr (Step::kHasC) {
       static_cast<A*>(buffers.c)[at.row * args.sizes.hidden_size + at.unit] = c;
     }
@@ -88,22 +93,28 @@ struct ForwardStep {
 
  private:
   static FUSEDRNN_DEV void read_product(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                        const StepRows& step, const StepPlace& at,
+                                        const RowPart& part, const StepPlace& at,
                                         A (&product)[Step::kGates]) {
-    const bool is_there = at.row < step.rows_before || buffers.h_0 != nullptr;
+    const void* src = part.has_before ? buffers.product : buffers.start_product;
+    if (part.resets) src = buffers.reset_product;
     const int64_t first = at.row * Step::kGates * sizes.hidden_size + at.unit;
 #pragma unroll
     for (int gate = 0; gate < Step::kGates; ++gate) {
-      product[gate] =
-          is_there ? load_at<A>(buffers.product, first + gate * sizes.hidden_size) : A(0);
+      product[gate] = load_or_zero<A>(src, first + gate * sizes.hidden_size);
     }
   }
 
   static FUSEDRNN_DEV void multiply(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                    const StepRows& step, const StepPlace& at,
+                                    const StepRows& step, const RowPart& part, const StepPlace& at,
                                     A (&product)[Step::kGates]) {
     const int64_t hidden_size = sizes.hidden_size;
-    const bool has_h = at.first_row < step.rows_before || buffers.h_0 != nullptr;
+    const bool may_have_h = at.first_row < step.rows_before || buffers.h_0 != nullptr ||
+                            (buffers.reset != nullptr && buffers.reset_h != nullptr);
+    // The same for all threads of the block.
+    const bool has_h =
+        may_have_h && has_any(buffers, at.first_row, kFusedRows, step.rows, step.time);
+    static_assert(Product::kThreadLoadsOneRow, "a thread loads h of the row it ends with");
+    const S* h = part.is_in ? h_before<S>(sizes, buffers, step, part, at.row) : nullptr;
     Product::template run<Barriers>(
         has_h ? hidden_size : 0,
         [&](int64_t k, int gate, int unit) {
@@ -111,11 +122,7 @@ struct ForwardStep {
           const int64_t row = gate * hidden_size + at.first_unit + unit;
           return load_at<S>(buffers.weight_hh, row * hidden_size + k);
         },
-        [&](int row, int64_t k) {
-          if (at.first_row + row >= step.rows) return A(0);
-          return load_h_before<S>(sizes, buffers, step, at.first_row + row, k);
-        },
-        product);
+        [&](int, int64_t k) { return load_or_zero<S>(h, k); }, product);
   }
 };
 
@@ -154,29 +161,31 @@ struct BackwardStep {
     if (at.first_row >= rows) return;
     const bool is_mine = at.row < rows && at.unit < hidden_size;
     const int64_t state = at.row * hidden_size + at.unit;
+    const RowPart part = row_part(buffers, step, at.row);
 
     A product[1] = {A(0)};
     if constexpr (kForm == StepForm::kFused) multiply(args.sizes, buffers, step, at, product);
     if (!is_mine) return;
     A dh;
     if (projected) {
-      dh = load_at<A>(buffers.projected, state);
+      dh = part.is_in ? load_at<A>(buffers.projected, state) : A(0);
     } else {
-      if (kForm == StepForm::kProduct && at.row < step.rows_after) {
+      if (kForm == StepForm::kProduct && part.has_after) {
         product[0] = load_at<A>(buffers.product, state);
       }
-      dh = product[0] + Step::load_carry(args.sizes, buffers, step, at.row, at.unit);
-      if (at.row >= step.rows) {
-        store_grad_h_0<S>(args.sizes, buffers, at.row, at.unit, dh);
-        return;
-      }
-      dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+      dh = product[0] + Step::load_carry(args.sizes, buffers, part, at.row, at.unit);
+      dh = pass_reset<S>(buffers.dreset_h, part.resets_after, state, dh);
     }
+    if (!part.is_in) {
+      Step::backward_padding(args.sizes, buffers, step, part, at.row, at.unit, dh);
+      return;
+    }
+    if (!projected) dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
 
     typename Step::Gates dr;
-    A dc = Step::load_dc(args.sizes, buffers, step, at.row, at.unit);
-    const auto values = Step::load_backward(args.sizes, buffers, step, at.row, at.unit);
-    Step::backward(args.sizes, buffers, step, at.row, at.unit, values, dh, dc, dr);
+    A dc = Step::load_dc(args.sizes, buffers, part, at.row, at.unit);
+    const auto values = Step::load_backward(args.sizes, buffers, step, part, at.row, at.unit);
+    Step::backward(args.sizes, buffers, step, part, at.row, at.unit, values, dh, dc, dr);
     if (!projected) static_cast<A*>(buffers.carry)[state] = dh;
     if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc;
   }
@@ -186,7 +195,7 @@ struct BackwardStep {
                                     const StepRows& step, const StepPlace& at, A (&product)[1]) {
     const int64_t hidden_size = sizes.hidden_size, depth = Step::kGates * hidden_size;
     Product::template run<Barriers>(
-        at.first_row < step.rows_after ? depth : 0,
+        has_any(buffers, at.first_row, kFusedRows, step.rows_after, step.time_after) ? depth : 0,
         [&](int64_t k, int, int unit) {
           if (at.first_unit + unit >= hidden_size) return A(0);
           return load_at<S>(buffers.weight_hh, k * hidden_size + at.first_unit + unit);
@@ -214,19 +223,24 @@ struct BackwardHidden {
     const int64_t output_size = args.sizes.output_size;
     if (at.row >= backward_rows(step) || at.unit >= output_size) return;
     const int64_t state = at.row * output_size + at.unit;
-    A dh = at.row < step.rows_after ? load_at<A>(buffers.product, state)
-                                    : load_or_zero<S>(buffers.grad_h_n, state);
-    if (at.row >= step.rows) {
-      store_grad_h_0<S>(args.sizes, buffers, at.row, at.unit, dh);
-      return;
+    const RowPart part = row_part(buffers, step, at.row);
+    A dh = part.has_after ? load_at<A>(buffers.product, state)
+                          : load_or_zero<S>(buffers.grad_h_n, state);
+    dh = pass_reset<S>(buffers.dreset_h, part.resets_after, state, dh);
+    if (!part.is_in && starts_after(step, part) && buffers.grad_h_0 != nullptr) {
+      store_at<S>(buffers.grad_h_0, state, dh);
     }
-    dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+    if (at.row >= step.rows) return;
+    A h = A(0);
+    if (part.is_in) {
+      dh += load_grad_output<S>(args.sizes, buffers, step, at.row, at.unit);
+      h = load_h_before<S>(args.sizes, buffers, step, part, at.row, at.unit);
+    } else {
+      dh = A(0);
+    }
     const int64_t chunk_element = (step.row - buffers.first_row + at.row) * output_size + at.unit;
     store_at<S>(buffers.dh, chunk_element, dh);
-    if (buffers.h_before != nullptr) {
-      store_at<S>(buffers.h_before, chunk_element,
-                  load_h_before<S>(args.sizes, buffers, step, at.row, at.unit));
-    }
+    if (buffers.h_before != nullptr) store_at<S>(buffers.h_before, chunk_element, h);
   }
 };
 

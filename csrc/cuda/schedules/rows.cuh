@@ -19,6 +19,12 @@ inline LaunchShape flat_shape(int64_t elements) {
   return shape;
 }
 
+FUSEDRNN_DEV bool is_padding(const Padding& padding, int64_t row) {
+  if (padding.lengths == nullptr) return false;
+  row += padding.first_row;
+  return row / padding.batch_size >= padding.lengths[row % padding.batch_size];
+}
+
 // dst = src of type T, or zeros, as S.
 template <class T, class S>
 struct Copy {
@@ -30,8 +36,9 @@ struct Copy {
     const int64_t idx = flat_idx();
     if (idx >= args.rows * args.cols) return;
     const int64_t row = idx / args.cols, col = idx % args.cols;
+    const void* src = is_padding(args.padding, row) ? nullptr : args.src;
     store_at<S>(args.dst, row * args.dst_stride + col,
-                load_or_zero<T>(args.src, row * args.src_stride + col));
+                load_or_zero<T>(src, row * args.src_stride + col));
   }
 };
 
@@ -101,10 +108,39 @@ struct LstmOutput {
     constexpr int kO = 3, kC = Step::C::kSaved;  // o and c among the saved values
     const int64_t idx = flat_idx(), hidden_size = args.hidden_size;
     if (idx >= args.rows * hidden_size) return;
+    if (is_padding(args.padding, idx / hidden_size)) {
+      store_at<S>(args.dst, idx, A(0));
+      return;
+    }
     const int64_t first = idx / hidden_size * Step::kSavedWidth * hidden_size + idx % hidden_size;
     const A o = load_at<S>(args.saved, first + kO * hidden_size);
     const A c = load_at<S>(args.saved, first + kC * hidden_size);
     store_at<S>(args.dst, idx, o * tanh(c));
+  }
+};
+
+template <class S>
+struct EndRows {
+  using Args = EndRowsArgs;
+  using A = accum_t<S>;
+  static constexpr const char* kName = "ends of rows";
+  static constexpr int kMaxThreads = kRowThreads;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int64_t idx = flat_idx();
+    if (idx >= args.rows * args.cols) return;
+    const int64_t row = idx / args.cols, col = idx % args.cols;
+    const int64_t time = row / args.padding.batch_size, b = row % args.padding.batch_size;
+    const int64_t length = args.padding.lengths[b];
+    const int64_t at = row * args.output_row_stride + col, state = b * args.cols + col;
+    const bool is_forward = args.steps.direction == Direction::kForward;
+    const bool is_last_time = time == args.steps.seq_len - 1 || time + 1 == length;
+    if (time >= length) {
+      store_at<S>(args.output, at, A(0));
+      if (time == 0) store_at<S>(args.h_n, state, load_or_zero<S>(args.h_0, state));
+    } else if (is_forward ? is_last_time : time == 0) {
+      store_at<S>(args.h_n, state, load_at<S>(args.output, at));
+    }
   }
 };
 

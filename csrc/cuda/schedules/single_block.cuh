@@ -16,6 +16,11 @@
 
 namespace fusedrnn {
 
+// Sweep steps from begin up to end.
+struct StepRange {
+  int64_t begin, end;
+};
+
 // The rows and unit of a thread, and where its block's shared memory lies.
 template <class S, int kRows>
 struct BlockPlace {
@@ -38,6 +43,26 @@ struct BlockPlace {
   }
   // The element of a buffer that is this thread's first row of column k.
   FUSEDRNN_DEV int64_t element(int64_t k) const { return k * tile + tile_row; }
+
+  // The sweep steps of [begin, end) that have a row of the block: the same for all its threads.
+  template <class Buffers>
+  FUSEDRNN_DEV StepRange active(const Buffers& buffers, const Steps& steps, StepRange range) const {
+    if (buffers.lengths == nullptr) return range;
+    const int64_t block_row = first_row - tile_row;
+    int64_t longest = 0;
+    for (int i = 0; i < tile && block_row + i < steps.batch_size; ++i) {
+      const int64_t length = buffers.lengths[block_row + i];
+      longest = longest < length ? length : longest;
+    }
+    if (longest > steps.seq_len) longest = steps.seq_len;
+    if (steps.direction == Direction::kForward) {
+      if (longest < range.end) range.end = longest < range.begin ? range.begin : longest;
+    } else {
+      const int64_t first = steps.seq_len - longest;
+      if (first > range.begin) range.begin = first > range.end ? range.end : first;
+    }
+    return range;
+  }
 
   int direction;
   int64_t unit;
@@ -65,28 +90,33 @@ struct ForwardSingleBlock {
                                   kGates * hidden_size * hidden_size, hidden_size);
     const ForwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
+    const StepRange range = at.active(buffers, steps, {args.begin, args.end});
+    pad(args, at, {args.begin, range.begin});
+    pad(args, at, {range.end, args.end});
+    if (range.begin == range.end) return;
     load_weights(buffers, hidden_size, at.weights());
 
     A c[kRows]{};
     Gates x[kRows]{}, bias_x{}, bias_r{};
-    StepRows step = step_rows(steps, args.begin);
+    StepRows step = step_rows(steps, range.begin);
     if (at.has_unit) {
       Step::load_bias(sizes, buffers, at.unit, bias_x, bias_r);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
         A h = A(0);
-        if (row < step.rows) {
-          h = load_h_before<S>(sizes, buffers, step, row, at.unit);
-          c[i] = Step::load_c(sizes, buffers, step, row, at.unit);
+        const RowPart part = row_part(buffers, step, row);
+        if (part.is_in) {
+          h = load_h_before<S>(sizes, buffers, step, part, row, at.unit);
+          c[i] = Step::load_c(sizes, buffers, part, row, at.unit);
           Step::load_gx(sizes, buffers, step, row, at.unit, x[i]);
         }
-        at.buffer(args.begin, 0).store(at.element(at.unit) + i, h);
+        at.buffer(range.begin, 0).store(at.element(at.unit) + i, h);
       }
     }
     Barriers::template wait<0>();  // weights and h are there
 
-    for (int64_t s = args.begin; s < args.end; ++s) {
+    for (int64_t s = range.begin; s < range.end; ++s) {
       const StepRows next_step = step_rows(steps, s + 1);
       if (at.has_unit) {
         A product[kRows][kGates];
@@ -95,7 +125,8 @@ struct ForwardSingleBlock {
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
           A h = A(0);
-          if (row < step.rows) {
+          const RowPart part = row_part(buffers, step, row);
+          if (part.is_in) {
             Gates r;
 #pragma unroll
             for (int gate = 0; gate < kGates; ++gate) {
@@ -103,9 +134,16 @@ struct ForwardSingleBlock {
               r[gate] = product[i][gate] + bias_r[gate];
             }
             const A h_before = at.buffer(s, 0).load(at.element(at.unit) + i);
-            h = Step::forward(sizes, buffers, step, row, at.unit, x[i], r, h_before, c[i]);
-            if (s + 1 < args.end) {
-              Step::load_gx(sizes, buffers, next_step, row, at.unit, x[i]);
+            h = Step::forward(sizes, buffers, step, part, row, at.unit, x[i], r, h_before, c[i]);
+          } else if (row < step.rows) {
+            Step::forward_padding(sizes, buffers, step, part, row, at.unit);
+          }
+          if (part.has_after && s + 1 < range.end) {
+            Step::load_gx(sizes, buffers, next_step, row, at.unit, x[i]);
+            if (part.resets_after || !part.is_in) {
+              const int64_t state = row * hidden_size + at.unit;
+              h = load_or_zero<S>(part.resets_after ? buffers.reset_h : buffers.h_0, state);
+              c[i] = load_or_zero<S>(part.resets_after ? buffers.reset_c : buffers.c_0, state);
             }
           }
           at.buffer(s, 1).store(at.element(at.unit) + i, h);
@@ -127,6 +165,18 @@ struct ForwardSingleBlock {
   }
 
  private:
+  // Steps without any row of the block.
+  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+    const ForwardBuffers& buffers = args.buffers[at.direction];
+    for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
+      const StepRows step = step_rows(args.steps[at.direction], s);
+      for (int64_t row = at.first_row; row < at.first_row + kRows && row < step.rows; ++row) {
+        Step::forward_padding(args.sizes, buffers, step, row_part(buffers, step, row), row,
+                              at.unit);
+      }
+    }
+  }
+
   // A warp moves patches of 8 rows and 4 columns of weight_hh, so that neither memory nor the
   // transposed shared memory is read or written in 32 places at once.
   static FUSEDRNN_DEV void load_weights(const ForwardBuffers& buffers, int64_t hidden_size,
@@ -184,35 +234,43 @@ struct BackwardSingleBlock {
                                   gate_size);
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
+    StepRange range = at.active(buffers, steps, {args.begin, args.end});
+    // A row that starts in the first of them has the gradient of its h_0 in the step before.
+    if (range.begin > args.begin) --range.begin;
+    pad(args, at, {args.begin, range.begin});
+    pad(args, at, {range.end, args.end});
+    if (range.begin == range.end) return;
     load_weights(buffers, gate_size * hidden_size, at.weights());
 
     A carry[kRows]{}, dc[kRows]{};
-    StepRows step = step_rows(steps, args.end - 1);
+    StepRows step = step_rows(steps, range.end - 1);
     if (at.has_unit) {
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
         Gates dr{};
         if (row < step.rows) {
-          carry[i] = Step::load_carry(sizes, buffers, step, row, at.unit);
-          dc[i] = Step::load_dc(sizes, buffers, step, row, at.unit);
-          if (row < step.rows_after) load_dr(buffers, gate_size, hidden_size, row, at.unit, dr);
+          const RowPart part = row_part(buffers, step, row);
+          carry[i] = Step::load_carry(sizes, buffers, part, row, at.unit);
+          dc[i] = Step::load_dc(sizes, buffers, part, row, at.unit);
+          if (part.has_after) load_dr(buffers, gate_size, hidden_size, row, at.unit, dr);
         }
-        store_dr(at, hidden_size, args.end - 1, 0, i, dr);
+        store_dr(at, hidden_size, range.end - 1, 0, i, dr);
       }
     }
     Barriers::template wait<0>();  // weights and the gradients of the step after are there
 
-    for (int64_t s = args.end - 1; s >= args.begin; --s) {
+    for (int64_t s = range.end - 1; s >= range.begin; --s) {
       if (at.has_unit) {
         typename Step::BackwardValues values[kRows]{};
         A dh[kRows]{};
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
-          if (row >= step.rows) continue;
-          values[i] = Step::load_backward(sizes, buffers, step, row, at.unit);
-          dh[i] = carry[i] + load_grad_output<S>(sizes, buffers, step, row, at.unit);
+          const RowPart part = row_part(buffers, step, row);
+          if (!part.is_in) continue;
+          values[i] = Step::load_backward(sizes, buffers, step, part, row, at.unit);
+          dh[i] = load_grad_output<S>(sizes, buffers, step, row, at.unit);
         }
         A product[kRows];
         multiply(at, gate_size, hidden_size, s, product);
@@ -221,8 +279,16 @@ struct BackwardSingleBlock {
           const int64_t row = at.first_row + i;
           Gates dr{};
           if (row < step.rows) {
-            carry[i] = dh[i] + product[i];
-            Step::backward(sizes, buffers, step, row, at.unit, values[i], carry[i], dc[i], dr);
+            const RowPart part = row_part(buffers, step, row);
+            const A entering = pass_reset<S>(buffers.dreset_h, part.resets_after,
+                                             row * hidden_size + at.unit, carry[i] + product[i]);
+            if (part.is_in) {
+              carry[i] = entering + dh[i];
+              Step::backward(sizes, buffers, step, part, row, at.unit, values[i], carry[i], dc[i],
+                             dr);
+            } else {
+              Step::backward_padding(sizes, buffers, step, part, row, at.unit, entering);
+            }
           }
           store_dr(at, hidden_size, s, 1, i, dr);
         }
@@ -231,10 +297,23 @@ struct BackwardSingleBlock {
       // The next step reads what this one wrote, and writes over what it read.
       Barriers::template wait<1>();
     }
-    if (at.has_unit) finish(args, at, carry, dc);
+    if (at.has_unit) finish(args, at, range, carry, dc);
   }
 
  private:
+  // Steps that neither have a row of the block nor come before the start of one.
+  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+    const BackwardBuffers& buffers = args.buffers[at.direction];
+    for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
+      const StepRows step = step_rows(args.steps[at.direction], s);
+      for (int64_t row = at.first_row; row < at.first_row + kRows && row < step.rows; ++row) {
+        const RowPart part = row_part(buffers, step, row);
+        Step::backward_padding(args.sizes, buffers, step, part, row, at.unit,
+                               Step::load_carry(args.sizes, buffers, part, row, at.unit));
+      }
+    }
+  }
+
   static FUSEDRNN_DEV void load_weights(const BackwardBuffers& buffers, int64_t elements,
                                         const Shared<S>& weights) {
     for (int64_t i = thread_idx(); i < elements; i += num_threads()) {
@@ -276,25 +355,28 @@ struct BackwardSingleBlock {
 
   // What the chunk before, or the gradients of the initial states, need of the first step.
   static FUSEDRNN_DEV void finish(const Args& args, const BlockPlace<S, kRows>& at,
-                                  const A (&carry)[kRows], const A (&dc)[kRows]) {
+                                  const StepRange& range, const A (&carry)[kRows],
+                                  const A (&dc)[kRows]) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const int64_t hidden_size = args.sizes.hidden_size;
-    const bool wants_grad_h_0 = args.begin == 0 && buffers.grad_h_0 != nullptr;
+    const bool delivers =
+        range.begin == 0 && (buffers.grad_h_0 != nullptr || buffers.dreset_h != nullptr);
+    const StepRows step_before = step_rows(args.steps[at.direction], range.begin - 1);
     A product[kRows];
-    if (wants_grad_h_0) {
-      multiply(at, kGates * hidden_size, hidden_size, args.begin - 1, product);
-    }
+    if (delivers) multiply(at, kGates * hidden_size, hidden_size, range.begin - 1, product);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) {
       const int64_t row = at.first_row + i;
       if (row >= args.steps[at.direction].batch_size) continue;
-      if (wants_grad_h_0) {
-        store_grad_h_0<S>(args.sizes, buffers, row, at.unit, carry[i] + product[i]);
+      const int64_t state = row * hidden_size + at.unit;
+      const RowPart part = row_part(buffers, step_before, row);
+      if (delivers && part.has_after) {
+        const A dh =
+            pass_reset<S>(buffers.dreset_h, part.resets_after, state, carry[i] + product[i]);
+        if (buffers.grad_h_0 != nullptr) store_at<S>(buffers.grad_h_0, state, dh);
       }
-      static_cast<A*>(buffers.carry)[row * hidden_size + at.unit] = carry[i];
-      if constexpr (Step::kHasC) {
-        static_cast<A*>(buffers.dc)[row * hidden_size + at.unit] = dc[i];
-      }
+      static_cast<A*>(buffers.carry)[state] = carry[i];
+      if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc[i];
     }
   }
 };

@@ -30,14 +30,71 @@ FUSEDRNN_DEV accum_t<S> rounded(accum_t<S> value) {
   return to_accum(from_accum<S>(value));
 }
 
-// The h that a row starts the step from. Arguments of either pass.
+// What a sweep step and its neighbours are to one row.
+struct RowPart {
+  bool is_in;                  // the step has the row
+  bool has_before, has_after;  // so has the step before, the step after
+  bool resets, resets_after;   // what enters this step, the step after, is replaced
+  bool is_empty;               // the row has no step at all
+};
+template <class Buffers>
+FUSEDRNN_DEV RowPart row_part(const Buffers& buffers, const StepRows& step, int64_t row) {
+  RowPart part;
+  part.is_in = row < step.rows;
+  part.has_before = row < step.rows_before;
+  part.has_after = row < step.rows_after;
+  part.resets = part.resets_after = part.is_empty = false;
+  if (buffers.lengths != nullptr && (part.is_in || part.has_before || part.has_after)) {
+    const int64_t length = buffers.lengths[row];
+    part.is_in = part.is_in && step.time < length;
+    part.has_before = part.has_before && step.time_before < length;
+    part.has_after = part.has_after && step.time_after < length;
+    part.is_empty = length <= 0;
+  }
+  if (buffers.reset != nullptr) {
+    part.resets = part.is_in && buffers.reset[step.row + row] != 0;
+    part.resets_after = part.has_after && buffers.reset[step.row_after + row] != 0;
+  }
+  return part;
+}
+
+// Whether a time, of a step of so many rows, has any of `count` rows from `first` on.
+template <class Buffers>
+FUSEDRNN_DEV bool has_any(const Buffers& buffers, int64_t first, int count, int64_t rows,
+                          int64_t time) {
+  if (buffers.lengths == nullptr) return first < rows;
+  bool any = false;
+  for (int i = 0; i < count && first + i < rows; ++i) {
+    any = any || time < buffers.lengths[first + i];
+  }
+  return any;
+}
+
+// In backward, for a row that a step does not have: whether it is there that h_0 has its gradient,
+// since the row starts in the step after, or has no step and this is the first one visited.
+FUSEDRNN_DEV bool starts_after(const StepRows& step, const RowPart& part) {
+  return part.has_after || (part.is_empty && step.rows_after == 0);
+}
+
+// The row of h that enters a row's step, or null: zeros. Arguments of either pass.
+template <class S, class Buffers>
+FUSEDRNN_DEV const S* h_before(const LayerSizes& sizes, const Buffers& buffers,
+                               const StepRows& step, const RowPart& part, int64_t row) {
+  const void* h = buffers.h_0;
+  int64_t first = row * sizes.output_size;
+  if (part.resets) {
+    h = buffers.reset_h;
+  } else if (part.has_before) {
+    h = buffers.output;
+    first = (step.row_before + row) * sizes.output_row_stride;
+  }
+  return h != nullptr ? static_cast<const S*>(h) + first : nullptr;
+}
 template <class S, class Buffers>
 FUSEDRNN_DEV accum_t<S> load_h_before(const LayerSizes& sizes, const Buffers& buffers,
-                                      const StepRows& step, int64_t row, int64_t column) {
-  if (row < step.rows_before) {
-    return load_at<S>(buffers.output, (step.row_before + row) * sizes.output_row_stride + column);
-  }
-  return load_or_zero<S>(buffers.h_0, row * sizes.output_size + column);
+                                      const StepRows& step, const RowPart& part, int64_t row,
+                                      int64_t column) {
+  return load_or_zero<S>(h_before<S>(sizes, buffers, step, part, row), column);
 }
 
 template <class S>
@@ -46,10 +103,13 @@ FUSEDRNN_DEV accum_t<S> load_grad_output(const LayerSizes& sizes, const Backward
   return load_or_zero<S>(buffers.grad_output,
                          (step.row + row) * sizes.grad_output_row_stride + column);
 }
+// Given the gradient of the h that a row's step starts from, adds it to that of reset_h where a
+// reset put it there; returns what goes on to the step before. One thread owns each sum.
 template <class S>
-FUSEDRNN_DEV void store_grad_h_0(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                 int64_t row, int64_t column, accum_t<S> grad_h) {
-  store_at<S>(buffers.grad_h_0, row * sizes.output_size + column, grad_h);
+FUSEDRNN_DEV accum_t<S> pass_reset(void* dreset, bool resets, int64_t i, accum_t<S> grad) {
+  if (!resets) return grad;
+  if (dreset != nullptr) static_cast<accum_t<S>*>(dreset)[i] += grad;
+  return accum_t<S>(0);
 }
 
 template <template <class> class Cell, class S>
@@ -86,19 +146,20 @@ struct CellStep {
     }
   }
 
-  // c before the step: what the step before left in buffers.c, or c_0.
+  // c that enters the step: what the step before left, c_0 or reset_c.
   FUSEDRNN_DEV static A load_c(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                               const StepRows& step, int64_t row, int64_t unit) {
+                               const RowPart& part, int64_t row, int64_t unit) {
     if constexpr (!kHasC) return A(0);
     const int64_t state = row * sizes.hidden_size + unit;
-    if (row < step.rows_before) return static_cast<const A*>(buffers.c)[state];
+    if (part.resets) return load_or_zero<S>(buffers.reset_c, state);
+    if (part.has_before) return static_cast<const A*>(buffers.c_before)[state];
     return load_or_zero<S>(buffers.c_0, state);
   }
 
   // Returns h as the output rounds it, and replaces c.
   FUSEDRNN_DEV static A forward(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                const StepRows& step, int64_t row, int64_t unit, const Gates& x,
-                                const Gates& r, A h_before, A& c) {
+                                const StepRows& step, const RowPart& part, int64_t row,
+                                int64_t unit, const Gates& x, const Gates& r, A h_before, A& c) {
     Values<A, C::kStates> prev, next;
     Values<A, C::kSaved> kept;
     prev[0] = h_before;
@@ -106,19 +167,29 @@ struct CellStep {
     C::forward(x, r, Values<A, C::kParams>{}, prev, next, kept);
 
     const int64_t state = row * sizes.hidden_size + unit;
-    const bool ends = row >= step.rows_after;
+    const bool ends = !part.has_after;
     if (buffers.h_raw != nullptr) {
       store_at<S>(buffers.h_raw, state, next[0]);
-    } else {
+    } else if (buffers.h_n != nullptr) {
       store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, next[0]);
       if (ends) store_at<S>(buffers.h_n, state, next[0]);
     }
     if constexpr (kHasC) {
       c = next[kC];
       if (ends && buffers.c_n != nullptr) store_at<S>(buffers.c_n, state, c);
+      if (buffers.steps_c != nullptr) {
+        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, c);
+      }
+      if (buffers.kept_c != nullptr && (step.step + 1) % buffers.kept_steps == 0) {
+        const int64_t place = (step.step + 1) / buffers.kept_steps - 1;
+        if (!ends) {
+          static_cast<A*>(buffers.kept_c)[place * sizes.batch_size * sizes.hidden_size + state] = c;
+        }
+      }
     }
     if (kSavedWidth > 0 && buffers.saved != nullptr) {
-      const int64_t first = (step.row + row) * kSavedWidth * sizes.hidden_size + unit;
+      const int64_t saved_row = step.row - buffers.saved_first_row + row;
+      const int64_t first = saved_row * kSavedWidth * sizes.hidden_size + unit;
 #pragma unroll
       for (int k = 0; k < C::kSaved; ++k) {
         store_at<S>(buffers.saved, first + k * sizes.hidden_size, kept[k]);
@@ -128,33 +199,58 @@ struct CellStep {
     return rounded<S>(next[0]);
   }
 
+  // In place of forward for a row that the step does not have: zeros, and once the states of a row
+  // that has no step at all.
+  FUSEDRNN_DEV static void forward_padding(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                           const StepRows& step, const RowPart& part, int64_t row,
+                                           int64_t unit) {
+    const int64_t state = row * sizes.hidden_size + unit;
+    const bool is_end = part.is_empty && step.rows_before == 0;
+    if (buffers.h_raw != nullptr) {
+      store_at<S>(buffers.h_raw, state, A(0));
+    } else if (buffers.h_n != nullptr) {
+      store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, A(0));
+      if (is_end) store_at<S>(buffers.h_n, state, load_or_zero<S>(buffers.h_0, state));
+    }
+    if constexpr (kHasC) {
+      if (buffers.steps_c != nullptr) {
+        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, A(0));
+      }
+      if (is_end && buffers.c_n != nullptr) {
+        store_at<S>(buffers.c_n, state, load_or_zero<S>(buffers.c_0, state));
+      }
+    }
+  }
+
   // The gradient of a row's c, and of the part of its h that does not flow through the product,
   // as the step after left them in the buffers; at the end of the row those of c_n and h_n.
   FUSEDRNN_DEV static A load_dc(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                const StepRows& step, int64_t row, int64_t unit) {
+                                const RowPart& part, int64_t row, int64_t unit) {
     if constexpr (!kHasC) return A(0);
     const int64_t state = row * sizes.hidden_size + unit;
-    if (row < step.rows_after) return static_cast<const A*>(buffers.dc)[state];
+    if (part.has_after) return static_cast<const A*>(buffers.dc)[state];
     return load_or_zero<S>(buffers.grad_c_n, state);
   }
   FUSEDRNN_DEV static A load_carry(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                   const StepRows& step, int64_t row, int64_t unit) {
+                                   const RowPart& part, int64_t row, int64_t unit) {
     const int64_t state = row * sizes.hidden_size + unit;
-    if (row < step.rows_after) return static_cast<const A*>(buffers.carry)[state];
+    if (part.has_after) return static_cast<const A*>(buffers.carry)[state];
     return load_or_zero<S>(buffers.grad_h_n, state);
   }
 
-  // What the cell's backward reads of the forward pass.
+  // What the cell's backward reads of memory besides the gradients of its states.
   struct BackwardValues {
     Values<A, C::kSaved> kept;
     Values<A, C::kStates> prev, next;
+    A grad_c;  // of this step's c in the output
   };
   FUSEDRNN_DEV static BackwardValues load_backward(const LayerSizes& sizes,
                                                    const BackwardBuffers& buffers,
-                                                   const StepRows& step, int64_t row,
-                                                   int64_t unit) {
+                                                   const StepRows& step, const RowPart& part,
+                                                   int64_t row, int64_t unit) {
     const int64_t hidden_size = sizes.hidden_size;
-    const int64_t saved = (step.row + row) * kSavedWidth * hidden_size + unit;
+    const int64_t saved_row = step.row - buffers.saved_first_row + row;
+    const int64_t saved = saved_row * kSavedWidth * hidden_size + unit;
     BackwardValues values{};
 #pragma unroll
     for (int k = 0; k < C::kSaved; ++k) {
@@ -163,18 +259,21 @@ struct CellStep {
     values.prev[0] = values.next[0] = A(0);
     // A cell that uses h itself is never projected.
     if (buffers.dh == nullptr) {
-      values.prev[0] = load_h_before<S>(sizes, buffers, step, row, unit);
+      values.prev[0] = load_h_before<S>(sizes, buffers, step, part, row, unit);
       values.next[0] =
           load_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit);
     }
     if constexpr (kHasC) {
       const int64_t saved_c = C::kSaved * hidden_size;
       values.next[kC] = load_at<S>(buffers.saved, saved + saved_c);
-      if (row < step.rows_before) {
-        const int64_t before = (step.row_before + row) * kSavedWidth * hidden_size + unit;
-        values.prev[kC] = load_at<S>(buffers.saved, before + saved_c);
+      values.grad_c = load_or_zero<S>(buffers.grad_c, (step.row + row) * hidden_size + unit);
+      if (part.resets || !part.has_before) {
+        values.prev[kC] =
+            load_or_zero<S>(part.resets ? buffers.reset_c : buffers.c_0, row * hidden_size + unit);
       } else {
-        values.prev[kC] = load_or_zero<S>(buffers.c_0, row * hidden_size + unit);
+        const int64_t before_row = step.row_before - buffers.saved_first_row + row;
+        const int64_t before = before_row * kSavedWidth * hidden_size + unit;
+        values.prev[kC] = load_at<S>(buffers.saved, before + saved_c);
       }
     }
     return values;
@@ -183,12 +282,13 @@ struct CellStep {
   // Given dh, the gradient of h, replaces dc and dh by those of the step before, and leaves the
   // gradients of the recurrent side in dr as memory rounds them.
   FUSEDRNN_DEV static void backward(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                    const StepRows& step, int64_t row, int64_t unit,
-                                    const BackwardValues& values, A& dh, A& dc, Gates& dr) {
+                                    const StepRows& step, const RowPart& part, int64_t row,
+                                    int64_t unit, const BackwardValues& values, A& dh, A& dc,
+                                    Gates& dr) {
     const int64_t hidden_size = sizes.hidden_size;
     Values<A, C::kStates> dnext, dprev;
     dnext[0] = dh;
-    if constexpr (kHasC) dnext[kC] = dc;
+    if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
     Gates dx;
     Values<A, C::kParams> dparams;
     C::backward(values.kept, Values<A, C::kParams>{}, values.prev, values.next, dnext, dx, dr,
@@ -207,10 +307,39 @@ struct CellStep {
     }
     dh = dprev[0];
     if constexpr (kHasC) {
-      dc = dprev[kC];
-      if (row >= step.rows_before && buffers.grad_c_0 != nullptr) {
-        store_at<S>(buffers.grad_c_0, row * hidden_size + unit, dc);
+      const int64_t state = row * hidden_size + unit;
+      dc = pass_reset<S>(buffers.dreset_c, part.resets, state, dprev[kC]);
+      if (!part.has_before && buffers.grad_c_0 != nullptr) {
+        store_at<S>(buffers.grad_c_0, state, dc);
       }
+    }
+  }
+
+  // In place of backward for a row that the step does not have: zeros where it is padding, and
+  // the gradients of the states that the row started from. dh is that of h.
+  FUSEDRNN_DEV static void backward_padding(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                            const StepRows& step, const RowPart& part, int64_t row,
+                                            int64_t unit, A dh) {
+    const int64_t hidden_size = sizes.hidden_size, state = row * hidden_size + unit;
+    const bool projected = buffers.dh != nullptr;
+    if (!projected && starts_after(step, part) && buffers.grad_h_0 != nullptr) {
+      store_at<S>(buffers.grad_h_0, state, dh);
+    }
+    if (row >= step.rows) return;
+    if constexpr (kHasC) {
+      if (part.is_empty && step.rows_after == 0 && buffers.grad_c_0 != nullptr) {
+        store_at<S>(buffers.grad_c_0, state, load_or_zero<S>(buffers.grad_c_n, state));
+      }
+    }
+    const int64_t chunk_row = step.row - buffers.first_row + row;
+    const int64_t first = chunk_row * kGates * hidden_size + unit;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      store_at<S>(buffers.dgx, first + gate * hidden_size, A(0));
+      if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, A(0));
+    }
+    if (!projected && buffers.h_before != nullptr) {
+      store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, A(0));
     }
   }
 };

@@ -31,6 +31,7 @@ struct TileProduct {
   static constexpr int kSliceDepth = kDepth / kSlices;
   static constexpr int kWeightLoads = kDepth * N * kFusedUnits / kFusedThreads;
   static constexpr int kRowLoads = kDepth * kFusedRows / kFusedThreads;
+  static constexpr bool kThreadLoadsOneRow = kRowLoads == 1 && kDepth == kWarpSize;
   static constexpr int kPitch = kFusedUnits + 1;  // no two of 32 units or depths share a bank
 
   // Shared memory: the tiles of w [N, kDepth, kPitch] and of a [kDepth, kFusedRows], both A, and
@@ -42,7 +43,8 @@ struct TileProduct {
       (kTileElements > kSumElements ? kTileElements : kSumElements) * int64_t{sizeof(A)};
 
   // load_weight(k, n, unit) and load_row(row, k) give elements of the block's part, zeros beyond
-  // its units and rows; k < depth. Every thread of the block calls this.
+  // its units and rows; k < depth. Every thread of the block calls this. With kThreadLoadsOneRow
+  // a thread asks for row warp_idx() alone.
   template <class Barriers, class LoadWeight, class LoadRow>
   FUSEDRNN_DEV static void run(int64_t depth, const LoadWeight& load_weight,
                                const LoadRow& load_row, A (&sum)[N]) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "common/status.h"
 #include "cuda/device/launch_shape.h"
@@ -18,6 +19,7 @@ namespace oracle {
 class DeviceBuffer : public Buffer {
  public:
   using Buffer::Buffer;
+  explicit DeviceBuffer(Buffer host) : Buffer(std::move(host)) {}
   const Buffer& fetch() const { return *this; }
 };
 

@@ -34,10 +34,8 @@ DeviceBuffer::DeviceBuffer(DType dtype, int64_t count) : dtype_(dtype), count_(c
   if (poisons_memory()) must(cudaMemsetAsync(data_, 0xFF, bytes(), stream), "cudaMemsetAsync");
 }
 
-DeviceBuffer::DeviceBuffer(DType dtype, const Doubles& values)
-    : DeviceBuffer(dtype, static_cast<int64_t>(values.size())) {
+DeviceBuffer::DeviceBuffer(Buffer host) : DeviceBuffer(host.dtype(), host.size()) {
   if (count_ == 0) return;
-  Buffer host(dtype, values);
   must(cudaMemcpyAsync(data_, host.data(), bytes(), cudaMemcpyHostToDevice, stream),
        "copy to the GPU");
   must(cudaStreamSynchronize(stream), "copy to the GPU");

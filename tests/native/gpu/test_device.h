@@ -19,7 +19,8 @@ namespace oracle {
 class DeviceBuffer {
  public:
   DeviceBuffer(DType dtype, int64_t count);
-  DeviceBuffer(DType dtype, const Doubles& values);
+  DeviceBuffer(DType dtype, const Doubles& values) : DeviceBuffer(Buffer(dtype, values)) {}
+  explicit DeviceBuffer(Buffer host);
   DeviceBuffer(DeviceBuffer&& other) noexcept;
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept;
   ~DeviceBuffer();
