@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import environment, report, store
+from bench import compilation, environment, report, store
 from bench.cases import DEVICES, DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
 from bench.measure import measure
 from bench.providers import BASELINE, PROVIDERS
@@ -59,6 +60,22 @@ def run(options: argparse.Namespace) -> int:
     return 1 if any(record["status"] != "ok" for record in records) else 0
 
 
+def run_compile(options: argparse.Namespace) -> int:
+    """Compile the selected cases; status 1 if fusedrnn fails in one of them."""
+    cases = compilation.select(options.cells, options.modes, options.lengths)
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="compile-")
+    _warn(facts)
+    records = []
+    for case, provider in itertools.product(cases, options.providers):
+        measured = compilation.measure(case, provider, options.limit)
+        records.append(store.complete(measured, case, facts))
+        store.append(path, records[-1:])
+        print(f"{case.name}: {provider} {measured['status']}", flush=True)
+    print(f"\n{compilation.table(records)}\n\nwritten to {path}")
+    return int(any(r["status"] != "ok" and r["provider"] == "fusedrnn" for r in records))
+
+
 def compare(options: argparse.Namespace) -> int:
     """Print how the same cases differ between two sets of results."""
     before, after = store.load(options.before), store.load(options.after)
@@ -78,7 +95,7 @@ def show(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | compare | report")
+    commands = parser.add_subparsers(required=True, metavar="run | compile | compare | report")
 
     add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
     add.set_defaults(command=run)
@@ -93,6 +110,16 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
     add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
     add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+    add = commands.add_parser("compile", help="graphs, breaks and seconds under torch.compile")
+    add.set_defaults(command=run_compile)
+    for name in ("cells", "modes", "providers"):
+        known = getattr(compilation, name.upper())
+        add.add_argument(f"--{name}", nargs="+", choices=known, default=known)
+    lengths = compilation.SEQ_LENS
+    add.add_argument("--lengths", nargs="+", type=int, default=lengths, metavar="T")
+    add.add_argument("--limit", type=float, default=300.0, help="seconds a case may take")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
     add = commands.add_parser("compare", help="the same cases of two files or git revisions")

@@ -38,9 +38,9 @@ def measure(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[s
     reason in ``message``.
     """
     try:
-        records = _isolated(_time_in_process, case, providers, effort)
+        records = isolated(_time_in_process, case, providers, effort)
         for record in records:
-            record["peak_bytes"] = _isolated(_memory_in_process, case, record["provider"])
+            record["peak_bytes"] = isolated(_memory_in_process, case, record["provider"])
     except RuntimeError as error:
         records = [
             {"provider": name, "status": "failed", "message": str(error)} for name in providers
@@ -193,16 +193,18 @@ def _reset_peak(device: str = "cpu") -> int | None:
     return _peak()
 
 
-def _isolated(function: Callable[..., Any], *args: Any) -> Any:
+def isolated(
+    function: Callable[..., Any], *args: Any, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Any:
     """`function` of `args` in a fresh process; what goes wrong there is a RuntimeError here."""
     context = _context()
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(sender, function, args))
     process.start()
     sender.close()
-    if not receiver.poll(TIMEOUT_SECONDS):
+    if not receiver.poll(timeout_seconds):
         process.kill()
-        raise RuntimeError(f"the process gave no result in {TIMEOUT_SECONDS} s")
+        raise RuntimeError(f"the process gave no result in {timeout_seconds:g} s")
     try:
         result, error = receiver.recv()
     except EOFError:

@@ -1,0 +1,115 @@
+"""Two gloo processes train as one: DistributedDataParallel and FSDP2.
+
+`pytest -s tests/test_distributed.py` prints the losses.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from cases import CELLS, assert_close, layers, tolerance
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import fusedrnn
+
+SIZE = 2
+STEPS = 6
+BATCH, SEQ_LEN = 8, 6
+LIMIT_SECONDS = 120
+
+pytestmark = pytest.mark.skipif(
+    not (dist.is_available() and dist.is_gloo_available()), reason="this torch has no gloo"
+)
+
+
+class Regressor(nn.Module):
+    def __init__(self, cell: str) -> None:
+        super().__init__()
+        self.rnn = layers(fusedrnn, cell, 5, 7, 2, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(14, 3)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.out(self.rnn(input)[0])
+
+
+def train(model: nn.Module, rank: int, size: int) -> list[float]:
+    """The loss of each step over the whole batch, of which a process has its share."""
+    generator = torch.Generator().manual_seed(2)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(STEPS):
+        input = torch.randn(BATCH, SEQ_LEN, 5, generator=generator)
+        target = input.cumsum(1)[..., :3]
+        share = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
+        optimizer.zero_grad()
+        loss = (model(input[share]) - target[share]).square().mean()
+        loss.backward()
+        optimizer.step()
+        loss = loss.detach()
+        if size > 1:
+            dist.all_reduce(loss)
+            loss /= size
+        losses.append(loss.item())
+    return losses
+
+
+def build(cell: str) -> nn.Module:
+    torch.manual_seed(1)
+    return Regressor(cell)
+
+
+def work(rank: int, how: str, folder: str) -> None:
+    """One process: every cell trained; process 0 keeps the losses."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=SIZE
+    )
+    losses = {}
+    for cell in CELLS:
+        model = build(cell)
+        if how == "ddp":
+            model = DistributedDataParallel(model)
+        else:
+            mesh = init_device_mesh("cpu", (SIZE,))
+            fully_shard(model.rnn, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            shard = model.rnn.weight_hh_l0.to_local()
+            assert shard.size(0) < model.rnn.weight_hh_l0.size(0), "the weights are not sharded"
+        losses[cell] = train(model, rank, SIZE)
+    if rank == 0:
+        torch.save(losses, f"{folder}/losses.pt")
+    dist.destroy_process_group()
+
+
+def in_two_processes(how: str, folder: Path) -> dict[str, list[float]]:
+    context = mp.spawn(work, (how, str(folder)), nprocs=SIZE, join=False)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    try:
+        while not context.join(timeout=1):
+            assert time.monotonic() < deadline, f"no result in {LIMIT_SECONDS} s"
+    finally:
+        for process in context.processes:
+            if process.is_alive():
+                process.kill()
+    return torch.load(folder / "losses.pt")
+
+
+@pytest.mark.parametrize("how", ["ddp", "fully_shard"])
+def test_two_processes_have_the_losses_of_one(how: str, tmp_path: Path) -> None:
+    two = in_two_processes(how, tmp_path)
+    for cell in CELLS:
+        one = train(build(cell), rank=0, size=1)
+        print(f"\n{how:11} {cell:8} one process ", *(f"{loss:.7f}" for loss in one))
+        print(f"{how:11} {cell:8} two processes", *(f"{loss:.7f}" for loss in two[cell]))
+        assert len(set(one)) == STEPS, "the losses do not change"
+        # Adam divides by the gradient's size, so a step carries on its relative error.
+        allowed = 10 * tolerance(torch.float32, 2 * SEQ_LEN * STEPS)
+        assert_close(torch.tensor(two[cell]), torch.tensor(one), allowed, f"{cell} losses")
