@@ -9,7 +9,8 @@ namespace fusedrnn {
 
 namespace {
 
-// Recording allocates: it must neither be refused for nor spoil what other threads capture.
+// Recording allocates. In the default mode that is refused while another thread captures a graph,
+// and spoils the other one.
 class RelaxedCapture {
  public:
   RelaxedCapture() { cudaThreadExchangeStreamCaptureMode(&mode_); }

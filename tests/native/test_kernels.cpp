@@ -76,13 +76,22 @@ struct Run {
   std::vector<Buffer> buffers;
 };
 
+Buffer saved_buffer(const Case& k) {
+  const CellInfo& cell = cell_info(k.cell);
+  if (k.recompute == 0) {
+    return Buffer(k.dtype, k.total_rows() * cell.saved_width() * k.hidden_size);
+  }
+  const int64_t parts = (k.seq_len + k.recompute - 1) / k.recompute;
+  return Buffer(k.dtype == DType::kFloat64 ? k.dtype : DType::kFloat32,
+                parts * k.batch_size * (cell.states - 1) * k.hidden_size);
+}
+
 bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   constexpr int64_t kGap = 3;  // columns between rows of output that belong to another layer
   const unsigned seed = 7;
   const Numbers problem = make_problem(k, seed);
   const Oracle oracle(k, problem);
   const int64_t p = k.output_size(), rows = k.total_rows(), output_row_stride = p + kGap;
-  const int width = cell_info(k.cell).saved_width();
 
   std::vector<Buffer> in;
   for (const Doubles& values : problem.inputs) in.emplace_back(k.dtype, values);
@@ -99,6 +108,8 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   shape.hidden_size = k.hidden_size;
   shape.proj_size = k.proj_size;
   shape.batch_sizes = k.packed ? batch_sizes.data() : nullptr;
+  shape.reset = k.reset ? problem.reset.data() : nullptr;
+  shape.recompute = k.recompute;
   const LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh),
                              input(kBiasHh), input(kWeightHr)};
   Plan plan{};
@@ -110,7 +121,8 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
 
   Buffer output(k.dtype, rows * output_row_stride), h_n(k.dtype, k.batch_size * p);
   Buffer c_n(k.dtype, k.batch_size * k.hidden_size);
-  Buffer saved(k.dtype, rows * width * k.hidden_size);
+  Buffer saved = saved_buffer(k);
+  Buffer all_c(k.dtype, static_cast<int64_t>(oracle.expected.c.size()));
   TestRuntime runtime(k.concurrent);
   LayerForwardArgs forward{};
   forward.shape = shape;
@@ -122,12 +134,16 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   forward.output_row_stride = output_row_stride;
   forward.h_n = h_n.data();
   forward.c_n = k.has_c() ? c_n.data() : nullptr;
+  forward.reset_h = input(kResetH);
+  forward.reset_c = input(kResetC);
+  forward.c = all_c.size() > 0 ? all_c.data() : nullptr;
   forward.saved = k.training ? saved.data() : nullptr;
   if (!layer_forward_cpu(forward, plan, isa, runtime).ok || last_isa() != isa) return false;
   const Expected& expected = oracle.expected;
   bool ok = is_close(k, "output", output, expected.output, p, output_row_stride) &&
             is_close(k, "h_n", h_n, expected.h_n, p, p) &&
-            is_close(k, "c_n", c_n, expected.c_n, k.hidden_size, k.hidden_size);
+            is_close(k, "c_n", c_n, expected.c_n, k.hidden_size, k.hidden_size) &&
+            is_close(k, "c", all_c, expected.c, 1, 1);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = p; i < output_row_stride; ++i) {
       ok = ok && std::isnan(output.get(row * output_row_stride + i));
@@ -137,6 +153,9 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
 
   Buffer grad_output(k.dtype, problem.grad_output);
   Buffer grad_h_n(k.dtype, problem.grad_h_n), grad_c_n(k.dtype, problem.grad_c_n);
+  Buffer grad_c(k.dtype, problem.grad_c);
+  Buffer gates_x(k.dtype, static_cast<int64_t>(expected.grad_gates_x.size()));
+  Buffer gates_r(k.dtype, static_cast<int64_t>(expected.grad_gates_r.size()));
   std::vector<Buffer> grads;
   for (int i = 0; i < kInputCount; ++i) {
     grads.emplace_back(k.dtype, static_cast<int64_t>(expected.grads[i].size()));
@@ -159,6 +178,13 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   backward.grad_output_row_stride = p;
   backward.grad_h_n = given(grad_h_n);
   backward.grad_c_n = given(grad_c_n);
+  backward.grad_c = given(grad_c);
+  backward.reset_h = input(kResetH);
+  backward.reset_c = input(kResetC);
+  backward.grad_reset_h = grad(kResetH);
+  backward.grad_reset_c = grad(kResetC);
+  backward.grad_gates_x = given(gates_x);
+  backward.grad_gates_r = given(gates_r);
   backward.grad_input = grad(kX);
   backward.accumulate_grad_input = k.accumulate;
   backward.grad_h_0 = grad(kH0);
@@ -169,6 +195,8 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
   if (!layer_backward_cpu(backward, plan, isa, runtime).ok || last_isa() != isa) return false;
+  ok = is_close(k, "grad_gates_x", gates_x, expected.grad_gates_x, 1, 1) &&
+       is_close(k, "grad_gates_r", gates_r, expected.grad_gates_r, 1, 1) && ok;
   for (int i = 0; i < kInputCount; ++i) {
     if (i == k.absent_grad) continue;
     Doubles values = expected.grads[i];
@@ -308,6 +336,59 @@ TEST(layer_matches_plain_loops_for_lengths_and_chunks) {
               k.packed = packed;
               k.batch_size = 5;
               CHECK(run_case(k, isa));
+            }
+          }
+        }
+      }
+    });
+  });
+}
+
+TEST(layer_matches_plain_loops_with_resets_and_the_results_of_every_step) {
+  for_each_isa([](Isa isa) {
+    for_each_cell_and_way([&](Case k) {
+      for (DType dtype : kAllDTypes) {
+        for (Direction direction : kDirections) {
+          for (int bits = 0; bits < 8; ++bits) {
+            k.dtype = dtype;
+            k.direction = direction;
+            k.seq_len = 7;
+            k.chunk_steps = 3;
+            k.batch_size = 5;
+            k.reset = k.steps_c = k.grad_gates = true;
+            k.packed = bits & 1;
+            k.states = bits & 2;
+            k.training = bits & 4;
+            CHECK(run_case(k, isa));
+          }
+        }
+      }
+    });
+  });
+}
+
+TEST(recomputation_changes_no_bit) {
+  for_each_isa([](Isa isa) {
+    for_each_cell_and_way([&](Case k) {
+      for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+        for (Direction direction : kDirections) {
+          for (int bits = 0; bits < 4; ++bits) {
+            k.dtype = dtype;
+            k.direction = direction;
+            k.seq_len = 11;
+            k.chunk_steps = 2;
+            k.packed = bits & 1;
+            k.reset = bits & 2;
+            Run whole;
+            k.recompute = 0;
+            CHECK(run_case(k, isa, &whole));
+            for (int64_t recompute : {1, 3, 11, 100}) {
+              Run parts;
+              k.recompute = recompute;
+              CHECK(run_case(k, isa, &parts));
+              for (size_t i = 0; i < whole.buffers.size(); ++i) {
+                CHECK(whole.buffers[i].same_bits(parts.buffers[i]));
+              }
             }
           }
         }
