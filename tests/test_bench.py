@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import environment, report, store
+from bench import compilation, environment, report, store
 from bench.__main__ import main
 from bench.cases import SHAPES, Case, Shape, select
 from bench.measure import WrongResultError, check, measure, peak_growth
@@ -299,3 +299,30 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_no_selected_case_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--filter", "nothing"]) == 2
     assert capsys.readouterr().err == "no case is selected\n"
+
+
+def test_a_compile_run_from_end_to_end(compiled_part: None, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    options = "--cells GRU --modes train --lengths 5 --providers torch.nn fusedrnn --out"
+    command = [sys.executable, "-W", "ignore", "-m", "bench", "compile", *options.split(), str(out)]
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs, ours = (json.loads(line) for line in out.read_text().splitlines())
+    assert (theirs["graphs"], theirs["breaks"]) == (0, 1)
+    assert (ours["graphs"], ours["breaks"]) == (1, 0) and ours["recompilations"] <= 1
+    assert len(ours["seconds"]) == 3 and min(ours["seconds"]) > 0
+    assert "GRU   train  5  fusedrnn" in done.stdout
+
+
+def test_compile_table_names_why_a_case_failed_and_what_was_not_run() -> None:
+    case = compilation.CompileCase("GRU", "infer", 512)
+    slow = {"status": "ok", "graphs": 1, "breaks": 0, "recompilations": None, "seconds": [30.0]}
+    failed = {"status": "failed", "message": "first line\nno result in 60 s"}
+    records = [
+        store.complete({"provider": "torch.nn"} | found, case, ENVIRONMENT)
+        for found in (slow, failed)
+    ]
+    _, first, second, reason = compilation.table(records).splitlines()
+    assert first.split()[-7:] == ["1", "0", "30.000", "not", "run", "not", "run"]
+    assert second.endswith("FAILED")
+    assert reason == "GRU infer 512 torch.nn: no result in 60 s"
