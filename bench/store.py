@@ -18,14 +18,14 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Record = dict[str, Any]
 
 
-def default_path(cpu: str, cores: int) -> Path:
+def default_path(cpu: str, cores: int, prefix: str = "") -> Path:
     """A file named by machine and date under bench/results."""
     machine = re.sub(r"[^a-z0-9]+", "-", f"{cpu} {cores} cores".lower()).strip("-")
-    return RESULTS / f"{machine}-{datetime.date.today().isoformat()}.jsonl"
+    return RESULTS / f"{prefix}{machine}-{datetime.date.today().isoformat()}.jsonl"
 
 
-def complete(record: Record, case: Case, environment: dict[str, Any]) -> Record:
-    """A measurement with all that it depends on."""
+def complete(record: Record, case: Any, environment: dict[str, Any]) -> Record:
+    """A measurement with all that it depends on; `case` is a dataclass."""
     now = datetime.datetime.now(datetime.timezone.utc)
     head = {"schema": SCHEMA, "time": now.isoformat(timespec="seconds")}
     return head | {"case": dataclasses.asdict(case)} | record | {"environment": environment}
