@@ -19,7 +19,8 @@ class Backward {
   Backward(const LayerBackwardArgs& args, const Plan& plan, const KernelTable& table,
            Runtime& runtime)
       : args_(args), layer_(args.shape, plan, table, runtime) {
-    if (args.shape.recompute == 0) return;
+    // A cell that saves nothing has nothing to compute again.
+    if (args.shape.recompute == 0 || layer_.cell.saved_width() == 0) return;
     forward_args_ = to_forward(args);
     forward_.emplace(forward_args_, plan, table, runtime);
   }
@@ -64,7 +65,7 @@ class Backward {
     const int64_t hidden_size = layer_.hidden_size, max_rows = layer_.chunk_max_rows;
     sweep_.args = &args_;
     sweep_.steps = layer_.steps;
-    if (shape.recompute == 0) sweep_.saved = args_.saved;
+    if (!forward_.has_value()) sweep_.saved = args_.saved;
     if (shape.reset != nullptr) {
       sweep_.dreset_h = layer_.take_zeros(shape.batch_size * output_size);
       if (layer_.cell.states > 1) {
