@@ -9,8 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import compilation, environment, report, store
+from bench import compilation, environment, option_costs, recompute, report, store
 from bench.cases import DEVICES, DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
+from bench.contests import CONTESTS
 from bench.measure import measure
 from bench.providers import BASELINE, PROVIDERS
 from bench.timing import Effort
@@ -76,6 +77,42 @@ def run_compile(options: argparse.Namespace) -> int:
     return int(any(r["status"] != "ok" and r["provider"] == "fusedrnn" for r in records))
 
 
+def run_options(options: argparse.Namespace) -> int:
+    """Time what the options cost; status 1 if a case fails."""
+    cases = option_costs.select(
+        options.kinds, options.cells, options.modes, options.hidden_sizes, options.threads
+    )
+    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="options-")
+    _warn(facts)
+    records = []
+    for case in cases:
+        measured = [store.complete(r, case, facts) for r in option_costs.measure(case, effort)]
+        store.append(path, measured)
+        records += measured
+        print(f"{case.name}: {measured[0]['status']}", flush=True)
+    print(f"\n{option_costs.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] != "ok" for record in records))
+
+
+def run_recompute(options: argparse.Namespace) -> int:
+    """Measure memory and time of every `recompute`; status 1 if one fails."""
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="recompute-")
+    _warn(facts)
+    records = []
+    for cases in recompute.select(options.cells, options.shape, options.threads):
+        found = recompute.measure(cases, options.rounds)
+        measured = [
+            store.complete(record, case, facts) for case, record in zip(cases, found, strict=True)
+        ]
+        store.append(path, measured)
+        records += measured
+    print(f"{recompute.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] != "ok" for record in records))
+
+
 def compare(options: argparse.Namespace) -> int:
     """Print how the same cases differ between two sets of results."""
     before, after = store.load(options.before), store.load(options.after)
@@ -95,7 +132,9 @@ def show(options: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="run | compile | compare | report")
+    commands = parser.add_subparsers(
+        required=True, metavar="run | compile | options | recompute | compare | report"
+    )
 
     add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
     add.set_defaults(command=run)
@@ -120,6 +159,28 @@ def _parser() -> argparse.ArgumentParser:
     lengths = compilation.SEQ_LENS
     add.add_argument("--lengths", nargs="+", type=int, default=lengths, metavar="T")
     add.add_argument("--limit", type=float, default=300.0, help="seconds a case may take")
+
+    add = commands.add_parser("options", help="what lengths, resets and per-sample gradients cost")
+    add.set_defaults(command=run_options)
+    add.add_argument("--threads", type=int, default=os.cpu_count())
+    add.add_argument("--kinds", nargs="+", choices=CONTESTS, default=list(CONTESTS))
+    add.add_argument("--cells", nargs="+", choices=option_costs.CELLS, default=option_costs.CELLS)
+    add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    sizes = option_costs.HIDDEN_SIZES
+    add.add_argument("--hidden-sizes", nargs="+", type=int, default=sizes, metavar="H")
+    add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
+    add.add_argument("--budget", type=float, default=10.0, help="seconds of rounds a case")
+    add.add_argument("--quick", action="store_true", help="few rounds: a smoke test")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+    add = commands.add_parser("recompute", help="memory and time of a very long sequence")
+    add.set_defaults(command=run_recompute)
+    add.add_argument("--threads", type=int, default=os.cpu_count())
+    add.add_argument(
+        "--cells", nargs="+", choices=option_costs.CELLS, default=option_costs.CELLS[:1]
+    )
+    add.add_argument("--shape", type=Shape.parse, default=recompute.SHAPE, metavar="B,T,I,H")
+    add.add_argument("--rounds", type=int, default=3, help="processes a setting")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
     add = commands.add_parser("compare", help="the same cases of two files or git revisions")

@@ -17,7 +17,7 @@ import torch
 
 from bench import environment, timing
 from bench.cases import Case, Shape
-from bench.providers import BASELINE, PROVIDERS, ModuleProvider, Problem, Provider
+from bench.providers import BASELINE, PROVIDERS, Problem, Provider
 from bench.timing import Effort, Summary
 
 # Largest error of a tensor against float64, relative to the tensor's largest element, beyond
@@ -48,8 +48,10 @@ def measure(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[s
     return records
 
 
-def check(problem: Problem, providers: Sequence[Provider]) -> dict[str, dict[str, float]]:
-    """Run every provider once and compare each result with torch.nn's in float64.
+def check(
+    problem: Problem, providers: Sequence[Provider], oracle: Provider = PROVIDERS[BASELINE]
+) -> dict[str, dict[str, float]]:
+    """Run every provider once and compare each result with the oracle's in float64.
 
     Returns:
         For each provider the error of each result.
@@ -57,17 +59,17 @@ def check(problem: Problem, providers: Sequence[Provider]) -> dict[str, dict[str
     Raises:
         WrongResultError: an error is beyond the tolerance, or not a number.
     """
-    oracle = _run_once(ModuleProvider(BASELINE), problem.double())
+    expectations = _run_once(oracle, problem.double())
     tolerance = TOLERANCES[problem.case.dtype]
     errors: dict[str, dict[str, float]] = {}
     for provider in providers:
         results = _run_once(provider, problem)
-        if results.keys() != oracle.keys():
+        if results.keys() != expectations.keys():
             raise WrongResultError(
-                f"{provider.name}: expected results {sorted(oracle)}, got {sorted(results)}"
+                f"{provider.name}: expected results {sorted(expectations)}, got {sorted(results)}"
             )
         errors[provider.name] = {}
-        for name, expected in oracle.items():
+        for name, expected in expectations.items():
             actual = results[name]
             if actual.shape != expected.shape:
                 raise WrongResultError(
@@ -137,10 +139,10 @@ def peak_growth(case: Case, provider: Provider) -> int | None:
     warm = provider.prepare(Problem.draw(tiny))
     warm.step()
     prepared = provider.prepare(Problem.draw(case))
-    start = _reset_peak(case.device)
+    start = reset_peak(case.device)
     for _ in range(MEMORY_STEPS):
         prepared.step()
-    peak = _peak(case.device)
+    peak = peak_bytes(case.device)
     return None if start is None or peak is None else max(0, peak - start)
 
 
@@ -151,23 +153,23 @@ def _run_once(provider: Provider, problem: Problem) -> dict[str, torch.Tensor]:
 
 
 def _time_in_process(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
-    _set_up(case)
+    set_up(case)
     return time_case(case, [PROVIDERS[name] for name in providers], effort)
 
 
 def _memory_in_process(case: Case, provider: str) -> int | None:
-    _set_up(case)
+    set_up(case)
     return peak_growth(case, PROVIDERS[provider])
 
 
-def _set_up(case: Case) -> None:
+def set_up(case: Case) -> None:
     torch.set_num_threads(case.threads)
     # torch.nn's layers on CUDA round float32 to TF32 unless told not to; ours do not.
     torch.backends.cudnn.allow_tf32 = False
 
 
-def _peak(device: str = "cpu") -> int | None:
-    """Peak bytes of this process, since `_reset_peak` where the system has that."""
+def peak_bytes(device: str = "cpu") -> int | None:
+    """Peak bytes of this process, since `reset_peak` where the system has that."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
@@ -183,14 +185,14 @@ def _peak(device: str = "cpu") -> int | None:
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _reset_peak(device: str = "cpu") -> int | None:
+def reset_peak(device: str = "cpu") -> int | None:
     """Lower the peak to the memory that is in use now, where possible; returns the peak."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
+    return peak_bytes()
 
 
 def isolated(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -71,9 +72,19 @@ class Provider(Protocol):
     def prepare(self, problem: Problem) -> Prepared: ...
 
 
-class _PreparedModule:
-    def __init__(self, module: torch.nn.Module, problem: Problem) -> None:
+class PreparedModule:
+    """A module with the problem's weights; `forward` calls it and returns its output."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        problem: Problem,
+        forward: Callable[[torch.nn.Module, Tensor], Tensor] = lambda module, input: module(input)[
+            0
+        ],
+    ) -> None:
         self._train = problem.case.mode == "train"
+        self._forward = forward
         self._module = module.train(self._train)
         self._module.load_state_dict(problem.weights)
         self._input = problem.input.clone().requires_grad_(self._train)
@@ -83,11 +94,11 @@ class _PreparedModule:
     def step(self) -> None:
         if not self._train:
             with torch.no_grad():
-                self._output = self._module(self._input)[0]
+                self._output = self._forward(self._module, self._input)
             return
         self._input.grad = None
         self._module.zero_grad(set_to_none=True)
-        self._output = self._module(self._input)[0]
+        self._output = self._forward(self._module, self._input)
         self._output.backward(self._grad_output)
 
     def results(self) -> dict[str, Tensor]:
@@ -97,6 +108,14 @@ class _PreparedModule:
             for name, parameter in self._module.named_parameters():
                 results[f"grad_{name}"] = parameter.grad
         return results
+
+
+def make_module(namespace: str, problem: Problem) -> torch.nn.Module:
+    """The problem's layer of a namespace with torch's ``LSTM``, ``GRU`` and ``RNN``."""
+    case, shape = problem.case, problem.case.shape
+    cls = getattr(importlib.import_module(namespace), case.cell)
+    device, dtype = problem.input.device, problem.input.dtype
+    return cls(shape.input_size, shape.hidden_size, device=device, dtype=dtype)
 
 
 class ModuleProvider:
@@ -113,11 +132,7 @@ class ModuleProvider:
         return None
 
     def prepare(self, problem: Problem) -> Prepared:
-        case, shape = problem.case, problem.case.shape
-        cls = getattr(importlib.import_module(self.name), case.cell)
-        device, dtype = problem.input.device, problem.input.dtype
-        module = cls(shape.input_size, shape.hidden_size, device=device, dtype=dtype)
-        return _PreparedModule(module, problem)
+        return PreparedModule(make_module(self.name, problem), problem)
 
 
 class FusedProvider(ModuleProvider):

@@ -53,7 +53,7 @@ def table(records: Sequence[Record]) -> str:
                 f"{100 * record['sgemm_fraction']:.0f}",
                 _mebibytes(record["peak_bytes"]),
                 f"{max(record['error_output'], record['error_grad'] or 0.0):.0e}",
-                _others(record),
+                others_text(record),
             ]
         )
     return align([head, *rows], left=(0, 1, 6))
@@ -105,7 +105,7 @@ def losses_text(records: Iterable[Record]) -> str:
 def is_disturbed(record: Record) -> bool:
     """Whether other processes needed cores that the case's threads were running on."""
     others = record.get("other_cores") or 0.0
-    return case_of(record).threads + others > record["environment"]["cores"] + NOISY_CORES
+    return record["case"]["threads"] + others > record["environment"]["cores"] + NOISY_CORES
 
 
 def disturbed_text(records: Iterable[Record]) -> str:
@@ -280,7 +280,7 @@ def _mebibytes(value: int | None) -> str:
     return "" if value is None else f"{value / 2**20:.1f}"
 
 
-def _others(record: Record) -> str:
+def others_text(record: Record) -> str:
     if record["other_cores"] is None:
         return ""
     return f"{record['other_cores']:.2f}{'*' if is_disturbed(record) else ' '}"

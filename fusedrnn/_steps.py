@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree
 
 from fusedrnn.reference import LayerWeights
 
@@ -57,6 +58,11 @@ class LSTMGates(NamedTuple):
     f: Tensor
     g: Tensor
     o: Tensor
+
+
+# torch.export.save writes a module's results by the names of their types.
+for _cls in (RNNStates, LSTMStates, RNNGates, GRUGates, LSTMGates):
+    _pytree._register_namedtuple(_cls, serialized_type_name=f"fusedrnn.{_cls.__name__}")
 
 
 def gates_type(cell: str) -> type[RNNGates | GRUGates | LSTMGates]:

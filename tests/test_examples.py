@@ -138,6 +138,8 @@ def test_the_python_of_the_readme_runs() -> None:
         "input": torch.randn(3, 7, 128),
         "model": nn.Sequential(nn.GRU(5, 7)),
         "build_model": lambda: nn.LSTM(5, 7),
+        "lengths": torch.tensor([7, 0, 3]),
+        "episode_starts": torch.rand(3, 7) < 0.2,
     }
     for block in blocks:
         exec(block, names)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import hypothesis
+import pytest
 import torch
 from cases import (
     CELLS,
@@ -30,7 +31,7 @@ from torch import Tensor
 
 import fusedrnn
 
-EXAMPLES = 2000
+EXAMPLES = 1200
 
 
 class Case(NamedTuple):
@@ -52,22 +53,26 @@ class Case(NamedTuple):
     return_states: bool
     return_gates: bool
     recompute: str
+    schedule: str | None  # None leaves it to the planner
     seed: int
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     cell = draw(st.sampled_from(CELLS))
-    seq_len = draw(st.integers(1, 9))
-    batch_size = draw(st.one_of(st.none(), st.integers(1, 5)))
-    hidden_size = draw(st.sampled_from((1, 2, 5, 8, 9, 17)))
+    dtype = draw(st.sampled_from(DTYPES))
+    seq_len = draw(st.one_of(st.integers(1, 9), st.integers(16, 20)))
+    if cell == "rnn_relu" and dtype.itemsize == 2:
+        seq_len = min(seq_len, 6)  # small integers grow out of what is exact
+    batch_size = draw(st.one_of(st.none(), st.integers(1, 5), st.just(9)))
+    hidden_size = draw(st.sampled_from((1, 2, 5, 8, 9, 17, 33)))
     with_projection = cell == "lstm" and hidden_size > 1 and draw(st.booleans())
     rows = 1 if batch_size is None else batch_size
     lengths = st.lists(st.integers(0, seq_len), min_size=rows, max_size=rows).filter(any)
     reset = draw(st.sampled_from((0.0, 0.2, 0.6)))
     return Case(
         cell,
-        draw(st.sampled_from(DTYPES)),
+        dtype,
         seq_len,
         batch_size,
         (draw(st.integers(1, 6)), hidden_size, draw(st.integers(1, 3))),
@@ -80,6 +85,7 @@ def cases(draw: st.DrawFn) -> Case:
         draw(st.booleans()),
         draw(st.booleans()),
         draw(st.sampled_from(("none", "gates", "chunk:1", "chunk:3"))),
+        draw(st.sampled_from((None, "per_step", "persistent"))),
         draw(st.integers(0, 2**20)),
     )
 
@@ -138,7 +144,9 @@ def in_float64(module: torch.nn.Module, case: Case) -> torch.nn.Module:
     return oracle
 
 
-def test_every_combination_equals_a_loop_over_cells(device: str, worst: Worst) -> None:
+def test_every_combination_equals_a_loop_over_cells(
+    device: str, worst: Worst, monkeypatch: pytest.MonkeyPatch
+) -> None:
     @hypothesis.settings(
         max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
         suppress_health_check=list(hypothesis.HealthCheck), print_blob=False,
@@ -146,6 +154,8 @@ def test_every_combination_equals_a_loop_over_cells(device: str, worst: Worst) -
     @hypothesis.given(cases())
     def check(case: Case) -> None:
         module, args, options = arguments(case, device)
+        if device == "cpu":
+            monkeypatch.setenv("FUSEDRNN_SCHEDULE", case.schedule or "")
         actual = run(module, *args, **options)
         on_cpu: dict[str, Any] = {
             name: map_tensors(option, Tensor.cpu) for name, option in options.items()

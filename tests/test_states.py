@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
@@ -119,6 +120,44 @@ def test_recomputing_takes_a_packed_sequence(cell: str, device: str) -> None:
     expected = run(module, input)
     for name, result in run(module, input, recompute="chunk:2").items():
         assert torch.equal(result, expected[name]), name
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_named_tuples_compile_and_survive_an_exported_file(
+    cell: str, compiled_part: None, device: str
+) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, batch_first=True, device=device)
+
+    def options(rows: int, steps: int) -> dict[str, Any]:
+        lengths = torch.randint(0, steps + 1, (rows,), device=device)
+        return {"lengths": lengths, "reset": torch.rand(rows, steps, device=device) < 0.3, **BOTH}
+
+    rows, steps = (torch.export.Dim(name, min=2, max=100) for name in ("rows", "steps"))
+    exported = torch.export.export(
+        module,
+        (torch.randn(3, 6, 5, device=device),),
+        options(3, 6),
+        dynamic_shapes={
+            "input": {0: rows, 1: steps},
+            "lengths": {0: rows},
+            "reset": {0: rows, 1: steps},
+            **dict.fromkeys(BOTH),
+        },
+    )
+    buffer = io.BytesIO()
+    torch.export.save(exported, buffer)
+    buffer.seek(0)
+    torch._dynamo.reset()
+    input, given = torch.randn(4, 9, 5, device=device), options(4, 9)
+    expected = tensors_of(module(input, **given), "result")
+    for run_again in (
+        torch.export.load(buffer).module(),
+        torch.compile(module, fullgraph=True, dynamic=True, backend="aot_eager"),
+    ):
+        result = run_again(input, **given)
+        assert [type(part).__name__ for part in result[2:]] == list(FIELDS[cell][0::2])
+        for name, tensor in tensors_of(result, "result").items():
+            assert_close(tensor, expected[name], ALLOWED, name)
 
 
 @each_cell

@@ -1,6 +1,7 @@
 // layer_backward_cuda: chunks of time steps from the last to the first; in each the steps write
 // the gradients of the gates, from which matrix products over all rows of the chunk make the
-// gradients of input and weights. Sums have a fixed order: same inputs, same bits.
+// gradients of input and weights. Sums have a fixed order: same inputs, same bits. With recompute
+// the steps of a chunk come in parts, each after forward has run again from the c kept before it.
 #include <algorithm>
 #include <optional>
 #include <vector>
@@ -114,6 +115,7 @@ class Backward {
       rerun.saved_first_row = layer_.chunk_rows(d, begin - (has_c ? 1 : 0), end).first;
       buffers_[d].saved = rerun.saved;
       buffers_[d].saved_first_row = rerun.saved_first_row;
+      rerun.c = nullptr;
       if (!has_c) continue;
       rerun.c = layer_.accum(args_[d].saved, place * shape.batch_size * hidden_size);
       const int64_t row = steps.row(begin - 1) - rerun.saved_first_row;

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "cuda/launch.h"
-#include "cuda/layer_forward.h"
 
 namespace fusedrnn {
 

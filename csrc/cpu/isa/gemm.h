@@ -7,6 +7,7 @@
 
 #include "common/macros.h"
 #include "cpu/isa/step.h"
+#include "cpu/isa/team.h"
 #include "math/pack.h"
 
 namespace fusedrnn {
@@ -163,41 +164,39 @@ FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const A* panel,
   multiply_rows<V, kRows, kCols>(left, panel, k_size, ahead, accumulate, sums);
 }
 
-// A product of a few rows, the first of them at `rows`, and a panel.
+// A product of rows of a step, row 0 of which is at `row_0`, and a panel.
 template <class A>
 struct Factors {
-  const A* rows;
+  const A* row_0;
   int64_t row_stride;
   const A* panel;
   int64_t k_size;
 };
 
-// Calls finish(row, sums) with the sum of the products for each of the rows [row_begin,
-// row_end), sums [kCols]; and prepare(row) some time before. next_panel will probably be the
-// first panel of the next call.
+// Calls finish(row, sums) with the sum of the products for each of the rows, sums [kCols]; and
+// prepare(row) some time before. next_panel will probably be the first panel of the next call.
 template <class V, int kCols, int kProducts, class A, class Prepare, class Finish>
-FUSEDRNN_HD void multiply_panel(int64_t row_begin, int64_t row_end,
-                                const Factors<A> (&products)[kProducts], const A* next_panel,
-                                const Prepare& prepare, const Finish& finish) {
+FUSEDRNN_HD void multiply_panel(const OwnRows& rows, const Factors<A> (&products)[kProducts],
+                                const A* next_panel, const Prepare& prepare, const Finish& finish) {
   constexpr int kRows = tile_rows(kCols), kTiles = kCols / tile_cols(kCols);
-  const int64_t count = row_end - row_begin;
-  const int64_t blocks = (count + kRows - 1) / kRows;
+  const int64_t blocks = (rows.count + kRows - 1) / kRows;
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t first = row_begin + count * block / blocks;
-    const int64_t last = row_begin + count * (block + 1) / blocks;
-    for (int64_t row = first; row < last; ++row) prepare(row);
+    const int64_t first = rows.count * block / blocks;
+    const int64_t last = rows.count * (block + 1) / blocks;
+    for (int64_t idx = first; idx < last; ++idx) prepare(rows[idx]);
     V sums[kRows * kCols];
     for (int i = 0; i < kProducts; ++i) {
       const Factors<A>& product = products[i];
       const NextPanel<V, kCols, A> next =
           i + 1 < kProducts ? NextPanel<V, kCols, A>{products[i + 1].panel, products[i + 1].k_size}
                             : NextPanel<V, kCols, A>{next_panel, products[0].k_size};
-      multiply_block<V, kCols>(
-          static_cast<int>(last - first),
-          RowMajor<A>{product.rows + first * product.row_stride, product.row_stride}, product.panel,
-          product.k_size, next.part(block * kTiles), i > 0, sums);
+      multiply_block<V, kCols>(static_cast<int>(last - first),
+                               RowMajor<A>{product.row_0 + rows[first] * product.row_stride,
+                                           rows.stride * product.row_stride},
+                               product.panel, product.k_size, next.part(block * kTiles), i > 0,
+                               sums);
     }
-    for (int64_t row = first; row < last; ++row) finish(row, sums + (row - first) * kCols);
+    for (int64_t idx = first; idx < last; ++idx) finish(rows[idx], sums + (idx - first) * kCols);
   }
 }
 

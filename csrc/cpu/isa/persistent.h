@@ -28,8 +28,7 @@ struct Persistent {
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
       const bool descending = sweep.alternate && (s & 1) != 0;
-      int64_t row_begin, row_end;
-      team.own_rows(shape.batch_size, sweep.steps.rows(s), &row_begin, &row_end);
+      const OwnRows rows = team.own_rows(sweep.steps.rows(s));
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
         const auto prepare = [&](int64_t row) {
           step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
@@ -46,20 +45,19 @@ struct Persistent {
           if (sweep.packed_ih != nullptr) {
             const Factors<A> input{step.input, inputs.k_size,
                                    panel_ptr(sweep.packed_ih, inputs, panel), inputs.k_size};
-            multiply_panel<V, kGates * kGateVectors, 2, A>(row_begin, row_end, {input, recurrent},
+            multiply_panel<V, kGates * kGateVectors, 2, A>(rows, {input, recurrent},
                                                            panel_ptr(sweep.packed_ih, inputs, next),
                                                            prepare, finish);
             return;
           }
         }
-        multiply_panel<V, kGates * kGateVectors, 1, A>(row_begin, row_end, {recurrent},
-                                                       panel_ptr(sweep.packed_hh, gates, next),
-                                                       prepare, finish);
+        multiply_panel<V, kGates * kGateVectors, 1, A>(
+            rows, {recurrent}, panel_ptr(sweep.packed_hh, gates, next), prepare, finish);
       });
       if (step.h_raw == nullptr) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors, 1, A>(
-            row_begin, row_end,
+            rows,
             {{step.h_raw, shape.hidden_size, panel_ptr(sweep.packed_hr, projected, panel),
               projected.k_size}},
             panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),
@@ -92,11 +90,10 @@ struct Persistent {
         dgr_before = static_cast<const A*>(sweep.dgr) +
                      (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
       }
-      int64_t row_begin, row_end;
-      team.own_rows(shape.batch_size, leaves && product_rows > step.rows ? product_rows : step.rows,
-                    &row_begin, &row_end);
-      int64_t product_end = row_end < product_rows ? row_end : product_rows;
-      if (product_end < row_begin) product_end = row_begin;
+      const OwnRows rows =
+          team.own_rows(leaves && product_rows > step.rows ? product_rows : step.rows);
+      OwnRows multiplied = team.own_rows(product_rows);
+      if (multiplied.count > rows.count) multiplied.count = rows.count;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
         const auto finish_row = [&](int64_t row, const V* sums) {
           for_each_unit<kUnitVectors>(hidden, panel, [&](int v, int64_t unit, auto lanes) {
@@ -104,19 +101,18 @@ struct Persistent {
           });
         };
         multiply_panel<V, kUnitVectors, 1, A>(
-            row_begin, product_end,
+            multiplied,
             {{dgr_before, gate_size, panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size}},
             panel_ptr(sweep.packed_hh, hidden, next_panel(hidden, panel, descending)),
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
             finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
-        for (int64_t row = product_end; row < row_end; ++row) finish_row(row, zeros);
+        for (int64_t idx = multiplied.count; idx < rows.count; ++idx) finish_row(rows[idx], zeros);
       });
       if (step.dh == nullptr || step.rows == 0) continue;
-      if (row_end > step.rows) row_end = step.rows;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors, 1, A>(
-            row_begin, row_end,
+            team.own_rows(step.rows),
             {{step.dh, step.output_size, panel_ptr(sweep.packed_hr, projected, panel),
               projected.k_size}},
             panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),

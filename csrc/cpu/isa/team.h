@@ -43,6 +43,12 @@ class FlushSubnormals {
 #endif
 };
 
+// The rows of a step that a thread has: `count` of them, from `first` on, `stride` apart.
+struct OwnRows {
+  int64_t first, count, stride;
+  FUSEDRNN_HD int64_t operator[](int64_t idx) const { return first + idx * stride; }
+};
+
 // One thread's view of its team.
 //
 // With Split::kRows a thread has rows of its own and does every panel for them; threads never
@@ -58,12 +64,13 @@ class Team {
         shares_panels_(split == Split::kUnits && num_threads > 1),
         owns_rows_(split == Split::kRows && num_threads > 1) {}
 
-  // This thread's part of the first `count` of all rows of the batch.
-  FUSEDRNN_HD void own_rows(int64_t batch_size, int64_t count, int64_t* begin, int64_t* end) const {
-    *begin = owns_rows_ ? batch_size * thread_idx_ / num_threads_ : 0;
-    *end = owns_rows_ ? batch_size * (thread_idx_ + 1) / num_threads_ : batch_size;
-    if (*begin > count) *begin = count;
-    if (*end > count) *end = count;
+  // This thread's part of the first `count` rows of a step. Threads take rows in turn: those of a
+  // packed sequence come in order of falling length, and whoever had the first half of them would
+  // have the longest.
+  FUSEDRNN_HD OwnRows own_rows(int64_t count) const {
+    if (!owns_rows_) return {0, count, 1};
+    const int64_t left = count - thread_idx_;
+    return {thread_idx_, left > 0 ? (left + num_threads_ - 1) / num_threads_ : 0, num_threads_};
   }
 
   // Calls body(panel) for panels [0, count), on one thread each, or all on this one if it owns

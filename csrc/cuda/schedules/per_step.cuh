@@ -5,8 +5,9 @@
 //   kProduct  read from a product that the runtime computed before
 //   kFused    multiplied here, see tile_product.cuh
 //
-// Then the cell. With projection (kProduct only), forward leaves h before the projection, and
-// BackwardHidden makes the gradient of h whose product with weight_hr BackwardStep reads.
+// Then the cell. A block without any row in a step, by their lengths, multiplies nothing. With
+// projection (kProduct only), forward leaves h before the projection, and BackwardHidden makes the
+// gradient of h whose product with weight_hr BackwardStep reads.
 #pragma once
 
 #include "cuda/device/launch.cuh"
@@ -161,19 +162,19 @@ struct BackwardStep {
     if (at.first_row >= rows) return;
     const bool is_mine = at.row < rows && at.unit < hidden_size;
     const int64_t state = at.row * hidden_size + at.unit;
-    const RowPart part = row_part(buffers, step, at.row);
 
     A product[1] = {A(0)};
     if constexpr (kForm == StepForm::kFused) multiply(args.sizes, buffers, step, at, product);
     if (!is_mine) return;
+    const RowPart part = row_part(buffers, step, at.row);
     A dh;
     if (projected) {
       dh = part.is_in ? load_at<A>(buffers.projected, state) : A(0);
     } else {
-      if (kForm == StepForm::kProduct && part.has_after) {
-        product[0] = load_at<A>(buffers.product, state);
+      dh = Step::load_carry(args.sizes, buffers, part, at.row, at.unit);
+      if (part.has_after) {
+        dh += kForm == StepForm::kProduct ? load_at<A>(buffers.product, state) : product[0];
       }
-      dh = product[0] + Step::load_carry(args.sizes, buffers, part, at.row, at.unit);
       dh = pass_reset<S>(buffers.dreset_h, part.resets_after, state, dh);
     }
     if (!part.is_in) {
@@ -201,8 +202,9 @@ struct BackwardStep {
           return load_at<S>(buffers.weight_hh, k * hidden_size + at.first_unit + unit);
         },
         [&](int row, int64_t k) {
-          if (at.first_row + row >= step.rows_after) return A(0);
-          return load_at<S>(buffers.dgr_after, (at.first_row + row) * depth + k);
+          // Rows beyond the last one repeat it, and nobody reads their product.
+          const int64_t last = step.rows_after - 1, own = at.first_row + row;
+          return load_at<S>(buffers.dgr_after, (own < last ? own : last) * depth + k);
         },
         product);
   }

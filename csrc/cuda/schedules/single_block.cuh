@@ -7,7 +7,8 @@
 // reads while it writes the other: a step has one barrier.
 //   forward    weight_hh transposed [H, G * H], buffers of h, width H
 //   backward   weight_hh [G * H, H], buffers of the gates' gradients, width G * H
-// Steps have batch_size rows each; no projection.
+// Steps have batch_size rows each; no projection. With lengths a block leaves out the steps before
+// and after those that have one of its rows, and only writes their zeros.
 #pragma once
 
 #include "cuda/device/launch.cuh"
@@ -20,6 +21,11 @@ namespace fusedrnn {
 struct StepRange {
   int64_t begin, end;
 };
+
+// As step_rows, of steps that are known to have batch_size rows each.
+FUSEDRNN_DEV StepRows block_step(const Steps& steps, int64_t s) {
+  return step_rows({nullptr, steps.seq_len, steps.batch_size, steps.direction}, s);
+}
 
 // The rows and unit of a thread, and where its block's shared memory lies.
 template <class S, int kRows>
@@ -98,8 +104,8 @@ struct ForwardSingleBlock {
 
     A c[kRows]{};
     Gates x[kRows]{}, bias_x{}, bias_r{};
-    StepRows step = step_rows(steps, range.begin);
     if (at.has_unit) {
+      const StepRows step = block_step(steps, range.begin);
       Step::load_bias(sizes, buffers, at.unit, bias_x, bias_r);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
@@ -117,10 +123,11 @@ struct ForwardSingleBlock {
     Barriers::template wait<0>();  // weights and h are there
 
     for (int64_t s = range.begin; s < range.end; ++s) {
-      const StepRows next_step = step_rows(steps, s + 1);
       if (at.has_unit) {
         A product[kRows][kGates];
         multiply(at, hidden_size, s, product);
+        // Only now: the product needs the registers.
+        const StepRows step = block_step(steps, s), next_step = block_step(steps, s + 1);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
@@ -149,7 +156,6 @@ struct ForwardSingleBlock {
           at.buffer(s, 1).store(at.element(at.unit) + i, h);
         }
       }
-      step = next_step;
       // The next step reads what this one wrote, and writes over what it read.
       Barriers::template wait<1>();
     }
@@ -169,7 +175,7 @@ struct ForwardSingleBlock {
   static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
     const ForwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
-      const StepRows step = step_rows(args.steps[at.direction], s);
+      const StepRows step = block_step(args.steps[at.direction], s);
       for (int64_t row = at.first_row; row < at.first_row + kRows && row < step.rows; ++row) {
         Step::forward_padding(args.sizes, buffers, step, row_part(buffers, step, row), row,
                               at.unit);
@@ -243,8 +249,8 @@ struct BackwardSingleBlock {
     load_weights(buffers, gate_size * hidden_size, at.weights());
 
     A carry[kRows]{}, dc[kRows]{};
-    StepRows step = step_rows(steps, range.end - 1);
     if (at.has_unit) {
+      const StepRows step = block_step(steps, range.end - 1);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
@@ -264,6 +270,7 @@ struct BackwardSingleBlock {
       if (at.has_unit) {
         typename Step::BackwardValues values[kRows]{};
         A dh[kRows]{};
+        const StepRows step = block_step(steps, s);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;
@@ -293,7 +300,6 @@ struct BackwardSingleBlock {
           store_dr(at, hidden_size, s, 1, i, dr);
         }
       }
-      step = step_rows(steps, s - 1);
       // The next step reads what this one wrote, and writes over what it read.
       Barriers::template wait<1>();
     }
@@ -305,7 +311,7 @@ struct BackwardSingleBlock {
   static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
-      const StepRows step = step_rows(args.steps[at.direction], s);
+      const StepRows step = block_step(args.steps[at.direction], s);
       for (int64_t row = at.first_row; row < at.first_row + kRows && row < step.rows; ++row) {
         const RowPart part = row_part(buffers, step, row);
         Step::backward_padding(args.sizes, buffers, step, part, row, at.unit,
@@ -361,7 +367,7 @@ struct BackwardSingleBlock {
     const int64_t hidden_size = args.sizes.hidden_size;
     const bool delivers =
         range.begin == 0 && (buffers.grad_h_0 != nullptr || buffers.dreset_h != nullptr);
-    const StepRows step_before = step_rows(args.steps[at.direction], range.begin - 1);
+    const StepRows step_before = block_step(args.steps[at.direction], range.begin - 1);
     A product[kRows];
     if (delivers) multiply(at, kGates * hidden_size, hidden_size, range.begin - 1, product);
 #pragma unroll

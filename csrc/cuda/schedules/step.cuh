@@ -103,8 +103,9 @@ FUSEDRNN_DEV accum_t<S> load_grad_output(const LayerSizes& sizes, const Backward
   return load_or_zero<S>(buffers.grad_output,
                          (step.row + row) * sizes.grad_output_row_stride + column);
 }
-// Given the gradient of the h that a row's step starts from, adds it to that of reset_h where a
-// reset put it there; returns what goes on to the step before. One thread owns each sum.
+
+// Given the gradient of the state that enters a row's step, adds it to that of reset_h or reset_c
+// where a reset put it there; returns what goes on to the step before. One thread owns each sum.
 template <class S>
 FUSEDRNN_DEV accum_t<S> pass_reset(void* dreset, bool resets, int64_t i, accum_t<S> grad) {
   if (!resets) return grad;

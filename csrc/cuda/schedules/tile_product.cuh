@@ -42,9 +42,9 @@ struct TileProduct {
   static constexpr int64_t kSmemBytes =
       (kTileElements > kSumElements ? kTileElements : kSumElements) * int64_t{sizeof(A)};
 
-  // load_weight(k, n, unit) and load_row(row, k) give elements of the block's part, zeros beyond
-  // its units and rows; k < depth. Every thread of the block calls this. With kThreadLoadsOneRow
-  // a thread asks for row warp_idx() alone.
+  // load_weight(k, n, unit) and load_row(row, k) give elements of the block's part, k < depth;
+  // beyond its units and rows anything, as their sums are. Every thread of the block calls this.
+  // With kThreadLoadsOneRow a thread asks for row warp_idx() alone.
   template <class Barriers, class LoadWeight, class LoadRow>
   FUSEDRNN_DEV static void run(int64_t depth, const LoadWeight& load_weight,
                                const LoadRow& load_row, A (&sum)[N]) {

@@ -1,0 +1,182 @@
+"""Who competes in `python -m bench options`: each option of fusedrnn, and the usual ways."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from bench import per_sample
+from bench.cases import Case
+from bench.providers import (
+    BASELINE,
+    ModuleProvider,
+    Prepared,
+    PreparedModule,
+    Problem,
+    make_module,
+)
+
+SHORTEST = 10  # lengths are uniform from here to seq_len
+RESET_RATE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Contestant:
+    """A provider: a layer of `namespace`, used in a way of its own.
+
+    `has_option` is False for a layer that leaves the option out: its results differ, and are
+    those that `python -m bench run` checks.
+    """
+
+    name: str
+    namespace: str
+    use: Callable[[nn.Module, Problem], Prepared]
+    has_option: bool = True
+
+    def version(self) -> str:
+        return ModuleProvider(self.namespace).version()
+
+    def plan(self, case: Case) -> str | None:
+        return None
+
+    def prepare(self, problem: Problem) -> Prepared:
+        return self.use(make_module(self.namespace, problem), problem)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """How the cases of one kind are run; the first contestant is fusedrnn with the option."""
+
+    batch_size: int
+    seq_len: int
+    modes: tuple[str, ...]
+    contestants: tuple[Contestant, ...]
+    reference: str  # the contestant whose time is the measure
+    oracle: str  # the contestant that in float64 says what is correct
+    share: Callable[[Case], float] = lambda case: 1.0  # of the reference's time that is needed
+    limit: float | None = None  # the first contestant's largest time over share * reference
+
+    def oracle_provider(self) -> Contestant:
+        return next(entry for entry in self.contestants if entry.name == self.oracle)
+
+
+def draw_lengths(case: Case) -> Tensor:
+    """[batch_size]; uniform, in no order."""
+    shortest, seq_len = min(SHORTEST, case.shape.seq_len), case.shape.seq_len
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(shortest, seq_len + 1, (case.shape.batch_size,), generator=generator)
+
+
+def valid_fraction(case: Case) -> float:
+    return draw_lengths(case).double().mean().item() / case.shape.seq_len
+
+
+def draw_reset(case: Case) -> Tensor:
+    """[seq_len, batch_size], each True with the probability `RESET_RATE`."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.rand(case.shape.seq_len, case.shape.batch_size, generator=generator) < RESET_RATE
+
+
+def _use_lengths(module: nn.Module, problem: Problem) -> Prepared:
+    lengths = draw_lengths(problem.case)
+    return _prepare_ragged(module, problem, lambda m, input: m(input, lengths=lengths)[0])
+
+
+def _use_padded(module: nn.Module, problem: Problem) -> Prepared:
+    return _prepare_ragged(module, problem, lambda m, input: m(input)[0])
+
+
+def _use_packed(module: nn.Module, problem: Problem) -> Prepared:
+    """Packs and pads again around the layer, both timed, as users who have padded tensors do."""
+    lengths = draw_lengths(problem.case)
+
+    def forward(module: nn.Module, input: Tensor) -> Tensor:
+        packed = pack_padded_sequence(input, lengths, enforce_sorted=False)
+        return pad_packed_sequence(module(packed)[0], total_length=input.size(0))[0]
+
+    return _prepare_ragged(module, problem, forward)
+
+
+def _prepare_ragged(
+    module: nn.Module, problem: Problem, forward: Callable[[nn.Module, Tensor], Tensor]
+) -> Prepared:
+    """No gradient enters at padded places: nobody's loss has them."""
+    steps = torch.arange(problem.case.shape.seq_len).unsqueeze(1)
+    valid = (steps < draw_lengths(problem.case)).unsqueeze(2)
+    problem = dataclasses.replace(problem, grad_output=problem.grad_output * valid)
+    return PreparedModule(module, problem, forward)
+
+
+def _use_reset(module: nn.Module, problem: Problem) -> Prepared:
+    reset = draw_reset(problem.case)
+    return PreparedModule(module, problem, lambda m, input: m(input, reset=reset)[0])
+
+
+def _use_steps(module: nn.Module, problem: Problem) -> Prepared:
+    """One call a step with the state multiplied by 1 - done before it, as CleanRL's agents do."""
+    keep = (~draw_reset(problem.case)).to(problem.input.dtype)[:, None, :, None]
+    rows = (1, problem.case.shape.batch_size, problem.case.shape.hidden_size)
+    zeros = torch.zeros(rows, dtype=problem.input.dtype)
+    is_lstm = problem.case.cell == "LSTM"
+
+    def forward(module: nn.Module, input: Tensor) -> Tensor:
+        outputs, state = [], (zeros, zeros) if is_lstm else zeros
+        for row, kept in zip(input, keep):
+            state = (kept * state[0], kept * state[1]) if is_lstm else kept * state
+            output, state = module(row.unsqueeze(0), state)
+            outputs.append(output)
+        return torch.cat(outputs)
+
+    return PreparedModule(module, problem, forward)
+
+
+def _use_plain(module: nn.Module, problem: Problem) -> Prepared:
+    return PreparedModule(module, problem)
+
+
+CONTESTS = {
+    "lengths": Contest(
+        batch_size=32,
+        seq_len=400,
+        modes=("infer", "train"),
+        contestants=(
+            Contestant("fusedrnn lengths=", "fusedrnn", _use_lengths),
+            Contestant("fusedrnn padded", "fusedrnn", _use_padded, has_option=False),
+            Contestant("torch.nn packed", BASELINE, _use_packed),
+        ),
+        reference="fusedrnn padded",
+        oracle="torch.nn packed",
+        share=valid_fraction,
+        limit=1.10,
+    ),
+    "reset": Contest(
+        batch_size=64,
+        seq_len=128,
+        modes=("infer", "train"),
+        contestants=(
+            Contestant("fusedrnn reset=", "fusedrnn", _use_reset),
+            Contestant("fusedrnn without", "fusedrnn", _use_plain, has_option=False),
+            Contestant("torch.nn loop over steps", BASELINE, _use_steps),
+        ),
+        reference="fusedrnn without",
+        oracle="torch.nn loop over steps",
+        limit=1.05,
+    ),
+    "per-sample": Contest(
+        batch_size=32,
+        seq_len=50,
+        modes=("train",),
+        contestants=(
+            Contestant("fusedrnn vmap(grad)", "fusedrnn", per_sample.Vmapped),
+            Contestant("fusedrnn loop over samples", "fusedrnn", per_sample.Looped),
+            Contestant("torch.nn loop over samples", BASELINE, per_sample.Looped),
+            Contestant("torch linear cells, hooks", BASELINE, per_sample.Hooked),
+        ),
+        reference="torch linear cells, hooks",
+        oracle="torch.nn loop over samples",
+    ),
+}
