@@ -62,7 +62,12 @@ def check_layers(
             f"Expected {weight.size(1)}, got {input.size(-1)}"
         )
     if states:
-        batch_size = input.size(1) if batch_sizes is None else int(batch_sizes[0])
+        if batch_sizes is None:
+            batch_size = input.size(1)
+        elif torch.compiler.is_compiling():
+            batch_size = states[0].size(1)  # traced sizes have no values; the operator checks them
+        else:
+            batch_size = int(batch_sizes[0])
         for idx, (state, width) in enumerate(zip(states, state_widths(weights[0]))):
             expected = (len(weights), batch_size, width)
             if state.size() != expected:

@@ -219,12 +219,16 @@ def test_training_by_inductor_follows_the_uncompiled_losses(device: str) -> None
     assert_close(losses[1], losses[0], 10 * tolerance(torch.float32, 34), "losses")
 
 
-def test_packed_input_compiles_to_one_graph(device: str) -> None:
+@pytest.mark.parametrize("with_hx", [False, True])
+def test_packed_input_compiles_to_one_graph(with_hx: bool, device: str) -> None:
     module = fusedrnn.GRU(5, 7, 2, bidirectional=True, device=device)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     for lengths in ([6, 4, 1], [2, 7, 5]):
         input = pack(torch.randn(7, 3, 5, device=device), lengths)
-        assert torch.equal(compiled(input)[0].data, module(input)[0].data)
+        hx = torch.randn(4, 3, 7, device=device) if with_hx else None
+        actual, expected = compiled(input, hx), module(input, hx)
+        assert torch.equal(actual[0].data, expected[0].data)
+        assert torch.equal(actual[1], expected[1])
 
 
 def test_compat_computes_the_same_under_compile() -> None:
