@@ -100,4 +100,17 @@ struct LayerBackwardArgs {
   void* grad_gates_r;  // of their recurrent side
 };
 
+// Inputs of the forward pass that a backward pass belongs to; results are left null.
+inline LayerForwardArgs forward_inputs(const LayerBackwardArgs& args) {
+  LayerForwardArgs forward{};
+  forward.shape = args.shape;
+  forward.weights = args.weights;
+  forward.input = args.input;
+  forward.h_0 = args.h_0;
+  forward.c_0 = args.c_0;
+  forward.reset_h = args.reset_h;
+  forward.reset_c = args.reset_c;
+  return forward;
+}
+
 }  // namespace fusedrnn

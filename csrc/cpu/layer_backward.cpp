@@ -21,7 +21,7 @@ class Backward {
       : args_(args), layer_(args.shape, plan, table, runtime) {
     // A cell that saves nothing has nothing to compute again.
     if (args.shape.recompute == 0 || layer_.cell.saved_width() == 0) return;
-    forward_args_ = to_forward(args);
+    forward_args_ = forward_inputs(args);
     forward_.emplace(forward_args_, plan, table, runtime);
   }
 
@@ -47,18 +47,6 @@ class Backward {
   }
 
  private:
-  static LayerForwardArgs to_forward(const LayerBackwardArgs& args) {
-    LayerForwardArgs forward{};
-    forward.shape = args.shape;
-    forward.weights = args.weights;
-    forward.input = args.input;
-    forward.h_0 = args.h_0;
-    forward.c_0 = args.c_0;
-    forward.reset_h = args.reset_h;
-    forward.reset_c = args.reset_c;
-    return forward;
-  }
-
   void prepare() {
     const LayerShape& shape = args_.shape;
     const int64_t gate_size = layer_.gate_size, output_size = layer_.output_size;

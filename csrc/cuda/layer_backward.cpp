@@ -82,13 +82,7 @@ class Backward {
     for (int d = 0; d < layer_.directions; ++d) {
       const LayerBackwardArgs& args = args_[d];
       LayerForwardArgs& forward = forward_args_[d];
-      forward.shape = args.shape;
-      forward.weights = args.weights;
-      forward.input = args.input;
-      forward.h_0 = args.h_0;
-      forward.c_0 = args.c_0;
-      forward.reset_h = args.reset_h;
-      forward.reset_c = args.reset_c;
+      forward = forward_inputs(args);
       forward.output = const_cast<void*>(args.output);  // only read without h_n
       forward.output_row_stride = args.output_row_stride;
       reruns_[d].saved =
