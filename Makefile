@@ -17,7 +17,7 @@ CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.c
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-plans cuda-build gpu-check lint format bench clean help
+.PHONY: demo test native-test native-sanitize native-plans cuda-build gpu-check lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -34,8 +34,11 @@ native-test: export FUSEDRNN_SIM_SEEDS ?= 48
 native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
 	$(NATIVE) all
 	$(NATIVE) -j 1 run
+	FUSEDRNN_SIM_SEEDS= $(MAKE) native-sanitize
+
+native-sanitize:
 	$(NATIVE) all SANITIZE=address,undefined
-	FUSEDRNN_SIM_SEEDS= $(NATIVE) -j 1 run SANITIZE=address,undefined
+	$(NATIVE) -j 1 run SANITIZE=address,undefined
 
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
