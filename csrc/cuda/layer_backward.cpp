@@ -104,7 +104,7 @@ class Backward {
     const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
     const bool has_c = begin > 0 && layer_.cell.states > 1;
     for (int d = 0; d < layer_.directions; ++d) {
-      ForwardPass::Rerun& rerun = reruns_[d];
+      CudaForwardPass::Rerun& rerun = reruns_[d];
       const Steps& steps = layer_.steps[d];
       rerun.saved_first_row = layer_.chunk_rows(d, begin - (has_c ? 1 : 0), end).first;
       buffers_[d].saved = rerun.saved;
@@ -417,8 +417,8 @@ class Backward {
   const LayerBackwardArgs* args_;
   CudaLayer layer_;
   LayerForwardArgs forward_args_[kMaxDirections]{};
-  std::optional<ForwardPass> forward_;  // with recompute
-  ForwardPass::Rerun reruns_[kMaxDirections]{};
+  std::optional<CudaForwardPass> forward_;  // with recompute
+  CudaForwardPass::Rerun reruns_[kMaxDirections]{};
   int64_t rerun_begin_ = -1;  // the step that reruns_ begin with
   LayerSizes sizes_{};
   BackwardBuffers buffers_[kMaxDirections]{};

@@ -10,21 +10,21 @@
 
 namespace fusedrnn {
 
-ForwardPass::ForwardPass(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
-                         const CudaKernels& kernels, CudaRuntime& runtime)
+CudaForwardPass::CudaForwardPass(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                                 const CudaKernels& kernels, CudaRuntime& runtime)
     : args_(args),
       shapes_{&args[0].shape, &args[directions - 1].shape},
       layer_(shapes_, directions, plan, kernels, runtime) {
   prepare();
 }
 
-Status ForwardPass::run() {
+Status CudaForwardPass::run() {
   run_steps(0, layer_.shape.seq_len);
   if (layer_.shape.proj_size > 0 && layer_.shape.lengths != nullptr) end_rows();
   return layer_.status;
 }
 
-Status ForwardPass::rerun(int64_t begin, int64_t end, const Rerun (&reruns)[kMaxDirections]) {
+Status CudaForwardPass::rerun(int64_t begin, int64_t end, const Rerun (&reruns)[kMaxDirections]) {
   restart_ = begin;
   for (int d = 0; d < layer_.directions; ++d) {
     restart_c_[d] = reruns[d].c;
@@ -35,7 +35,7 @@ Status ForwardPass::rerun(int64_t begin, int64_t end, const Rerun (&reruns)[kMax
   return layer_.status;
 }
 
-void ForwardPass::run_steps(int64_t begin, int64_t end) {
+void CudaForwardPass::run_steps(int64_t begin, int64_t end) {
   for (int64_t part_end = begin; begin < end && layer_.status.ok; begin = part_end) {
     const int64_t chunk = begin / layer_.chunk_steps * layer_.chunk_steps;
     part_end = std::min(chunk + layer_.chunk_steps, end);
@@ -50,7 +50,7 @@ void ForwardPass::run_steps(int64_t begin, int64_t end) {
   }
 }
 
-void ForwardPass::prepare() {
+void CudaForwardPass::prepare() {
   const int64_t batch_size = layer_.shape.batch_size;
   sizes_ = {layer_.hidden_size, layer_.output_size, args_[0].output_row_stride, 0, batch_size};
   for (int d = 0; d < layer_.directions; ++d) {
@@ -91,7 +91,7 @@ void ForwardPass::prepare() {
 }
 
 // Of the chunk that begins with that step.
-void ForwardPass::project_input(int64_t chunk) {
+void CudaForwardPass::project_input(int64_t chunk) {
   const int64_t end = std::min(chunk + layer_.chunk_steps, layer_.shape.seq_len);
   const int64_t input_size = layer_.shape.input_size;
   for (int d = 0; d < layer_.directions; ++d) {
@@ -106,13 +106,13 @@ void ForwardPass::project_input(int64_t chunk) {
 }
 
 // As steps from s on need them.
-ForwardBuffers ForwardPass::buffers_at(int d, int64_t s) const {
+ForwardBuffers CudaForwardPass::buffers_at(int d, int64_t s) const {
   ForwardBuffers buffers = buffers_[d];
   buffers.c_before = s == restart_ ? restart_c_[d] : buffers.c;
   return buffers;
 }
 
-void ForwardPass::sweep(int64_t begin, int64_t end) {
+void CudaForwardPass::sweep(int64_t begin, int64_t end) {
   if (!layer_.status.ok) return;
   ForwardSweepArgs args{};
   args.sizes = sizes_;
@@ -127,7 +127,7 @@ void ForwardPass::sweep(int64_t begin, int64_t end) {
       layer_.kernels.cell.forward_sweep(args, layer_.directions, layer_.plan, layer_.stream));
 }
 
-ForwardStepArgs ForwardPass::step_args(int64_t s) const {
+ForwardStepArgs CudaForwardPass::step_args(int64_t s) const {
   ForwardStepArgs args{};
   args.sizes = sizes_;
   for (int d = 0; d < layer_.directions; ++d) {
@@ -137,14 +137,14 @@ ForwardStepArgs ForwardPass::step_args(int64_t s) const {
   return args;
 }
 
-void ForwardPass::steps_together(int64_t begin, int64_t end) {
+void CudaForwardPass::steps_together(int64_t begin, int64_t end) {
   std::vector<ForwardStepArgs> args;
   args.reserve(static_cast<size_t>(end - begin));
   for (int64_t s = begin; s < end; ++s) args.push_back(step_args(s));
   layer_.launch_together(layer_.kernels.cell.forward_step, args);
 }
 
-void ForwardPass::step(int64_t s) {
+void CudaForwardPass::step(int64_t s) {
   const ForwardStepArgs args = step_args(s);
   for (int d = 0; d < layer_.directions && layer_.has_step_product(); ++d) {
     multiply_h(d, args.step[d]);
@@ -157,7 +157,7 @@ void ForwardPass::step(int64_t s) {
 }
 
 // h of the step before, also of rows that a reset or their start give another h.
-void ForwardPass::multiply_h(int d, const StepRows& step) {
+void CudaForwardPass::multiply_h(int d, const StepRows& step) {
   const LayerForwardArgs& args = args_[d];
   multiply_h(d, std::min(step.rows, step.rows_before),
              {layer_.storage(args.output, step.row_before * args.output_row_stride),
@@ -165,18 +165,18 @@ void ForwardPass::multiply_h(int d, const StepRows& step) {
              product_[d]);
 }
 // The product of a state that rows start from, in a buffer of its own.
-const void* ForwardPass::multiply_state(int d, const void* h) {
+const void* CudaForwardPass::multiply_state(int d, const void* h) {
   void* product = layer_.take_accum(layer_.shape.batch_size * layer_.gate_size);
   multiply_h(d, layer_.shape.batch_size, {h, layer_.output_size}, product);
   return product;
 }
-void ForwardPass::multiply_h(int d, int64_t rows, Matrix h, void* product) {
+void CudaForwardPass::multiply_h(int d, int64_t rows, Matrix h, void* product) {
   layer_.multiply(layer_.accum_dtype, Transpose::kNo, Transpose::kYes, rows, layer_.gate_size,
                   layer_.output_size, h, {args_[d].weights.weight_hh, layer_.output_size}, 0,
                   product, layer_.gate_size);
 }
 
-void ForwardPass::project_h(int d, const StepRows& step) {
+void CudaForwardPass::project_h(int d, const StepRows& step) {
   const LayerForwardArgs& args = args_[d];
   const int64_t output_size = layer_.output_size, hidden_size = layer_.hidden_size;
   void* output = layer_.storage(args.output, step.row * args.output_row_stride);
@@ -191,7 +191,7 @@ void ForwardPass::project_h(int d, const StepRows& step) {
 }
 
 // What project_h cannot do for rows that end where only the device knows.
-void ForwardPass::end_rows() {
+void CudaForwardPass::end_rows() {
   for (int d = 0; d < layer_.directions && layer_.status.ok; ++d) {
     const LayerForwardArgs& args = args_[d];
     layer_.note(layer_.kernels.rows.end_rows(
@@ -204,7 +204,7 @@ void ForwardPass::end_rows() {
 Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                    const CudaKernels& kernels, CudaRuntime& runtime) {
   if (args[0].shape.batch_size == 0) return {};
-  return ForwardPass(args, directions, plan, kernels, runtime).run();
+  return CudaForwardPass(args, directions, plan, kernels, runtime).run();
 }
 
 Status layer_forward_cuda(const LayerForwardArgs* args, int directions, const CudaPlan& plan,

@@ -8,11 +8,11 @@
 
 namespace fusedrnn {
 
-class ForwardPass {
+class CudaForwardPass {
  public:
   // args[d] is of direction d, and outlives this. Where h_n is null, output is there and stays.
-  ForwardPass(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
-              const CudaKernels& kernels, CudaRuntime& runtime);
+  CudaForwardPass(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
+                  const CudaKernels& kernels, CudaRuntime& runtime);
 
   Status run();
 
