@@ -159,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     lengths = compilation.SEQ_LENS
     add.add_argument("--lengths", nargs="+", type=int, default=lengths, metavar="T")
     add.add_argument("--limit", type=float, default=300.0, help="seconds a case may take")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
     add = commands.add_parser("options", help="what lengths, resets and per-sample gradients cost")
     add.set_defaults(command=run_options)
