@@ -28,7 +28,7 @@ struct Persistent {
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
       const bool descending = sweep.alternate && (s & 1) != 0;
-      const OwnRows rows = team.own_rows(sweep.steps.rows(s));
+      const OwnRows rows = team.own_rows(sweep.steps, sweep.steps.rows(s));
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
         const auto prepare = [&](int64_t row) {
           step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
@@ -91,8 +91,8 @@ struct Persistent {
                      (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
       }
       const OwnRows rows =
-          team.own_rows(leaves && product_rows > step.rows ? product_rows : step.rows);
-      OwnRows multiplied = team.own_rows(product_rows);
+          team.own_rows(sweep.steps, leaves && product_rows > step.rows ? product_rows : step.rows);
+      OwnRows multiplied = team.own_rows(sweep.steps, product_rows);
       if (multiplied.count > rows.count) multiplied.count = rows.count;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
         const auto finish_row = [&](int64_t row, const V* sums) {
@@ -112,7 +112,7 @@ struct Persistent {
       if (step.dh == nullptr || step.rows == 0) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors, 1, A>(
-            team.own_rows(step.rows),
+            team.own_rows(sweep.steps, step.rows),
             {{step.dh, step.output_size, panel_ptr(sweep.packed_hr, projected, panel),
               projected.k_size}},
             panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),

@@ -64,13 +64,18 @@ class Team {
         shares_panels_(split == Split::kUnits && num_threads > 1),
         owns_rows_(split == Split::kRows && num_threads > 1) {}
 
-  // This thread's part of the first `count` rows of a step. Threads take rows in turn: those of a
-  // packed sequence come in order of falling length, and whoever had the first half of them would
-  // have the longest.
-  FUSEDRNN_HD OwnRows own_rows(int64_t count) const {
+  // This thread's part of the first `count` rows of a step, the same in every step. The rows of a
+  // packed sequence are taken in turn: they come in order of falling length, and whoever had the
+  // first half of them would have the longest.
+  FUSEDRNN_HD OwnRows own_rows(const Steps& steps, int64_t count) const {
     if (!owns_rows_) return {0, count, 1};
-    const int64_t left = count - thread_idx_;
-    return {thread_idx_, left > 0 ? (left + num_threads_ - 1) / num_threads_ : 0, num_threads_};
+    if (steps.offsets != nullptr) {
+      const int64_t left = count - thread_idx_;
+      return {thread_idx_, left > 0 ? (left + num_threads_ - 1) / num_threads_ : 0, num_threads_};
+    }
+    const int64_t first = steps.batch_size * thread_idx_ / num_threads_;
+    const int64_t last = steps.batch_size * (thread_idx_ + 1) / num_threads_;
+    return {first, count > 0 ? last - first : 0, 1};
   }
 
   // Calls body(panel) for panels [0, count), on one thread each, or all on this one if it owns
