@@ -25,7 +25,7 @@ demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 
 test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) all
-	$(NATIVE) -j 1 run
+	$(NATIVE) run
 	$(BIN)/python -m pytest
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
@@ -33,12 +33,12 @@ test: $(BUILT)  ## the native tests, then every Python test
 native-test: export FUSEDRNN_SIM_SEEDS ?= 48
 native-test:  ## the native tests, plain and under the address and undefined-behaviour sanitizers
 	$(NATIVE) all
-	$(NATIVE) -j 1 run
+	$(NATIVE) run
 	FUSEDRNN_SIM_SEEDS= $(MAKE) native-sanitize
 
 native-sanitize:
 	$(NATIVE) all SANITIZE=address,undefined
-	$(NATIVE) -j 1 run SANITIZE=address,undefined
+	$(NATIVE) run SANITIZE=address,undefined
 
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
