@@ -31,8 +31,10 @@ def cell_loop(
     return_states: bool = False,
     return_gates: bool = False,
     recompute: str = "none",
+    dropout_masks: list[Tensor] | None = None,
 ) -> tuple[Any, ...]:
-    """What fusedrnn's module with these weights gives, without dropout."""
+    """What fusedrnn's module with these weights gives; the output [T, B, width] of each layer but
+    the last is multiplied by its mask, if there are any."""
     del recompute  # changes no result
     batched = input.dim() == 3
     if not batched:
@@ -51,6 +53,7 @@ def cell_loop(
             resets[row].tolist(),
             [(h[row], c[row]) for h, c in zip(*initial)],
             [(h[row], c[row]) for h, c in zip(*replacement)],
+            [mask[:, row] for mask in dropout_masks or ()],
         )
         for row in range(batch_size)
     ]
@@ -104,6 +107,7 @@ def _run_row(
     resets: list[bool],
     initial: list[tuple[Tensor, Tensor]],
     replacement: list[tuple[Tensor, Tensor]],
+    dropout_masks: list[Tensor],
 ) -> tuple[list[list[_Step]], list[tuple[Tensor, Tensor]]]:
     """Every step in the order of time and the last h and c, of each layer and direction."""
     xs = list(input.unbind(0))
@@ -123,6 +127,8 @@ def _run_row(
             ways.append([steps[t] for t in range(len(xs))])
             finals.append((h, c))
         xs = _join(ways[-directions:])
+        if layer < len(dropout_masks):
+            xs = [x * mask for x, mask in zip(xs, dropout_masks[layer])]
     return ways, finals
 
 

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
+import summary
 import torch
-from cases import Worst
 
 import fusedrnn
 from fusedrnn import _library
 
 CONFORMANCE = pytest.StashKey[Counter]()
-PROPERTY = pytest.StashKey[Worst]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -27,7 +26,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[CONFORMANCE] = Counter()
-    config.stash[PROPERTY] = Worst()
     # torch.nn's layers on CUDA round their inputs to TF32 unless told not to; ours do not.
     torch.backends.cudnn.allow_tf32 = False
     if config.getoption("--fallback"):
@@ -55,8 +53,9 @@ def pytest_terminal_summary(
         terminalreporter.write_line(
             f"conformance: {counts.total()} cases of torch's module inputs ({kinds})"
         )
-    if config.stash[PROPERTY].examples:
-        terminalreporter.write_line(f"property: {config.stash[PROPERTY]}")
+    passed = terminalreporter.getreports("passed")
+    for line in summary.lines(found for report in passed for found in report.user_properties):
+        terminalreporter.write_line(line)
 
 
 def _has_cuda() -> bool:
@@ -98,12 +97,6 @@ def compiled_part() -> None:
 def conformance(request: pytest.FixtureRequest) -> Counter:
     """Cases run, by kind; the sum is printed when the tests end."""
     return request.config.stash[CONFORMANCE]
-
-
-@pytest.fixture
-def worst(request: pytest.FixtureRequest) -> Worst:
-    """The errors of the property test, printed when the tests end."""
-    return request.config.stash[PROPERTY]
 
 
 @pytest.fixture(autouse=True)

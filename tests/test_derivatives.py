@@ -1,7 +1,11 @@
-"""gradcheck, gradgradcheck and check_batched_grad of every cell with every option."""
+"""gradcheck, gradgradcheck and check_batched_grad of every cell with every option.
+
+What passed is printed as a table when the tests end.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -31,9 +35,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "recompute": "chunk:2",
     },
 }
+
+
+def label(cell: str, proj_size: int) -> str:
+    return f"{cell}{'_projection' * bool(proj_size)}"
+
+
 # ReLU's second derivative is none, and a difference across its kink is no derivative.
 TABLE = [
-    pytest.param(cell, proj_size, options, id=f"{cell}{'_projection' * bool(proj_size)}-{options}")
+    pytest.param(cell, proj_size, options, id=f"{label(cell, proj_size)}-{options}")
     for cell in CELLS
     for proj_size in ((0, 1) if cell == "lstm" else (0,))
     for options in OPTIONS
@@ -71,12 +81,26 @@ def function(cell: str, proj_size: int, name: str, device: str) -> tuple[Any, tu
 
 
 @pytest.mark.parametrize(("cell", "proj_size", "options"), TABLE)
-def test_gradcheck(cell: str, proj_size: int, options: str, device: str) -> None:
+def test_gradcheck(
+    cell: str,
+    proj_size: int,
+    options: str,
+    device: str,
+    record_property: Callable[[str, Any], None],
+) -> None:
     call, inputs = function(cell, proj_size, options, device)
     assert torch.autograd.gradcheck(call, inputs, check_batched_grad=True, check_forward_ad=True)
+    record_property("derivatives", (device, label(cell, proj_size), options, "gbf"))
 
 
 @pytest.mark.parametrize(("cell", "proj_size", "options"), TABLE)
-def test_gradgradcheck(cell: str, proj_size: int, options: str, device: str) -> None:
+def test_gradgradcheck(
+    cell: str,
+    proj_size: int,
+    options: str,
+    device: str,
+    record_property: Callable[[str, Any], None],
+) -> None:
     call, inputs = function(cell, proj_size, options, device)
     assert torch.autograd.gradgradcheck(call, inputs, check_batched_grad=True)
+    record_property("derivatives", (device, label(cell, proj_size), options, "GB"))

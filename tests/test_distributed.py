@@ -1,12 +1,14 @@
 """Two gloo processes train as one: DistributedDataParallel and FSDP2.
 
-`pytest -s tests/test_distributed.py` prints the losses.
+The losses are printed when the tests end.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,12 +105,13 @@ def in_two_processes(how: str, folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("how", ["ddp", "fully_shard"])
-def test_two_processes_have_the_losses_of_one(how: str, tmp_path: Path) -> None:
+def test_two_processes_have_the_losses_of_one(
+    how: str, tmp_path: Path, record_property: Callable[[str, Any], None]
+) -> None:
     two = in_two_processes(how, tmp_path)
     for cell in CELLS:
         one = train(build(cell), rank=0, size=1)
-        print(f"\n{how:11} {cell:8} one process ", *(f"{loss:.7f}" for loss in one))
-        print(f"{how:11} {cell:8} two processes", *(f"{loss:.7f}" for loss in two[cell]))
+        record_property("losses", (how, cell, one, two[cell]))
         assert len(set(one)) == STEPS, "the losses do not change"
         # Adam divides by the gradient's size, so a step carries on its relative error.
         allowed = 10 * tolerance(torch.float32, 2 * SEQ_LEN * STEPS)

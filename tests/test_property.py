@@ -6,11 +6,13 @@ worst error of each dtype are printed when the tests end.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import hypothesis
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import (
     CELLS,
     DTYPES,
@@ -41,6 +43,7 @@ class Case(NamedTuple):
     batch_size: int | None  # None: one sequence, without batch dimension
     sizes: tuple[int, int, int]  # input_size, hidden_size, num_layers
     proj_size: int
+    dropout: float
     bias: bool
     bidirectional: bool
     batch_first: bool
@@ -62,8 +65,10 @@ def cases(draw: st.DrawFn) -> Case:
     cell = draw(st.sampled_from(CELLS))
     dtype = draw(st.sampled_from(DTYPES))
     seq_len = draw(st.one_of(st.integers(1, 9), st.integers(16, 20)))
+    dropout = draw(st.sampled_from((0.0, 0.0, 0.5)))
     if cell == "rnn_relu" and dtype.itemsize == 2:
-        seq_len = min(seq_len, 6)  # small integers grow out of what is exact
+        # Small integers grow out of what is exact.
+        seq_len, dropout = min(seq_len, 6), 0.0
     batch_size = draw(st.one_of(st.none(), st.integers(1, 5), st.just(9)))
     hidden_size = draw(st.sampled_from((1, 2, 5, 8, 9, 17, 33)))
     with_projection = cell == "lstm" and hidden_size > 1 and draw(st.booleans())
@@ -77,6 +82,7 @@ def cases(draw: st.DrawFn) -> Case:
         batch_size,
         (draw(st.integers(1, 6)), hidden_size, draw(st.integers(1, 3))),
         draw(st.integers(1, hidden_size - 1)) if with_projection else 0,
+        dropout,
         *(draw(st.booleans()) for _ in range(5)),
         draw(st.one_of(st.none(), lengths)),
         draw(st.booleans()),
@@ -94,6 +100,8 @@ def arguments(case: Case, device: str) -> tuple[torch.nn.Module, tuple[Any, ...]
     """The module, and what it is called with."""
     torch.manual_seed(case.seed)
     options = {"proj_size": case.proj_size} if case.proj_size else {}
+    if case.sizes[2] > 1:  # torch warns of a dropout that has no layer to follow
+        options["dropout"] = case.dropout
     module = layers(
         fusedrnn, case.cell, *case.sizes, bias=case.bias, bidirectional=case.bidirectional,
         batch_first=case.batch_first, dtype=case.dtype, device=device, **options,
@@ -144,9 +152,19 @@ def in_float64(module: torch.nn.Module, case: Case) -> torch.nn.Module:
     return oracle
 
 
+def dropout_masks(case: Case, width: int, device: str) -> list[Tensor]:
+    """What the layers' outputs [T, B, width] but the last's are multiplied by, for that seed."""
+    torch.manual_seed(case.seed)
+    shape = (case.seq_len, case.batch_size or 1, width)
+    ones = torch.ones(shape, dtype=case.dtype, device=device)
+    return [F.dropout(ones, case.dropout).double().cpu() for _ in range(case.sizes[2] - 1)]
+
+
 def test_every_combination_equals_a_loop_over_cells(
-    device: str, worst: Worst, monkeypatch: pytest.MonkeyPatch
+    device: str, record_property: Callable[[str, Any], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    worst = Worst()
+
     @hypothesis.settings(
         max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
         suppress_health_check=list(hypothesis.HealthCheck), print_blob=False,
@@ -156,11 +174,15 @@ def test_every_combination_equals_a_loop_over_cells(
         module, args, options = arguments(case, device)
         if device == "cpu":
             monkeypatch.setenv("FUSEDRNN_SCHEDULE", case.schedule or "")
+        torch.manual_seed(case.seed)
         actual = run(module, *args, **options)
         on_cpu: dict[str, Any] = {
             name: map_tensors(option, Tensor.cpu) for name, option in options.items()
         }
         oracle = in_float64(module, case)
+        if case.dropout:
+            width = (case.proj_size or case.sizes[1]) * (2 if case.bidirectional else 1)
+            on_cpu["dropout_masks"] = dropout_masks(case, width, device)
         expected = run(oracle, *map_tensors(args, Tensor.cpu), forward=cell_loop, **on_cpu)
         assert actual.keys() == expected.keys()
         # There and back through every layer and step.
@@ -176,3 +198,4 @@ def test_every_combination_equals_a_loop_over_cells(
         worst.examples += 1
 
     check()
+    record_property("property", (device, str(worst)))
