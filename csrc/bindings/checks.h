@@ -27,6 +27,8 @@ struct CheckedLayer {
   int64_t recompute;    // 0: backward recomputes nothing
   LayerTensors tensors;
   Sequence sequence;
+  OptionalTensor order;     // packed by Packing: as in LayerShape
+  int64_t padded_rows = 0;  // with order
 
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
 

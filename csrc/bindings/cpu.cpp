@@ -1,5 +1,7 @@
 // The operators on the CPU, one call of the library for each direction, sequences of several
 // lengths packed; and on devices without kernels.
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include "bindings/checks.h"
@@ -12,7 +14,7 @@
 namespace fusedrnn {
 namespace {
 
-// Every direction of a layer without lengths.
+// Every direction of a layer without lengths, or packed.
 void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& result) {
   if (layer.total_rows == 0) return;
   const CpuPlan chosen = make_cpu_plan(to_problem(layer, save));
@@ -24,7 +26,10 @@ void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& resu
 }
 
 void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const LayerGrads& result) {
-  if (layer.total_rows == 0) return;
+  if (layer.total_rows == 0) {
+    for (int place = kWeights; place < kLayerTensorCount; ++place) result[place].zero_();
+    return;
+  }
   const CpuPlan chosen = make_cpu_plan(to_problem(layer, true));
   for (int direction = 0; direction < layer.directions; ++direction) {
     TorchRuntime runtime;
@@ -48,14 +53,16 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
   }
   const Packing packing(layer);
   const CheckedLayer packed = packing.pack(layer);
-  ForwardResult rows = empty_forward_result(packed, {false, keep.return_c, keep.recompute});
-  rows.saved = result.saved;  // its first rows are used, as backward expects them
+  ForwardResult rows = result;  // of `saved`, the first rows are used
+  const auto options = layer.tensors[kInput]->options();
+  rows.outputs[kHN] = at::empty(packed.h_shape(), options);
+  rows.outputs[kCN] = at::empty(packed.c_shape(), options);
   run_forward(packed, keep.save, rows);
-  packing.scatter(rows.outputs[kOutput], result.outputs[kOutput]);
+  packing.clear_padding(result.outputs[kOutput]);
   packing.place(rows.outputs[kHN], layer.tensors[kH0], result.outputs[kHN]);
   if (layer.cell.states == 2) {
     packing.place(rows.outputs[kCN], layer.tensors[kC0], result.outputs[kCN]);
-    if (keep.return_c) packing.scatter(rows.outputs[kC], result.outputs[kC]);
+    if (keep.return_c) packing.clear_padding(result.outputs[kC]);
   }
   return result;
 }
@@ -73,39 +80,29 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   }
   const Packing packing(layer);
   const CheckedLayer packed = packing.pack(layer);
-  const auto gather = [&](const OptionalTensor& rows) {
-    return rows.has_value() ? OptionalTensor(packing.gather(*rows)) : std::nullopt;
-  };
-  const auto select = [&](const OptionalTensor& states) {
-    return states.has_value() ? OptionalTensor(packing.select(*states)) : std::nullopt;
-  };
-  const CheckedGrads given_rows{{gather(given.grads[kOutput]), select(given.grads[kHN]),
-                                 select(given.grads[kCN]), gather(given.grads[kC])},
-                                packing.gather(given.output),
-                                given.saved};
-  const LayerGrads rows = empty_grads(packed, mask);
-  run_backward(packed, given_rows, rows);
-  for (int i = 0; i < kGradCount; ++i) {
-    if (rows[i].dim() == 1 && rows[i].numel() == 0) continue;
-    switch (i) {
-      case kInput:
-      case kGradGatesX:
-      case kGradGatesR:
-        packing.scatter(rows[i], result[i]);
-        break;
-      case kH0:
-        packing.place(rows[i], given.grads[kHN], result[i]);
-        break;
-      case kC0:
-        packing.place(rows[i], given.grads[kCN], result[i]);
-        break;
-      case kResetH:
-      case kResetC:
-        packing.place(rows[i], std::nullopt, result[i]);
-        break;
-      default:
-        result[i] = rows[i];
+  CheckedGrads given_rows = given;
+  for (int place : {kHN, kCN}) {
+    OptionalTensor& grad = given_rows.grads[place];
+    if (grad.has_value()) grad = packing.select(*grad);
+  }
+  LayerGrads rows = result;
+  constexpr int kStates[] = {kH0, kC0, kResetH, kResetC};
+  for (int place : kStates) {
+    if (mask[place] && layer.tensors[place].has_value()) {
+      rows[place] = at::empty_like(*packed.tensors[place]);
     }
+  }
+  run_backward(packed, given_rows, rows);
+  for (int place : {int{kInput}, int{kGradGatesX}, int{kGradGatesR}}) {
+    if (mask[place]) packing.clear_padding(result[place]);
+  }
+  for (int place : kStates) {
+    if (!mask[place] || !layer.tensors[place].has_value()) continue;
+    // A sequence of length 0 ends with the state that it began with.
+    const OptionalTensor others = place == kH0   ? given.grads[kHN]
+                                  : place == kC0 ? given.grads[kCN]
+                                                 : std::nullopt;
+    packing.place(rows[place], others, result[place]);
   }
   return result;
 }

@@ -20,6 +20,15 @@ void* write_part(const Tensor& tensor, int64_t offset) {
   return static_cast<char*>(tensor.mutable_data_ptr()) + offset * tensor.element_size();
 }
 
+// The same of a tensor [directions, ...].
+const void* read_direction(const OptionalTensor& tensor, const CheckedLayer& layer, int direction) {
+  return tensor.has_value() ? read_part(tensor, direction * (tensor->numel() / layer.directions))
+                            : nullptr;
+}
+void* write_direction(const Tensor& tensor, const CheckedLayer& layer, int direction) {
+  return write_part(tensor, tensor.defined() ? direction * (tensor.numel() / layer.directions) : 0);
+}
+
 LayerShape to_shape(const CheckedLayer& layer, int direction) {
   return {layer.cell.kind,
           layer.dtype,
@@ -33,7 +42,9 @@ LayerShape to_shape(const CheckedLayer& layer, int direction) {
           static_cast<const int64_t*>(read_ptr(layer.sequence.batch_sizes)),
           static_cast<const int64_t*>(read_ptr(layer.sequence.lengths)),
           static_cast<const uint8_t*>(read_ptr(layer.sequence.reset)),
-          layer.recompute};
+          layer.recompute,
+          static_cast<const int64_t*>(read_ptr(layer.order)),
+          layer.padded_rows};
 }
 
 LayerWeights to_weights(const CheckedLayer& layer, int direction) {
@@ -107,8 +118,8 @@ LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& re
   args.output_row_stride = layer.directions * layer.output_size();
   args.h_n = write_part(h_n, direction * h_part);
   args.c_n = write_part(c_n, direction * c_part);
-  args.c = write_part(c, direction * (c.numel() / layer.directions));
-  args.saved = write_part(saved, direction * (saved.numel() / layer.directions));
+  args.c = write_direction(c, layer, direction);
+  args.saved = write_direction(saved, layer, direction);
   return args;
 }
 
@@ -126,12 +137,12 @@ LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& g
   args.reset_c = read_part(layer.tensors[kResetC], direction * c_part);
   args.output = read_part(given.output, direction * layer.output_size());
   args.output_row_stride = layer.directions * layer.output_size();
-  args.saved = read_part(given.saved, direction * (given.saved.numel() / layer.directions));
+  args.saved = read_direction(given.saved, layer, direction);
   args.grad_output = read_part(given.grads[kOutput], direction * layer.output_size());
   args.grad_output_row_stride = args.output_row_stride;
   args.grad_h_n = read_part(given.grads[kHN], direction * h_part);
   args.grad_c_n = read_part(given.grads[kCN], direction * c_part);
-  args.grad_c = read_part(given.grads[kC], direction * layer.total_rows * layer.hidden_size);
+  args.grad_c = read_direction(given.grads[kC], layer, direction);
   args.grad_input = write_part(result[kInput], 0);
   args.accumulate_grad_input = direction > 0;
   args.grad_h_0 = write_part(result[kH0], direction * h_part);
@@ -144,9 +155,8 @@ LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& g
   args.grad_bias_ih = write_part(weight_grads[kBiasIh], 0);
   args.grad_bias_hh = write_part(weight_grads[kBiasHh], 0);
   args.grad_weight_hr = write_part(weight_grads[kWeightHr], 0);
-  const int64_t gates_part = direction * layer.total_rows * layer.cell.gates * layer.hidden_size;
-  args.grad_gates_x = write_part(result[kGradGatesX], gates_part);
-  args.grad_gates_r = write_part(result[kGradGatesR], gates_part);
+  args.grad_gates_x = write_direction(result[kGradGatesX], layer, direction);
+  args.grad_gates_r = write_direction(result[kGradGatesR], layer, direction);
   return args;
 }
 

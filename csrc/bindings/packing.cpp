@@ -12,10 +12,7 @@
 namespace fusedrnn {
 
 Packing::Packing(const CheckedLayer& layer)
-    : seq_len_(layer.seq_len),
-      batch_size_(layer.batch_size),
-      places_(layer.batch_size, -1),
-      offsets_(layer.seq_len + 1, 0) {
+    : seq_len_(layer.seq_len), batch_size_(layer.batch_size) {
   const int64_t* lengths = layer.sequence.lengths->const_data_ptr<int64_t>();
   lengths_.assign(lengths, lengths + batch_size_);
   std::vector<int64_t> order(batch_size_);
@@ -25,31 +22,24 @@ Packing::Packing(const CheckedLayer& layer)
   while (!order.empty() && lengths_[order.back()] == 0) order.pop_back();
   order_ = at::empty({static_cast<int64_t>(order.size())}, at::kLong);
   std::copy(order.begin(), order.end(), order_.mutable_data_ptr<int64_t>());
-  for (size_t place = 0; place < order.size(); ++place) {
-    places_[order[place]] = static_cast<int64_t>(place);
-  }
-  size_t rows = order.size();
-  for (int64_t t = 0; t < seq_len_; ++t) {
-    while (rows > 0 && lengths_[order[rows - 1]] <= t) --rows;
-    offsets_[t + 1] = offsets_[t] + static_cast<int64_t>(rows);
-  }
 }
 
 CheckedLayer Packing::pack(const CheckedLayer& layer) const {
   CheckedLayer packed = layer;
-  const int64_t longest = order_.numel() == 0 ? 0 : lengths_[order_.const_data_ptr<int64_t>()[0]];
-  const Tensor batch_sizes = at::empty({longest}, at::kLong);
-  for (int64_t t = 0; t < longest; ++t) {
-    batch_sizes.mutable_data_ptr<int64_t>()[t] = offsets_[t + 1] - offsets_[t];
+  const int64_t* order = order_.const_data_ptr<int64_t>();
+  int64_t rows = order_.numel();
+  packed.seq_len = rows > 0 ? lengths_[order[0]] : 0;
+  packed.batch_size = rows;
+  packed.total_rows = 0;
+  packed.order = order_;
+  packed.padded_rows = batch_size_;
+  const Tensor batch_sizes = at::empty({packed.seq_len}, at::kLong);
+  for (int64_t t = 0; t < packed.seq_len; ++t) {
+    while (lengths_[order[rows - 1]] <= t) --rows;
+    batch_sizes.mutable_data_ptr<int64_t>()[t] = rows;
+    packed.total_rows += rows;
   }
-  packed.seq_len = longest;
-  packed.batch_size = order_.numel();
-  packed.total_rows = offsets_.back();
-  packed.sequence = {batch_sizes, std::nullopt, std::nullopt};
-  if (layer.sequence.reset.has_value()) {
-    packed.sequence.reset = gather(layer.sequence.reset->unsqueeze(-1)).squeeze(-1);
-  }
-  packed.tensors[kInput] = gather(*layer.tensors[kInput]);
+  packed.sequence = {batch_sizes, std::nullopt, layer.sequence.reset};
   for (int place : {kH0, kC0, kResetH, kResetC}) {
     OptionalTensor& state = packed.tensors[place];
     if (state.has_value()) state = select(*state);
@@ -57,54 +47,19 @@ CheckedLayer Packing::pack(const CheckedLayer& layer) const {
   return packed;
 }
 
-template <class Body>
-void Packing::for_each_row(const Body& body) const {
-  at::parallel_for(0, seq_len_, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
+void Packing::clear_padding(const Tensor& padded) const {
+  const int64_t step_bytes = batch_size_ * padded.size(-1) * padded.element_size();
+  const int64_t row_bytes = padded.size(-1) * padded.element_size();
+  auto* const data = static_cast<char*>(padded.mutable_data_ptr());
+  const int64_t steps = c10::multiply_integers(padded.sizes().slice(0, padded.dim() - 2));
+  at::parallel_for(0, steps, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t step = begin; step < end; ++step) {
       for (int64_t b = 0; b < batch_size_; ++b) {
-        body(t < lengths_[b] ? offsets_[t] + places_[b] : -1, t * batch_size_ + b);
+        if (step % seq_len_ < lengths_[b]) continue;
+        std::memset(data + step * step_bytes + b * row_bytes, 0, static_cast<size_t>(row_bytes));
       }
     }
   });
-}
-
-Tensor Packing::gather(const Tensor& padded) const {
-  at::DimVector shape(padded.sizes().slice(0, padded.dim() - 3));
-  const int64_t parts = c10::multiply_integers(shape);
-  shape.append({offsets_.back(), padded.size(-1)});
-  Tensor packed = at::empty(shape, padded.options());
-  const int64_t row_bytes = padded.size(-1) * padded.element_size();
-  const char* from = static_cast<const char*>(padded.const_data_ptr());
-  char* to = static_cast<char*>(packed.mutable_data_ptr());
-  for (int64_t part = 0; part < parts; ++part) {
-    for_each_row([&](int64_t packed_row, int64_t padded_row) {
-      if (packed_row < 0) return;
-      std::memcpy(to + packed_row * row_bytes, from + padded_row * row_bytes,
-                  static_cast<size_t>(row_bytes));
-    });
-    from += seq_len_ * batch_size_ * row_bytes;
-    to += offsets_.back() * row_bytes;
-  }
-  return packed;
-}
-
-void Packing::scatter(const Tensor& packed, const Tensor& padded) const {
-  const int64_t parts = c10::multiply_integers(padded.sizes().slice(0, padded.dim() - 3));
-  const int64_t row_bytes = padded.size(-1) * padded.element_size();
-  const char* from = static_cast<const char*>(packed.const_data_ptr());
-  char* to = static_cast<char*>(padded.mutable_data_ptr());
-  for (int64_t part = 0; part < parts; ++part) {
-    for_each_row([&](int64_t packed_row, int64_t padded_row) {
-      char* row = to + padded_row * row_bytes;
-      if (packed_row < 0) {
-        std::memset(row, 0, static_cast<size_t>(row_bytes));
-      } else {
-        std::memcpy(row, from + packed_row * row_bytes, static_cast<size_t>(row_bytes));
-      }
-    });
-    from += offsets_.back() * row_bytes;
-    to += seq_len_ * batch_size_ * row_bytes;
-  }
 }
 
 Tensor Packing::select(const Tensor& states) const { return at::index_select(states, 1, order_); }

@@ -5,6 +5,10 @@
 // batch_size rows each when batch_sizes is null; total_rows is their sum.
 // Row b of a step belongs to sequence b.
 //
+// Order, on the CPU: what is said to have total_rows rows has those of a padded tensor instead,
+// padded_rows a step, and row b of step t is its row t * padded_rows + order[b]. The others are
+// left alone. `saved` has total_rows rows all the same.
+//
 // Resets: where reset is set, the state that enters the row's step is replaced by reset_h and
 // reset_c, or by zeros where they are null. Its gradient goes to them and no further.
 //
@@ -36,6 +40,8 @@ struct LayerShape {
   const int64_t* lengths;      // CUDA only: [batch_size], device memory, steps of each row; or null
   const uint8_t* reset;        // [total_rows], not 0 where the entering state is replaced; or null
   int64_t recompute;           // N, or 0: everything that backward needs is saved
+  const int64_t* order;        // CPU only, with batch_sizes: [batch_size], or null
+  int64_t padded_rows;         // with order: at least batch_size
 
   // Width of h: what a step hands to the next one and to the output.
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }

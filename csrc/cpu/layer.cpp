@@ -10,8 +10,9 @@ namespace fusedrnn {
 
 namespace {
 
-Steps make_steps(const LayerShape& shape, Workspace& workspace) {
-  Steps steps{nullptr, shape.seq_len, shape.batch_size, shape.direction};
+SweepSteps make_steps(const LayerShape& shape, Workspace& workspace) {
+  SweepSteps steps{
+      {nullptr, shape.seq_len, shape.batch_size, shape.direction}, shape.order, shape.padded_rows};
   if (shape.batch_sizes != nullptr) {
     auto* offsets = static_cast<int64_t*>(workspace.take((shape.seq_len + 1) * sizeof(int64_t)));
     offsets[0] = 0;
@@ -65,8 +66,7 @@ const void* Layer::pack(SweepProduct product, const void* weight) {
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
     kernels.pack_panels(product, shape, weight, begin, end, packed);
   });
-  const int64_t bytes = count.panels * count.panel_elements * accum_bytes(shape.dtype);
-  packed_bytes += plan.split == Split::kUnits ? bytes / num_threads : bytes;
+  packed_bytes += count.panels * count.panel_elements * accum_bytes(shape.dtype);
   return packed;
 }
 
@@ -78,6 +78,35 @@ const void* Layer::as_accum(const void* src, int64_t row_count, int64_t cols, vo
                    cols);
   });
   return copy;
+}
+
+const void* Layer::load_steps(const void* src, int64_t begin, int64_t end, int64_t cols,
+                              void* copy) {
+  const RowRange range = chunk_rows(begin, end);
+  if (steps.order == nullptr) {
+    return as_accum(storage(src, range.first * cols), range.count, cols, copy);
+  }
+  for_each_row(begin, end, cols, [&](int64_t place, int64_t row) {
+    rows.load_rows(storage(src, place * cols), cols, accum(copy, (row - range.first) * cols), cols,
+                   1, cols);
+  });
+  return copy;
+}
+
+void Layer::store_steps(const void* src, int64_t begin, int64_t end, int64_t cols, bool accumulate,
+                        void* dst) const {
+  const RowRange range = chunk_rows(begin, end);
+  if (steps.order == nullptr) {
+    parallel(range.count, cols, [&](int64_t first, int64_t last) {
+      rows.store_rows(accum(src, first * cols), cols, storage(dst, (range.first + first) * cols),
+                      cols, last - first, cols, accumulate);
+    });
+    return;
+  }
+  for_each_row(begin, end, cols, [&](int64_t place, int64_t row) {
+    rows.store_rows(accum(src, (row - range.first) * cols), cols, storage(dst, place * cols), cols,
+                    1, cols, accumulate);
+  });
 }
 
 void Layer::load_state(const void* src, int64_t row_count, int64_t cols, void* dst) const {

@@ -56,6 +56,14 @@ class Layer {
   // src of type S as A: src itself where they are the same, else a converted copy in
   // `copy`, or in new scratch if that is null. Contiguous; null stays null.
   const void* as_accum(const void* src, int64_t rows, int64_t cols, void* copy = nullptr);
+  // The rows of sweep steps [begin, end) of src [rows of the sequence, cols] of the caller as A,
+  // contiguous: src's own where they lie so, else in `copy`.
+  const void* load_steps(const void* src, int64_t begin, int64_t end, int64_t cols, void* copy);
+  // The way back, from contiguous rows to dst; or dst += src.
+  void store_steps(const void* src, int64_t begin, int64_t end, int64_t cols, bool accumulate,
+                   void* dst) const;
+  // Whether the rows of the caller are as load_steps gives them.
+  bool rows_are_accum() const { return is_accum && steps.order == nullptr; }
   // dst = src as A, contiguous, or zeros if src is null.
   void load_state(const void* src, int64_t rows, int64_t cols, void* dst) const;
   // The same in new scratch.
@@ -85,16 +93,19 @@ class Layer {
   // The packed weight of a product; null for a null weight.
   const void* pack(SweepProduct product, const void* weight);
 
-  // Fills in what a persistent sweep needs besides its weights.
-  template <class Sweep>
-  void set_team(Sweep* sweep) {
-    sweep->team = team;
-    sweep->split = plan.split;
-    sweep->alternate = packed_bytes > slice_limit_bytes;
+  // How the threads share the steps [begin, end): by rows only if there are enough of them.
+  Split split_of(int64_t begin, int64_t end) const {
+    const bool has_few = chunk_rows(begin, end).count < plan.min_split_rows * (end - begin);
+    return has_few ? Split::kUnits : plan.split;
   }
   // Runs one of the sweep kernels of the table on all threads.
   template <class Sweep>
-  void run_region(void (*kernel)(const Sweep&, int, int), const Sweep& sweep) const {
+  void run_region(void (*kernel)(const Sweep&, int, int), Sweep* sweep_ptr) const {
+    Sweep& sweep = *sweep_ptr;
+    sweep.team = team;
+    sweep.split = split_of(sweep.begin, sweep.end);
+    const int sharers = sweep.split == Split::kUnits ? num_threads : 1;
+    sweep.alternate = packed_bytes / sharers > slice_limit_bytes;
     for (int i = 0; i < num_threads; ++i) new (&team[i]) TeamSlot{};
     auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
     runtime.parallel(num_threads, body);
@@ -107,6 +118,20 @@ class Layer {
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;
 
+  // Calls body(place, row) for each of them, in parallel: its row in a tensor of the caller, and
+  // its row of the sequence.
+  template <class Body>
+  void for_each_row(int64_t begin, int64_t end, int64_t cols, const Body& body) const {
+    const int64_t step_work = chunk_rows(begin, end).count * cols / (end - begin);
+    parallel(end - begin, step_work, [&](int64_t first, int64_t last) {
+      for (int64_t s = begin + first; s < begin + last; ++s) {
+        for (int64_t row = 0; row < steps.rows(s); ++row) {
+          body(steps.place(s, row), steps.row(s) + row);
+        }
+      }
+    });
+  }
+
   const LayerShape& shape;
   const Plan& plan;
   bool has_matmul;
@@ -115,7 +140,7 @@ class Layer {
   const CellKernels& kernels;
   Runtime& runtime;
   Workspace workspace;
-  Steps steps;
+  SweepSteps steps;
   DType accum_dtype;
   bool is_accum;  // S is A
   int num_threads;
@@ -126,7 +151,7 @@ class Layer {
   int64_t chunk_max_rows;
   void* matmul_scratch = nullptr;  // A, a piece for each thread
   TeamSlot* team = nullptr;        // persistent: [num_threads]
-  int64_t packed_bytes = 0;        // of weights that a thread reads in every step
+  int64_t packed_bytes = 0;        // of the weights that a persistent sweep reads in every step
   int64_t slice_limit_bytes = 0;   // what stays in a core's cache from one step to the next
 };
 

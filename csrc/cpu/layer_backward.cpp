@@ -34,7 +34,7 @@ class Backward {
       chunk_ = layer_.chunk_rows(sweep_.begin, sweep_.end);
       sweep_.first_row = chunk_.first;
       if (layer_.is_persistent()) {
-        layer_.run_region(layer_.kernels.backward_sweep, sweep_);
+        layer_.run_region(layer_.kernels.backward_sweep, &sweep_);
       } else {
         for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
         if (sweep_.begin == 0 && leaves_) step(-1);
@@ -78,10 +78,10 @@ class Backward {
       weight_ih_ = layer_.take_operand(
           Transpose::kNo, shape.input_size, gate_size,
           layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
-      if (!layer_.is_accum) grad_input_ = layer_.take(max_rows * shape.input_size);
+      if (!layer_.rows_are_accum()) grad_input_ = layer_.take(max_rows * shape.input_size);
     }
     if (grad_weight_ih_ != nullptr) {
-      if (!layer_.is_accum) input_copy_ = layer_.take(max_rows * shape.input_size);
+      if (!layer_.rows_are_accum()) input_copy_ = layer_.take(max_rows * shape.input_size);
       input_ = take_rows_operand(shape.input_size);
     }
     if (grad_weight_hh_ != nullptr) {
@@ -100,7 +100,7 @@ class Backward {
   // What forward would have saved of the chunk, and the c that its first step started from.
   void recompute_saved() {
     const LayerShape& shape = args_.shape;
-    const Steps& steps = layer_.steps;
+    const SweepSteps& steps = layer_.steps;
     const int64_t part_steps = layer_.recompute_steps();
     const int64_t begin = sweep_.begin / part_steps * part_steps;
     if (sweep_.saved != nullptr && begin == saved_begin_) return;
@@ -137,7 +137,6 @@ class Backward {
     if (layer_.is_persistent()) {
       sweep_.packed_hh = layer_.pack(SweepProduct::kGradHidden, weights.weight_hh);
       sweep_.packed_hr = layer_.pack(SweepProduct::kGradProjected, weights.weight_hr);
-      layer_.set_team(&sweep_);
       return;
     }
     const int64_t batch_size = args_.shape.batch_size, output_size = layer_.output_size;
@@ -190,8 +189,8 @@ class Backward {
     const int64_t count = chunk_.count;
     if (args_.grad_input != nullptr) multiply_grad_input();
     if (grad_weight_ih_ != nullptr) {
-      const void* input = layer_.as_accum(layer_.storage(args_.input, chunk_.first * input_size),
-                                          count, input_size, input_copy_);
+      const void* input =
+          layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, input_copy_);
       add_grad_weight(sweep_.dgx, layer_.gate_size, input, &input_, grad_weight_ih_);
     }
     if (grad_weight_hh_ != nullptr) {
@@ -218,8 +217,7 @@ class Backward {
 
   void store_gates(const void* grads, void* dst) {
     if (dst == nullptr) return;
-    store(grads, layer_.storage(dst, chunk_.first * layer_.gate_size), chunk_.count,
-          layer_.gate_size);
+    layer_.store_steps(grads, sweep_.begin, sweep_.end, layer_.gate_size, false, dst);
   }
 
   // grad_weight [grad_cols, cols] += grads^T * values over the rows of the chunk.
@@ -232,21 +230,19 @@ class Backward {
 
   void multiply_grad_input() {
     const int64_t input_size = args_.shape.input_size;
-    void* target = layer_.storage(args_.grad_input, chunk_.first * input_size);
-    void* product = layer_.is_accum ? target : grad_input_;
+    const bool in_place = layer_.rows_are_accum();
+    void* product =
+        in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : grad_input_;
     layer_.matmul(Transpose::kNo, chunk_.count, sweep_.dgx, layer_.gate_size, weight_ih_,
-                  layer_.is_accum && args_.accumulate_grad_input, product, input_size);
-    if (layer_.is_accum) return;
-    layer_.parallel(chunk_.count, input_size, [&](int64_t begin, int64_t end) {
-      layer_.rows.store_rows(layer_.accum(product, begin * input_size), input_size,
-                             layer_.storage(target, begin * input_size), input_size, end - begin,
-                             input_size, args_.accumulate_grad_input);
-    });
+                  in_place && args_.accumulate_grad_input, product, input_size);
+    if (in_place) return;
+    layer_.store_steps(product, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
+                       args_.grad_input);
   }
 
   // h_before_copy_ = the h that each row of the chunk started from.
   void gather_h_before() {
-    const Steps& steps = layer_.steps;
+    const SweepSteps& steps = layer_.steps;
     const int64_t cols = layer_.output_size;
     const int64_t step_count = sweep_.end - sweep_.begin;
     layer_.parallel(step_count, chunk_.count * cols / step_count, [&](int64_t begin, int64_t end) {
@@ -254,10 +250,10 @@ class Backward {
         const int64_t rows = steps.rows(s);
         const int64_t old_rows = std::min(rows, steps.rows(s - 1));
         void* to = layer_.accum(h_before_copy_, (steps.row(s) - chunk_.first) * cols);
-        if (old_rows > 0) {
-          const int64_t offset = steps.row(s - 1) * args_.output_row_stride;
-          layer_.rows.load_rows(layer_.storage(args_.output, offset), args_.output_row_stride, to,
-                                cols, old_rows, cols);
+        for (int64_t row = 0; row < old_rows; ++row) {
+          const int64_t place = steps.place(s - 1, row) * args_.output_row_stride;
+          layer_.rows.load_rows(layer_.storage(args_.output, place), args_.output_row_stride,
+                                layer_.accum(to, row * cols), cols, 1, cols);
         }
         const void* h_0 = args_.h_0;
         if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
@@ -270,9 +266,8 @@ class Backward {
   // Replaces the rows of h that step s resets.
   void reset_rows(int64_t s, int64_t rows, void* h) {
     const int64_t cols = layer_.output_size;
-    const uint8_t* reset = args_.shape.reset + layer_.steps.row(s);
     for (int64_t row = 0; row < rows; ++row) {
-      if (reset[row] == 0) continue;
+      if (args_.shape.reset[layer_.steps.place(s, row)] == 0) continue;
       const void* replacement = args_.reset_h;
       if (replacement != nullptr) replacement = layer_.storage(replacement, row * cols);
       layer_.load_state(replacement, 1, cols, layer_.accum(h, row * cols));

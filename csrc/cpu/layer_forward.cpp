@@ -42,6 +42,7 @@ void ForwardPass::rerun(const Rerun& part) {
     const int64_t rows = std::min(layer_.recompute_steps() * shape.batch_size, shape.total_rows);
     sweep_.output = layer_.workspace.take(rows * layer_.output_size * dtype_bytes(shape.dtype));
     sweep_.output_row_stride = layer_.output_size;
+    sweep_.output_is_scratch = true;
     prepare();
   }
   sweep_.output_first_row = layer_.chunk_rows(part.begin, part.end).first;
@@ -51,15 +52,17 @@ void ForwardPass::rerun(const Rerun& part) {
 }
 
 void ForwardPass::run_steps(int64_t begin, int64_t end) {
-  // Without a product and a conversion to hold in cache, all of the steps are one chunk.
-  const bool chunked = !multiplies_input_ || !layer_.is_accum;
+  // Without a product and a copy to hold in cache, and with as many rows in every step, all of the
+  // steps are one chunk.
+  const bool chunked =
+      !multiplies_input_ || !layer_.rows_are_accum() || args_.shape.batch_sizes != nullptr;
   const int64_t chunk_steps = chunked ? layer_.chunk_steps : end - begin;
   for (; begin < end; begin += chunk_steps) {
     sweep_.begin = begin;
     sweep_.end = std::min(begin + chunk_steps, end);
     load_input();
     if (layer_.is_persistent()) {
-      layer_.run_region(layer_.kernels.forward_sweep, sweep_);
+      layer_.run_region(layer_.kernels.forward_sweep, &sweep_);
     } else {
       for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
     }
@@ -79,7 +82,9 @@ void ForwardPass::prepare() {
         layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
     take_gx();
   }
-  input_copy_ = layer_.is_accum ? nullptr : layer_.take(layer_.chunk_max_rows * shape.input_size);
+  if (!layer_.rows_are_accum()) {
+    input_copy_ = layer_.take(layer_.chunk_max_rows * shape.input_size);
+  }
   void* bias_x = layer_.take_state(args_.weights.bias_ih, 1, gate_size);
   void* bias_r = layer_.take_state(args_.weights.bias_hh, 1, gate_size);
   if (!layer_.cell.split) layer_.rows.column_sums(bias_r, 0, 1, 0, gate_size, bias_x);
@@ -97,7 +102,6 @@ void ForwardPass::prepare() {
     }
     sweep_.packed_hh = layer_.pack(SweepProduct::kGates, args_.weights.weight_hh);
     sweep_.packed_hr = layer_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
-    layer_.set_team(&sweep_);
     return;
   }
   weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);
@@ -120,7 +124,7 @@ void ForwardPass::take_gx() {
 // The initial states, in both buffers of h: a row may begin at any step.
 void ForwardPass::load_states() {
   const LayerShape& shape = args_.shape;
-  const Steps& steps = layer_.steps;
+  const SweepSteps& steps = layer_.steps;
   for (void* h : sweep_.h) layer_.load_state(args_.h_0, shape.batch_size, layer_.output_size, h);
   if (sweep_.c != nullptr) {
     layer_.load_state(args_.c_0, shape.batch_size, layer_.hidden_size, sweep_.c);
@@ -136,12 +140,14 @@ void ForwardPass::load_states() {
 // The states that entered a step in between, of the rows that had begun before it.
 void ForwardPass::continue_from(const Rerun& part) {
   const LayerShape& shape = args_.shape;
-  const Steps& steps = layer_.steps;
+  const SweepSteps& steps = layer_.steps;
   const int64_t output_size = layer_.output_size, rows = steps.rows(part.begin - 1);
   void* h = sweep_.h[part.begin & 1];
-  layer_.rows.load_rows(
-      layer_.storage(part.output, steps.row(part.begin - 1) * part.output_row_stride),
-      part.output_row_stride, h, output_size, rows, output_size);
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t place = steps.place(part.begin - 1, row) * part.output_row_stride;
+    layer_.rows.load_rows(layer_.storage(part.output, place), part.output_row_stride,
+                          layer_.accum(h, row * output_size), output_size, 1, output_size);
+  }
   for (int64_t row = 0; row < std::min(rows, steps.rows(part.begin)); ++row) {
     reset_row(part.begin, row, h);
   }
@@ -153,7 +159,7 @@ void ForwardPass::continue_from(const Rerun& part) {
 // Replaces the row of h where step s resets it. The cell does so for c.
 void ForwardPass::reset_row(int64_t s, int64_t row, void* h) const {
   const uint8_t* reset = args_.shape.reset;
-  if (reset == nullptr || reset[layer_.steps.row(s) + row] == 0) return;
+  if (reset == nullptr || reset[layer_.steps.place(s, row)] == 0) return;
   const int64_t output_size = layer_.output_size;
   const void* replacement =
       args_.reset_h == nullptr ? nullptr : layer_.storage(args_.reset_h, row * output_size);
@@ -164,8 +170,8 @@ void ForwardPass::load_input() {
   const RowRange chunk = layer_.chunk_rows(sweep_.begin, sweep_.end);
   const int64_t input_size = args_.shape.input_size;
   sweep_.first_row = chunk.first;
-  const void* input = layer_.as_accum(layer_.storage(args_.input, chunk.first * input_size),
-                                      chunk.count, input_size, input_copy_);
+  const void* input =
+      layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, input_copy_);
   if (multiplies_input_) {
     sweep_.input = input;
     return;
@@ -206,16 +212,14 @@ void ForwardPass::step(int64_t s) {
 // h_n is each row's last output, c_n what the sweep left of c.
 void ForwardPass::finish() {
   const LayerShape& shape = args_.shape;
-  const Steps& steps = layer_.steps;
+  const SweepSteps& steps = layer_.steps;
   const auto row_bytes = static_cast<size_t>(layer_.output_size * dtype_bytes(shape.dtype));
   int64_t s = shape.seq_len - 1;
   for (int64_t row = 0; row < shape.batch_size; ++row) {
     while (steps.rows(s) <= row) --s;
-    const int64_t output_row = steps.row(s) + row;
+    const int64_t place = steps.place(s, row) * args_.output_row_stride;
     std::memcpy(layer_.storage(args_.h_n, row * layer_.output_size),
-                layer_.storage(static_cast<const void*>(args_.output),
-                               output_row * args_.output_row_stride),
-                row_bytes);
+                layer_.storage(static_cast<const void*>(args_.output), place), row_bytes);
   }
   if (args_.c_n != nullptr) {
     layer_.rows.store_rows(sweep_.c, layer_.hidden_size, args_.c_n, layer_.hidden_size,

@@ -31,12 +31,50 @@ struct TeamSlot {
   char padding_taken[112];
 };
 
+// Which row of a step is `row` in a tensor of the caller; order as in LayerShape.
+FUSEDRNN_HD int64_t place_in(const int64_t* order, int64_t row) {
+  return order != nullptr ? order[row] : row;
+}
+
+// Where the rows of each step lie: one after the other in what the kernels keep for themselves, and
+// in the tensors of the caller as LayerShape says.
+struct SweepSteps : Steps {
+  const int64_t* order;
+  int64_t padded_rows;
+
+  // The row of a tensor of the caller with which sweep step s begins.
+  FUSEDRNN_HD int64_t place(int64_t s) const {
+    return order != nullptr ? time(s) * padded_rows : row(s);
+  }
+  FUSEDRNN_HD int64_t place(int64_t s, int64_t row) const {
+    return place(s) + place_in(order, row);
+  }
+
+  // The first row of part `part` of `parts`, each of which has rows of its own with about as many
+  // steps among [begin, end) as the others: where sequences differ in length, the first of them
+  // have more.
+  FUSEDRNN_HD int64_t first_row_of(int64_t part, int64_t parts, int64_t begin, int64_t end) const {
+    if (offsets == nullptr || part == parts) return batch_size * part / parts;
+    const bool forward = direction == Direction::kForward;
+    const int64_t first = forward ? begin : seq_len - end;
+    int64_t last = forward ? end : seq_len - begin;  // times that have the row are [first, last)
+    const int64_t wanted = (offsets[last] - offsets[first]) * part / parts;
+    int64_t row = 0;
+    for (int64_t found = 0; row < batch_size; ++row) {
+      while (last > first && offsets[last] - offsets[last - 1] <= row) --last;
+      if (found + (last - first) / 2 >= wanted) break;
+      found += last - first;
+    }
+    return row;
+  }
+};
+
 // Gives the core to another thread. Not in isa/: see Note [ISA namespace].
 void yield_thread();
 
 struct ForwardSweep {
   const LayerForwardArgs* args;
-  Steps steps;
+  SweepSteps steps;
   int64_t begin, end;  // sweep steps of this chunk
   int64_t first_row;   // the row of the sequence that row 0 of input and gx is
   const void* bias_x;  // A [G * H], bias of the input side; without kSplit of both sides
@@ -45,9 +83,10 @@ struct ForwardSweep {
   void* gx;            // A [rows of the chunk, G * H], input side without bias; may lie in
                        // `saved`; null with packed_ih
   int64_t gx_row_stride;
-  void* output;  // S, as in args, or scratch for the same rows
+  void* output;  // S, as in args, or scratch
   int64_t output_row_stride;
-  int64_t output_first_row;  // the row of the sequence that row 0 of output is
+  bool output_is_scratch;    // with the rows of the sequence one after the other
+  int64_t output_first_row;  // the row of the sequence that row 0 of the scratch is
   void* saved;               // S, as in args, or scratch; null: nothing is saved
   int64_t saved_first_row;   // the row of the sequence that row 0 of saved is
   void* h[2];  // A [batch_size, h_row_stride]; step s reads h[s & 1], writes the other
@@ -67,7 +106,7 @@ struct ForwardSweep {
 
 struct BackwardSweep {
   const LayerBackwardArgs* args;
-  Steps steps;
+  SweepSteps steps;
   int64_t begin, end;       // sweep steps of this chunk, run from end - 1 down to begin
   int64_t first_row;        // the row of the sequence that row 0 of dgx, dgr and dh is
   const void* saved;        // S, as in args, or scratch

@@ -109,6 +109,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->schedule = choice.schedule;
   plan->split = choice.split;
   plan->num_threads = choice.num_threads;
+  plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * choice.num_threads : 0;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
   plan->multiplies_input = choose_multiplies_input(problem, cpu, choice.schedule);
   plan->modelled_seconds = choice.seconds;

@@ -34,6 +34,7 @@ struct Plan {
   Schedule schedule;
   Split split;              // persistent only
   int num_threads;          // at most CpuInfo::num_threads
+  int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
   bool multiplies_input;    // persistent, cells without kSplit: the sweep projects the input
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of the chosen schedule, forward or backward as in Problem

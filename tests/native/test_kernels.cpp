@@ -24,12 +24,75 @@ struct Case : LayerCase {
   Split split = Split::kRows;
   int threads = 1;
   bool concurrent = true;
+  int64_t min_split_rows = 0;  // as in Plan
   bool multiplies_input = false;
+  bool padded = false;  // rows of the caller lie as LayerShape's order says, if packed
 
   std::string way() const override {
     return std::string(schedule_name(schedule)) + " " + split_name(split) +
-           " threads=" + std::to_string(threads) + (multiplies_input ? " multiplies_input" : "");
+           " threads=" + std::to_string(threads) +
+           " min_split_rows=" + std::to_string(min_split_rows) +
+           (multiplies_input ? " multiplies_input" : "") + (padded ? " padded" : "");
   }
+};
+
+// The rows of a packed sequence among those of a padded one, in falling order, with two to spare.
+class Places {
+ public:
+  explicit Places(const Case& k) : padded_(k.padded && k.packed), padded_rows_(k.batch_size + 2) {
+    for (int64_t b = 0; b < k.batch_size; ++b) order_.push_back(k.batch_size - b);
+    const std::vector<int64_t> sizes = k.batch_sizes();
+    for (int64_t t = 0; t < k.seq_len; ++t) {
+      for (int64_t b = 0; b < sizes[t]; ++b) {
+        const auto row = static_cast<int64_t>(places_.size());
+        places_.push_back(padded_ ? t * padded_rows_ + order_[b] : row);
+      }
+    }
+    rows_ = padded_ ? k.seq_len * padded_rows_ : k.total_rows();
+  }
+
+  void set(LayerShape* shape) const {
+    if (!padded_) return;
+    shape->order = order_.data();
+    shape->padded_rows = padded_rows_;
+  }
+  // What the caller has of values [rows of the sequence, width]: NaN in the rows to spare.
+  Buffer spread(const Buffer& values, int64_t width) const {
+    if (values.size() == 0) return values.copy();
+    Buffer spread(values.dtype(), rows_ * width);
+    for (size_t row = 0; row < places_.size(); ++row) {
+      for (int64_t i = 0; i < width; ++i) {
+        spread.set(places_[row] * width + i, values.get(static_cast<int64_t>(row) * width + i));
+      }
+    }
+    return spread;
+  }
+  std::vector<uint8_t> spread(const std::vector<uint8_t>& values) const {
+    if (values.empty()) return values;
+    std::vector<uint8_t> spread(static_cast<size_t>(rows_), 1);
+    for (size_t row = 0; row < places_.size(); ++row) spread[places_[row]] = values[row];
+    return spread;
+  }
+  // The way back, and whether the rows to spare are still NaN.
+  Buffer collect(const Buffer& spread, int64_t width, bool* ok) const {
+    if (spread.size() == 0) return spread.copy();
+    Buffer values(spread.dtype(), static_cast<int64_t>(places_.size()) * width);
+    Buffer rest = spread.copy();
+    for (size_t row = 0; row < places_.size(); ++row) {
+      for (int64_t i = 0; i < width; ++i) {
+        const int64_t from = places_[row] * width + i;
+        values.set(static_cast<int64_t>(row) * width + i, spread.get(from));
+        rest.set(from, std::numeric_limits<double>::quiet_NaN());
+      }
+    }
+    for (int64_t i = 0; i < rest.size(); ++i) *ok = *ok && std::isnan(rest.get(i));
+    return values;
+  }
+
+ private:
+  bool padded_;
+  int64_t padded_rows_, rows_;
+  std::vector<int64_t> order_, places_;
 };
 
 // Real threads, or the bodies one after the other; products by plain loops; scratch of NaN.
@@ -97,7 +160,11 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   for (const Doubles& values : problem.inputs) in.emplace_back(k.dtype, values);
   const auto input = [&](int i) { return problem.inputs[i].empty() ? nullptr : in[i].data(); };
   const std::vector<int64_t> batch_sizes = k.batch_sizes();
+  const Places places(k);
+  in[kX] = places.spread(in[kX], k.input_size);
+  const std::vector<uint8_t> reset = places.spread(problem.reset);
   LayerShape shape{};
+  places.set(&shape);
   shape.cell = k.cell;
   shape.dtype = k.dtype;
   shape.direction = k.direction;
@@ -108,7 +175,7 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   shape.hidden_size = k.hidden_size;
   shape.proj_size = k.proj_size;
   shape.batch_sizes = k.packed ? batch_sizes.data() : nullptr;
-  shape.reset = k.reset ? problem.reset.data() : nullptr;
+  shape.reset = k.reset ? reset.data() : nullptr;
   shape.recompute = k.recompute;
   const LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh),
                              input(kBiasHh), input(kWeightHr)};
@@ -116,13 +183,18 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   plan.schedule = k.schedule;
   plan.split = k.split;
   plan.num_threads = k.threads;
+  plan.min_split_rows = k.min_split_rows;
   plan.multiplies_input = k.multiplies_input;
   plan.chunk_steps = k.chunk_steps;
 
-  Buffer output(k.dtype, rows * output_row_stride), h_n(k.dtype, k.batch_size * p);
+  // A buffer of the caller's rows, with nothing in it.
+  const auto empty_rows = [&](int64_t width) {
+    return places.spread(Buffer(k.dtype, rows * width), width);
+  };
+  Buffer output = empty_rows(output_row_stride), h_n(k.dtype, k.batch_size * p);
   Buffer c_n(k.dtype, k.batch_size * k.hidden_size);
   Buffer saved = saved_buffer(k);
-  Buffer all_c(k.dtype, static_cast<int64_t>(oracle.expected.c.size()));
+  Buffer all_c = empty_rows(oracle.expected.c.empty() ? 0 : k.hidden_size);
   TestRuntime runtime(k.concurrent);
   LayerForwardArgs forward{};
   forward.shape = shape;
@@ -140,27 +212,30 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   forward.saved = k.training ? saved.data() : nullptr;
   if (!layer_forward_cpu(forward, plan, isa, runtime).ok || last_isa() != isa) return false;
   const Expected& expected = oracle.expected;
-  bool ok = is_close(k, "output", output, expected.output, p, output_row_stride) &&
-            is_close(k, "h_n", h_n, expected.h_n, p, p) &&
-            is_close(k, "c_n", c_n, expected.c_n, k.hidden_size, k.hidden_size) &&
-            is_close(k, "c", all_c, expected.c, 1, 1);
+  bool ok = true;
+  const Buffer output_rows = places.collect(output, output_row_stride, &ok);
+  ok = ok && is_close(k, "output", output_rows, expected.output, p, output_row_stride) &&
+       is_close(k, "h_n", h_n, expected.h_n, p, p) &&
+       is_close(k, "c_n", c_n, expected.c_n, k.hidden_size, k.hidden_size) &&
+       is_close(k, "c", places.collect(all_c, k.hidden_size, &ok), expected.c, 1, 1);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = p; i < output_row_stride; ++i) {
-      ok = ok && std::isnan(output.get(row * output_row_stride + i));
+      ok = ok && std::isnan(output_rows.get(row * output_row_stride + i));
     }
   }
   if (!ok || !k.training) return ok;
 
-  Buffer grad_output(k.dtype, problem.grad_output);
+  Buffer grad_output = places.spread(Buffer(k.dtype, problem.grad_output), p);
   Buffer grad_h_n(k.dtype, problem.grad_h_n), grad_c_n(k.dtype, problem.grad_c_n);
-  Buffer grad_c(k.dtype, problem.grad_c);
-  Buffer gates_x(k.dtype, static_cast<int64_t>(expected.grad_gates_x.size()));
-  Buffer gates_r(k.dtype, static_cast<int64_t>(expected.grad_gates_r.size()));
+  Buffer grad_c = places.spread(Buffer(k.dtype, problem.grad_c), k.hidden_size);
+  const int64_t gates_width = k.grad_gates ? k.gates() * k.hidden_size : 0;
+  Buffer gates_x = empty_rows(gates_width), gates_r = empty_rows(gates_width);
   std::vector<Buffer> grads;
   for (int i = 0; i < kInputCount; ++i) {
     grads.emplace_back(k.dtype, static_cast<int64_t>(expected.grads[i].size()));
   }
   if (k.accumulate) grads[kX].fill(1);
+  grads[kX] = places.spread(grads[kX], k.input_size);
   const auto grad = [&](int i) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   };
@@ -195,6 +270,9 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
   if (!layer_backward_cpu(backward, plan, isa, runtime).ok || last_isa() != isa) return false;
+  grads[kX] = places.collect(grads[kX], k.input_size, &ok);
+  gates_x = places.collect(gates_x, gates_width, &ok);
+  gates_r = places.collect(gates_r, gates_width, &ok);
   ok = is_close(k, "grad_gates_x", gates_x, expected.grad_gates_x, 1, 1) &&
        is_close(k, "grad_gates_r", gates_r, expected.grad_gates_r, 1, 1) && ok;
   for (int i = 0; i < kInputCount; ++i) {
@@ -228,12 +306,14 @@ struct Way {
   Split split;
   int threads;
   bool concurrent;
+  int64_t min_split_rows = 0;
 };
 constexpr Way kWays[] = {
     {Schedule::kPerStep, Split::kRows, 1, true},
     {Schedule::kPerStep, Split::kRows, 3, false},
     {Schedule::kPersistent, Split::kRows, 1, true},
     {Schedule::kPersistent, Split::kRows, 3, false},
+    {Schedule::kPersistent, Split::kRows, 2, true, 4},
     {Schedule::kPersistent, Split::kUnits, 1, true},
     {Schedule::kPersistent, Split::kUnits, 2, true},
     {Schedule::kPersistent, Split::kUnits, 3, true},
@@ -244,6 +324,7 @@ void set_way(const Way& way, Case* k) {
   k->split = way.split;
   k->threads = way.threads;
   k->concurrent = way.concurrent;
+  k->min_split_rows = way.min_split_rows;
 }
 
 // Body gets every cell with every way to run it; LSTM also with projection.
@@ -279,6 +360,7 @@ TEST(layer_matches_plain_loops_for_every_dtype_direction_and_option) {
             k.bias = bits & 2;
             k.states = bits & 4;
             k.training = bits & 8;
+            k.padded = k.bias;
             CHECK(run_case(k, isa));
           }
         }
@@ -359,7 +441,10 @@ TEST(layer_matches_plain_loops_with_resets_and_the_results_of_every_step) {
             k.packed = bits & 1;
             k.states = bits & 2;
             k.training = bits & 4;
-            CHECK(run_case(k, isa));
+            for (int padded = 0; padded <= (k.packed ? 1 : 0); ++padded) {
+              k.padded = padded;
+              CHECK(run_case(k, isa));
+            }
           }
         }
       }
@@ -379,6 +464,7 @@ TEST(recomputation_changes_no_bit) {
             k.chunk_steps = 2;
             k.packed = bits & 1;
             k.reset = bits & 2;
+            k.padded = k.reset;
             Run whole;
             k.recompute = 0;
             CHECK(run_case(k, isa, &whole));
@@ -405,6 +491,7 @@ TEST(gradients_may_be_absent_or_accumulated) {
           k.dtype = dtype;
           k.direction = direction;
           k.packed = true;
+          k.padded = direction == Direction::kReverse;
           for (k.absent_grad = -1; k.absent_grad < kGradEnd; ++k.absent_grad) {
             k.accumulate = k.absent_grad == -1;
             CHECK(run_case(k, isa));

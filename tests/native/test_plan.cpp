@@ -69,6 +69,7 @@ TEST(every_plan_is_one_that_can_run) {
       CHECK(std::strlen(plan.rejections[0].reason) > 0);
       if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
         CHECK(plan.split == Split::kRows || cpu.concurrent_threads);
+        CHECK((plan.min_split_rows > 0) == cpu.concurrent_threads);
         CHECK(plan.split == Split::kUnits || problem.batch_size >= 8 * plan.num_threads);
       }
     }

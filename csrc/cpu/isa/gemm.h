@@ -183,20 +183,22 @@ FUSEDRNN_HD void multiply_panel(const OwnRows& rows, const Factors<A> (&products
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first = rows.count * block / blocks;
     const int64_t last = rows.count * (block + 1) / blocks;
-    for (int64_t idx = first; idx < last; ++idx) prepare(rows[idx]);
+    for (int64_t idx = first; idx < last; ++idx) prepare(rows.first + idx);
     V sums[kRows * kCols];
     for (int i = 0; i < kProducts; ++i) {
       const Factors<A>& product = products[i];
       const NextPanel<V, kCols, A> next =
           i + 1 < kProducts ? NextPanel<V, kCols, A>{products[i + 1].panel, products[i + 1].k_size}
                             : NextPanel<V, kCols, A>{next_panel, products[0].k_size};
-      multiply_block<V, kCols>(static_cast<int>(last - first),
-                               RowMajor<A>{product.row_0 + rows[first] * product.row_stride,
-                                           rows.stride * product.row_stride},
-                               product.panel, product.k_size, next.part(block * kTiles), i > 0,
-                               sums);
+      multiply_block<V, kCols>(
+          static_cast<int>(last - first),
+          RowMajor<A>{product.row_0 + (rows.first + first) * product.row_stride,
+                      product.row_stride},
+          product.panel, product.k_size, next.part(block * kTiles), i > 0, sums);
     }
-    for (int64_t idx = first; idx < last; ++idx) finish(rows[idx], sums + (idx - first) * kCols);
+    for (int64_t idx = first; idx < last; ++idx) {
+      finish(rows.first + idx, sums + (idx - first) * kCols);
+    }
   }
 }
 

@@ -24,11 +24,11 @@ struct Persistent {
     const PanelLayout gates = make_panel_layout<Cell>(SweepProduct::kGates, shape);
     const PanelLayout inputs = make_panel_layout<Cell>(SweepProduct::kInputs, shape);
     const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kProjected, shape);
-    Team team(sweep.team, thread_idx, num_threads, sweep.split);
+    Team team(sweep, thread_idx, num_threads);
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
       const bool descending = sweep.alternate && (s & 1) != 0;
-      const OwnRows rows = team.own_rows(sweep.steps, sweep.steps.rows(s));
+      const OwnRows rows = team.own_rows(sweep.steps.rows(s));
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
         const auto prepare = [&](int64_t row) {
           step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
@@ -78,7 +78,7 @@ struct Persistent {
     const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kGradProjected, shape);
     const int64_t gate_size = kGates * shape.hidden_size;
     const bool leaves = sweep.args->grad_h_0 != nullptr || sweep.dreset_h != nullptr;
-    Team team(sweep.team, thread_idx, num_threads, sweep.split);
+    Team team(sweep, thread_idx, num_threads);
     // Step -1 only delivers grad_h_0 of the rows of step 0.
     const int64_t begin = sweep.begin == 0 && leaves ? -1 : sweep.begin;
     for (int64_t s = sweep.end - 1; s >= begin; --s) {
@@ -91,8 +91,8 @@ struct Persistent {
                      (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
       }
       const OwnRows rows =
-          team.own_rows(sweep.steps, leaves && product_rows > step.rows ? product_rows : step.rows);
-      OwnRows multiplied = team.own_rows(sweep.steps, product_rows);
+          team.own_rows(leaves && product_rows > step.rows ? product_rows : step.rows);
+      OwnRows multiplied = team.own_rows(product_rows);
       if (multiplied.count > rows.count) multiplied.count = rows.count;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
         const auto finish_row = [&](int64_t row, const V* sums) {
@@ -107,12 +107,14 @@ struct Persistent {
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
             finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
-        for (int64_t idx = multiplied.count; idx < rows.count; ++idx) finish_row(rows[idx], zeros);
+        for (int64_t idx = multiplied.count; idx < rows.count; ++idx) {
+          finish_row(rows.first + idx, zeros);
+        }
       });
       if (step.dh == nullptr || step.rows == 0) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
         multiply_panel<V, kUnitVectors, 1, A>(
-            team.own_rows(sweep.steps, step.rows),
+            team.own_rows(step.rows),
             {{step.dh, step.output_size, panel_ptr(sweep.packed_hr, projected, panel),
               projected.k_size}},
             panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),

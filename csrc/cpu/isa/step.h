@@ -102,18 +102,22 @@ struct ForwardStep {
         h_raw(static_cast<A*>(sweep.h_raw)),
         h_prev(static_cast<const A*>(sweep.h[s & 1])),
         h_next(static_cast<A*>(sweep.h[(s + 1) & 1])) {
-    const int64_t row = sweep.steps.row(s);
+    const SweepSteps& steps = sweep.steps;
+    const int64_t row = steps.row(s), place = steps.place(s);
     const int64_t chunk_row = row - sweep.first_row;
     input = offset_or_null(static_cast<const A*>(sweep.input),
                            chunk_row * sweep.args->shape.input_size);
     gx = offset_or_null(static_cast<const A*>(sweep.gx), chunk_row * gx_row_stride);
-    output = static_cast<S*>(sweep.output) + (row - sweep.output_first_row) * output_row_stride;
+    order = steps.order;
+    output_order = sweep.output_is_scratch ? nullptr : order;
+    output = static_cast<S*>(sweep.output) +
+             (sweep.output_is_scratch ? row - sweep.output_first_row : place) * output_row_stride;
     saved = offset_or_null(static_cast<S*>(sweep.saved),
                            (row - sweep.saved_first_row) * kSavedWidth * hidden_size);
-    all_c = offset_or_null(static_cast<S*>(sweep.args->c), row * hidden_size);
-    reset = offset_or_null(sweep.args->shape.reset, row);
+    all_c = offset_or_null(static_cast<S*>(sweep.args->c), place * hidden_size);
+    reset = offset_or_null(sweep.args->shape.reset, place);
     if (rows_next > 0) {
-      reset_next = offset_or_null(sweep.args->shape.reset, sweep.steps.row(s + 1));
+      reset_next = offset_or_null(sweep.args->shape.reset, steps.place(s + 1));
     }
   }
 
@@ -151,7 +155,7 @@ struct ForwardStep {
     prev[0] = h_raw != nullptr ? V(0.0f) : load_lanes<V>(h_prev + row * h_row_stride + unit, lanes);
     if (C::kStates > 1) {
       const int64_t state = row * hidden_size + unit;
-      prev[C::kStates - 1] = reset != nullptr && reset[row] != 0
+      prev[C::kStates - 1] = reset != nullptr && reset[place_in(order, row)] != 0
                                  ? load_lanes_or_zero<V>(offset_or_null(reset_c, state), lanes)
                                  : load_lanes<V>(c + state, lanes);
     }
@@ -161,7 +165,10 @@ struct ForwardStep {
     if (C::kStates > 1) {
       const int64_t state = row * hidden_size + unit;
       store_lanes(next[C::kStates - 1], c + state, lanes);
-      if (all_c != nullptr) store_lanes(next[C::kStates - 1], all_c + state, lanes);
+      if (all_c != nullptr) {
+        const int64_t place = place_in(order, row) * hidden_size + unit;
+        store_lanes(next[C::kStates - 1], all_c + place, lanes);
+      }
     }
     if (saved != nullptr && kSavedWidth > 0) {
       S* saved_row = saved + row * kSavedWidth * hidden_size + unit;
@@ -181,10 +188,10 @@ struct ForwardStep {
   // it there: a sequence gives the same numbers whether it comes at once or in pieces.
   template <class Count>
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& h) const {
-    S* output_row = output + row * output_row_stride + unit;
+    S* output_row = output + place_in(output_order, row) * output_row_stride + unit;
     store_lanes(h, output_row, lanes);
     A* next = h_next + row * h_row_stride + unit;
-    if (reset_next != nullptr && row < rows_next && reset_next[row] != 0) {
+    if (reset_next != nullptr && row < rows_next && reset_next[place_in(order, row)] != 0) {
       const S* replacement = offset_or_null(reset_h, row * h_row_stride + unit);
       store_lanes(load_lanes_or_zero<V>(replacement, lanes), next, lanes);
     } else {
@@ -197,19 +204,21 @@ struct ForwardStep {
   const A* bias_r;
   int64_t gx_row_stride, h_row_stride, output_row_stride;
   int64_t rows_next;  // of the next step of the sweep
-  const S* reset_h;   // as in LayerForwardArgs
+  const int64_t* order;
+  const int64_t* output_order;  // null where output is scratch
+  const S* reset_h;             // as in LayerForwardArgs
   const S* reset_c;
   A* c;
   A* h_raw;
   const A* h_prev;
   A* h_next;
-  const A* input;  // row 0 of the step, as are the following
+  const A* input;  // where the step begins, as are the following
   const A* gx;
   S* output;
   S* saved;
   S* all_c;
   const uint8_t* reset;
-  const uint8_t* reset_next = nullptr;  // row 0 of the next step
+  const uint8_t* reset_next = nullptr;  // where the next step begins
 };
 
 template <template <class> class Cell, class S>
@@ -225,6 +234,7 @@ struct BackwardStep {
         rows(sweep.steps.rows(s)),
         rows_before(sweep.steps.rows(s - 1)),
         rows_after(sweep.steps.rows(s + 1)),
+        order(sweep.steps.order),
         output_row_stride(sweep.args->output_row_stride),
         grad_output_row_stride(sweep.args->grad_output_row_stride),
         c_0(static_cast<const S*>(sweep.args->c_0)),
@@ -240,46 +250,47 @@ struct BackwardStep {
     const auto* saved_base = static_cast<const S*>(sweep.saved);
     const uint8_t* reset_base = sweep.args->shape.reset;
     const auto* output_base = static_cast<const S*>(sweep.args->output);
+    const SweepSteps& steps = sweep.steps;
     if (rows_before > 0) {
-      const int64_t row = sweep.steps.row(s - 1);
+      const int64_t row = steps.row(s - 1);
       saved_before = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
-      output_before = output_base + row * output_row_stride;
+      output_before = output_base + steps.place(s - 1) * output_row_stride;
     }
     if (rows > 0) {
-      const int64_t row = sweep.steps.row(s);
+      const int64_t row = steps.row(s), place = steps.place(s);
       const int64_t chunk_row = row - sweep.first_row;
       saved = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
-      output = output_base + row * output_row_stride;
-      grad_c = offset_or_null(static_cast<const S*>(sweep.args->grad_c), row * hidden_size);
-      reset = offset_or_null(reset_base, row);
+      output = output_base + place * output_row_stride;
+      grad_c = offset_or_null(static_cast<const S*>(sweep.args->grad_c), place * hidden_size);
+      reset = offset_or_null(reset_base, place);
       grad_output = offset_or_null(static_cast<const S*>(sweep.args->grad_output),
-                                   row * grad_output_row_stride);
+                                   place * grad_output_row_stride);
       dgx = static_cast<A*>(sweep.dgx) + chunk_row * C::kGates * hidden_size;
       dgr = static_cast<A*>(sweep.dgr) + chunk_row * C::kGates * hidden_size;
       dh = static_cast<A*>(sweep.dh);
       if (dh != nullptr) dh += chunk_row * output_size;
     }
-    if (rows_after > 0) reset_after = offset_or_null(reset_base, sweep.steps.row(s + 1));
+    if (rows_after > 0) reset_after = offset_or_null(reset_base, steps.place(s + 1));
   }
 
   // Fetches what hidden and cell will read and has not been touched since another row.
   FUSEDRNN_HD void prefetch_hidden(int64_t row, int64_t unit) const {
     if (row >= rows) return;
-    if (grad_output != nullptr)
-      prefetch_vector<V>(grad_output + row * grad_output_row_stride + unit);
+    if (grad_output != nullptr) {
+      prefetch_vector<V>(grad_output + place_in(order, row) * grad_output_row_stride + unit);
+    }
     if (dh == nullptr) prefetch_cell(row, unit);
   }
   FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
     for (int k = 0; k < kSavedWidth; ++k) {
       prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
     }
-    if (dh == nullptr) prefetch_vector<V>(output + row * output_row_stride + unit);
+    const int64_t in_output = place_in(order, row) * output_row_stride + unit;
+    if (dh == nullptr) prefetch_vector<V>(output + in_output);
     if (row < rows_before && C::kStates > 1) {
       prefetch_vector<V>(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
     }
-    if (row < rows_before && dh == nullptr) {
-      prefetch_vector<V>(output_before + row * output_row_stride + unit);
-    }
+    if (row < rows_before && dh == nullptr) prefetch_vector<V>(output_before + in_output);
   }
 
   // The gradient of h, given what flows into it through the recurrent product; where the next step
@@ -289,7 +300,8 @@ struct BackwardStep {
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& product) const {
     A* carry_row = carry + row * output_size + unit;
     V total = product + load_lanes<V>(carry_row, lanes);
-    if (reset_after != nullptr && row < rows_after && reset_after[row] != 0) {
+    const int64_t place = place_in(order, row);
+    if (reset_after != nullptr && row < rows_after && reset_after[place] != 0) {
       add_lanes(total, dreset_h + row * output_size + unit, lanes);
       total = V(0.0f);
     }
@@ -298,7 +310,7 @@ struct BackwardStep {
       return;
     }
     if (grad_output != nullptr) {
-      total += load_lanes<V>(grad_output + row * grad_output_row_stride + unit, lanes);
+      total += load_lanes<V>(grad_output + place * grad_output_row_stride + unit, lanes);
     }
     if (dh != nullptr) {
       store_lanes(total, dh + row * output_size + unit, lanes);
@@ -312,7 +324,8 @@ struct BackwardStep {
   template <class Count>
   FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V& grad_h) const {
     const int64_t state = row * hidden_size + unit;
-    const bool is_reset = reset != nullptr && reset[row] != 0;
+    const int64_t place = place_in(order, row);
+    const bool is_reset = reset != nullptr && reset[place] != 0;
     // The row's previous state is not that of another step, but one of these.
     const bool is_given = is_reset || row >= rows_before;
     const S* given_h = is_reset ? reset_h : h_0;
@@ -324,8 +337,8 @@ struct BackwardStep {
     prev[0] = next[0] = V(0.0f);
     if (dh == nullptr) {
       prev[0] = is_given ? load_lanes_or_zero<V>(offset_or_null(given_h, state), lanes)
-                         : load_lanes<V>(output_before + row * output_row_stride + unit, lanes);
-      next[0] = load_lanes<V>(output + row * output_row_stride + unit, lanes);
+                         : load_lanes<V>(output_before + place * output_row_stride + unit, lanes);
+      next[0] = load_lanes<V>(output + place * output_row_stride + unit, lanes);
     }
     dnext[0] = grad_h;
     if (C::kStates > 1) {
@@ -337,7 +350,9 @@ struct BackwardStep {
                            saved_before + row * kSavedWidth * hidden_size + unit + saved_c, lanes);
       next[kC] = load_lanes<V>(saved_row + saved_c, lanes);
       dnext[kC] = load_lanes<V>(dc + state, lanes);
-      if (grad_c != nullptr) dnext[kC] += load_lanes<V>(grad_c + state, lanes);
+      if (grad_c != nullptr) {
+        dnext[kC] += load_lanes<V>(grad_c + place * hidden_size + unit, lanes);
+      }
     }
     Values<V, C::kGates> dx, dr;
     Values<V, C::kParams> dparams;
@@ -360,6 +375,7 @@ struct BackwardStep {
 
   int64_t hidden_size, output_size;
   int64_t rows, rows_before, rows_after;  // of this, the previous and the next step of the sweep
+  const int64_t* order;
   int64_t output_row_stride, grad_output_row_stride;
   const S* c_0;
   const S* h_0;
@@ -370,10 +386,10 @@ struct BackwardStep {
   A* dc;
   A* dreset_h;
   A* dreset_c;
-  const S* saved_before = nullptr;  // row 0 of the previous step
+  const S* saved_before = nullptr;  // where the previous step begins
   const S* output_before = nullptr;
-  const uint8_t* reset_after = nullptr;  // row 0 of the next step
-  const S* saved = nullptr;              // row 0 of the step, as are the following
+  const uint8_t* reset_after = nullptr;  // where the next step begins
+  const S* saved = nullptr;              // where the step begins, as are the following
   const S* output = nullptr;
   const S* grad_output = nullptr;
   const S* grad_c = nullptr;

@@ -43,10 +43,9 @@ class FlushSubnormals {
 #endif
 };
 
-// The rows of a step that a thread has: `count` of them, from `first` on, `stride` apart.
+// The rows of a step that a thread has: `count` of them, from `first` on.
 struct OwnRows {
-  int64_t first, count, stride;
-  FUSEDRNN_HD int64_t operator[](int64_t idx) const { return first + idx * stride; }
+  int64_t first, count;
 };
 
 // One thread's view of its team.
@@ -57,25 +56,22 @@ struct OwnRows {
 // thread computes a panel changes nothing in its numbers.
 class Team {
  public:
-  Team(TeamSlot* slots, int thread_idx, int num_threads, Split split)
-      : slots_(slots),
+  template <class Sweep>
+  Team(const Sweep& sweep, int thread_idx, int num_threads)
+      : slots_(sweep.team),
         thread_idx_(thread_idx),
         num_threads_(num_threads),
-        shares_panels_(split == Split::kUnits && num_threads > 1),
-        owns_rows_(split == Split::kRows && num_threads > 1) {}
+        shares_panels_(sweep.split == Split::kUnits && num_threads > 1) {
+    const int64_t part = shares_panels_ ? 0 : thread_idx, parts = shares_panels_ ? 1 : num_threads;
+    first_row_ = sweep.steps.first_row_of(part, parts, sweep.begin, sweep.end);
+    end_row_ = sweep.steps.first_row_of(part + 1, parts, sweep.begin, sweep.end);
+  }
 
-  // This thread's part of the first `count` rows of a step, the same in every step. The rows of a
-  // packed sequence are taken in turn: they come in order of falling length, and whoever had the
-  // first half of them would have the longest.
-  FUSEDRNN_HD OwnRows own_rows(const Steps& steps, int64_t count) const {
-    if (!owns_rows_) return {0, count, 1};
-    if (steps.offsets != nullptr) {
-      const int64_t left = count - thread_idx_;
-      return {thread_idx_, left > 0 ? (left + num_threads_ - 1) / num_threads_ : 0, num_threads_};
-    }
-    const int64_t first = steps.batch_size * thread_idx_ / num_threads_;
-    const int64_t last = steps.batch_size * (thread_idx_ + 1) / num_threads_;
-    return {first, count > 0 ? last - first : 0, 1};
+  // This thread's part of the first `count` rows of a step: the same rows in every step of a
+  // region.
+  FUSEDRNN_HD OwnRows own_rows(int64_t count) const {
+    const int64_t end = count < end_row_ ? count : end_row_;
+    return {first_row_, end > first_row_ ? end - first_row_ : 0};
   }
 
   // Calls body(panel) for panels [0, count), on one thread each, or all on this one if it owns
@@ -127,7 +123,7 @@ class Team {
   int thread_idx_;
   int num_threads_;
   bool shares_panels_;
-  bool owns_rows_;
+  int64_t first_row_, end_row_;
   int64_t epoch_ = 0;
 };
 
