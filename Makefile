@@ -13,7 +13,7 @@ BUILT := $(VENV)/.built
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
-CPP := $(shell find csrc tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
+CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help

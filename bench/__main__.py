@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import compilation, environment, option_costs, recompute, report, store
-from bench.cases import DEVICES, DTYPES, GATES, MODES, QUICK_SHAPES, SHAPES, Shape, select
+from bench.cases import DEVICES, DTYPES, FORMS, GATES, MODES, Shape, default_shapes, select
 from bench.contests import CONTESTS
 from bench.measure import measure
 from bench.providers import BASELINE, PROVIDERS
@@ -27,16 +27,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Time the selected cases; status 1 if one of them fails."""
-    shapes = options.shapes or (QUICK_SHAPES if options.quick else SHAPES)
-    cases = select(
-        options.cells,
-        shapes,
-        options.modes,
-        options.dtype,
-        options.threads,
-        options.filter,
-        options.device,
-    )
+    cases = [
+        case
+        for form in options.forms
+        for case in select(
+            options.cells,
+            options.shapes or default_shapes(form, options.quick),
+            options.modes,
+            options.dtype,
+            options.threads,
+            options.filter,
+            options.device,
+            form,
+            options.layers,
+            options.directions,
+        )
+    ]
     if not cases:
         print("no case is selected", file=sys.stderr)
         return 2
@@ -58,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         records += measured
         print(f"[{idx}/{len(cases)}] {case.name}: {_summary(measured)}", flush=True)
     print(f"\n{report.render(records)}\n\nwritten to {path}")
-    return 1 if any(record["status"] != "ok" for record in records) else 0
+    return int(any(record["status"] == "failed" for record in records))
 
 
 def run_compile(options: argparse.Namespace) -> int:
@@ -143,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
     add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
     add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    add.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS[:1])
+    add.add_argument("--layers", nargs="+", type=int, default=[1], metavar="N")
+    add.add_argument("--directions", nargs="+", type=int, choices=(1, 2), default=[1])
     add.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:1])
     add.add_argument("--filter", default="", metavar="REGEX", help="of the case's name")
     add.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
@@ -218,10 +227,12 @@ def _warn(facts: dict) -> None:
 def _summary(records: list[store.Record]) -> str:
     parts = []
     for record in records:
+        if record["status"] == "absent":
+            continue
         if record["status"] != "ok":
             parts.append(f"{record['provider']} FAILED: {record['message'].strip()}")
             continue
-        text = f"{record['provider']} {1e3 * record['seconds']['median']:.2f} ms"
+        text = f"{record['provider']} {report.milliseconds(record['seconds']['median'])} ms"
         if record["speedup"] and record["provider"] != BASELINE:
             text += " ({median:.2f}x [{q20:.2f}, {q80:.2f}])".format(**record["speedup"])
         parts.append(text)

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 import fusedrnn
-from bench.measure import TOLERANCES, WrongResultError, isolated
+from bench.measure import TOLERANCES
 from bench.report import align
 from bench.store import Record
+from bench.workers import WrongResultError, isolated
 
 # torch.nn's layers are refused by torch.compile, and run uncompiled after a graph break, unless
 # it is told to take them apart.

@@ -7,20 +7,12 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from bench import per_sample
-from bench.cases import Case
-from bench.providers import (
-    BASELINE,
-    ModuleProvider,
-    Prepared,
-    PreparedModule,
-    Problem,
-    make_module,
-)
+from bench.cases import Case, draw_lengths
+from bench.problem import Prepared, PreparedModule, Problem, make_module, valid_mask
+from bench.providers import BASELINE, PROVIDERS, ModuleProvider
 
-SHORTEST = 10  # lengths are uniform from here to seq_len
 RESET_RATE = 0.01
 
 
@@ -64,13 +56,6 @@ class Contest:
         return next(entry for entry in self.contestants if entry.name == self.oracle)
 
 
-def draw_lengths(case: Case) -> Tensor:
-    """[batch_size]; uniform, in no order."""
-    shortest, seq_len = min(SHORTEST, case.shape.seq_len), case.shape.seq_len
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(shortest, seq_len + 1, (case.shape.batch_size,), generator=generator)
-
-
 def valid_fraction(case: Case) -> float:
     return draw_lengths(case).double().mean().item() / case.shape.seq_len
 
@@ -82,8 +67,7 @@ def draw_reset(case: Case) -> Tensor:
 
 
 def _use_lengths(module: nn.Module, problem: Problem) -> Prepared:
-    lengths = draw_lengths(problem.case)
-    return _prepare_ragged(module, problem, lambda m, input: m(input, lengths=lengths)[0])
+    return _prepare_ragged(module, problem, _lengths_of("fusedrnn", problem))
 
 
 def _use_padded(module: nn.Module, problem: Problem) -> Prepared:
@@ -91,22 +75,18 @@ def _use_padded(module: nn.Module, problem: Problem) -> Prepared:
 
 
 def _use_packed(module: nn.Module, problem: Problem) -> Prepared:
-    """Packs and pads again around the layer, both timed, as users who have padded tensors do."""
-    lengths = draw_lengths(problem.case)
+    return _prepare_ragged(module, problem, _lengths_of(BASELINE, problem))
 
-    def forward(module: nn.Module, input: Tensor) -> Tensor:
-        packed = pack_padded_sequence(input, lengths, enforce_sorted=False)
-        return pad_packed_sequence(module(packed)[0], total_length=input.size(0))[0]
 
-    return _prepare_ragged(module, problem, forward)
+def _lengths_of(provider: str, problem: Problem) -> Callable[[nn.Module, Tensor], Tensor]:
+    return PROVIDERS[provider].use_lengths(draw_lengths(problem.case))
 
 
 def _prepare_ragged(
     module: nn.Module, problem: Problem, forward: Callable[[nn.Module, Tensor], Tensor]
 ) -> Prepared:
     """No gradient enters at padded places: nobody's loss has them."""
-    steps = torch.arange(problem.case.shape.seq_len).unsqueeze(1)
-    valid = (steps < draw_lengths(problem.case)).unsqueeze(2)
+    valid = valid_mask(draw_lengths(problem.case), problem.case.shape.seq_len)
     problem = dataclasses.replace(problem, grad_output=problem.grad_output * valid)
     return PreparedModule(module, problem, forward)
 

@@ -67,14 +67,15 @@ class BusyElsewhere:
     def __init__(self) -> None:
         self._start = self._sample()
 
-    def cores(self) -> float | None:
-        """The mean number, or None where the system does not tell."""
+    def cores(self, own_seconds: float = 0.0) -> float | None:
+        """The mean number, or None where the system does not tell; `own_seconds` were used by
+        processes that belong to this one."""
         wall, busy, own = (
             now - then for now, then in zip(self._sample(), self._start, strict=True)
         )
         if not busy:
             return None
-        return max(0.0, (busy - own) / wall)
+        return max(0.0, (busy - own - own_seconds) / wall)
 
     @staticmethod
     def _sample() -> tuple[float, float, float]:

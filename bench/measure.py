@@ -1,57 +1,134 @@
-"""One case, measured in processes of its own: checked against float64, then timed; and the peak
-memory of each provider, in a process for each."""
+"""One case: every provider checked against float64, then timed, each in a process of its own; and
+the peak memory of torch.nn and fusedrnn, in one more process each."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import multiprocessing
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import environment, timing
-from bench.cases import Case, Shape
-from bench.providers import BASELINE, PROVIDERS, Problem, Provider
-from bench.timing import Effort, Summary
+from bench.cases import STREAMING, Case, Shape
+from bench.problem import Problem, Provider, grad_mode
+from bench.providers import BASELINE, MODULES, PROVIDERS
+from bench.timing import Effort, Roof, RoofSample, StepSampler, Summary
+from bench.workers import RemoteSampler, Worker, WrongResultError, isolated
 
 # Largest error of a tensor against float64, relative to the tensor's largest element, beyond
 # which a result is wrong. Rounding gives about 1e-6 in float32 over the table's shapes.
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 MEMORY_STEPS = 3
-TIMEOUT_SECONDS = 900
+STREAMED_STEPS = 3  # that are checked, so that a state that is not carried shows
+
+Results = Mapping[str, torch.Tensor]
 
 
-class WrongResultError(RuntimeError):
-    """A provider's result is not the float64 result to within `TOLERANCES`."""
-
-
-def measure(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
+def measure(
+    case: Case,
+    providers: Sequence[str],
+    effort: Effort,
+    available: Mapping[str, Provider] = PROVIDERS,
+) -> list[dict[str, Any]]:
     """One record a provider, as bench/README.md describes them.
 
-    A case that fails, or whose process dies, gives records with ``status: "failed"`` and the
-    reason in ``message``.
+    A provider that fails, or whose process dies, has a record with ``status: "failed"`` and the
+    reason in ``message``; one that cannot run the case has ``status: "absent"``. The others are
+    timed all the same.
     """
+    records: dict[str, dict[str, Any]] = {}
+    chosen = []
+    for name in providers:
+        reason = available[name].absent(case)
+        if reason:
+            records[name] = {"provider": name, "status": "absent", "message": reason}
+        else:
+            chosen.append(available[name])
+    workers: dict[str, Worker] = {}
     try:
-        records = isolated(_time_in_process, case, providers, effort)
-        for record in records:
-            record["peak_bytes"] = isolated(_memory_in_process, case, record["provider"])
+        with tempfile.TemporaryDirectory() as folder:
+            expected = Path(folder) / "expected.pt"
+            isolated(_write_expected, case, expected)
+            for provider in chosen:
+                workers[provider.name] = Worker(Contestant, provider, case, expected)
+            errors = {}
+            for name, worker in workers.items():
+                try:
+                    errors[name] = worker.ready()
+                except RuntimeError as error:
+                    records[name] = _failure(name, error)
+        working = [provider for provider in chosen if provider.name in errors]
+        if working:
+            records |= _time(case, working, workers, errors, effort)
+        for provider in MODULES:
+            record = records.get(provider.name)
+            if record and record["status"] == "ok":
+                record["peak_bytes"] = isolated(_memory_in_process, case, provider)
     except RuntimeError as error:
-        records = [
-            {"provider": name, "status": "failed", "message": str(error)} for name in providers
-        ]
-    return records
+        records |= {
+            provider.name: _failure(provider.name, error)
+            for provider in chosen
+            if records.get(provider.name, {}).get("status") != "failed"
+        }
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return [records[name] for name in providers]
+
+
+class Contestant:
+    """A provider in its process: set up, checked, and ready to take samples."""
+
+    def __init__(self, provider: Provider, case: Case, expected: Path) -> None:
+        provider.set_up(case)
+        set_up(case)
+        torch.set_grad_enabled(case.mode == "train")
+        self._prepared = provider.prepare(Problem.draw(case))
+        results = _run(self._prepared, case)
+        wanted = torch.load(expected, mmap=True)
+        self._facts = {
+            "version": provider.version(),
+            "plan": provider.plan(case),
+            "errors": compare_results(provider.name, case, results, wanted),
+        }
+
+    def describe(self) -> dict[str, Any]:
+        return self._facts
+
+    def warm_up(self) -> int:
+        self._sampler = StepSampler(self._prepared.step)
+        return self._sampler.calls
+
+    def sample(self) -> float:
+        return self._sampler.sample()
+
+
+class RoofInProcess:
+    """The roof of a case in its process."""
+
+    def __init__(self, case: Case) -> None:
+        set_up(case)
+        self._roof = Roof(case.device, case.threads, case.slice_bytes)
+
+    def describe(self) -> None:
+        return None
+
+    def warm_up(self) -> int:
+        return 1
+
+    def sample(self) -> RoofSample:
+        return self._roof.sample()
 
 
 def check(
     problem: Problem, providers: Sequence[Provider], oracle: Provider = PROVIDERS[BASELINE]
 ) -> dict[str, dict[str, float]]:
-    """Run every provider once and compare each result with the oracle's in float64.
+    """Run every provider once, here, and compare each result with the oracle's in float64.
 
     Returns:
         For each provider the error of each result.
@@ -59,73 +136,130 @@ def check(
     Raises:
         WrongResultError: an error is beyond the tolerance, or not a number.
     """
-    expectations = _run_once(oracle, problem.double())
-    tolerance = TOLERANCES[problem.case.dtype]
-    errors: dict[str, dict[str, float]] = {}
-    for provider in providers:
-        results = _run_once(provider, problem)
-        if results.keys() != expectations.keys():
-            raise WrongResultError(
-                f"{provider.name}: expected results {sorted(expectations)}, got {sorted(results)}"
+    case = problem.case
+    with grad_mode(case):
+        expected = _run(oracle.prepare(problem.double()), case)
+        return {
+            provider.name: compare_results(
+                provider.name, case, _run(provider.prepare(problem), case), expected
             )
-        errors[provider.name] = {}
-        for name, expected in expectations.items():
-            actual = results[name]
-            if actual.shape != expected.shape:
-                raise WrongResultError(
-                    f"{provider.name}: {name} has shape {tuple(actual.shape)}, "
-                    f"expected {tuple(expected.shape)}"
-                )
-            error = float((actual.double() - expected).abs().max() / expected.abs().max())
-            if not error <= tolerance:
-                raise WrongResultError(
-                    f"{provider.name}: {name} differs from float64 by {error:.1e} of its largest "
-                    f"element, allowed {tolerance:.0e}"
-                )
-            errors[provider.name][name] = error
+            for provider in providers
+        }
+
+
+def compare_results(
+    provider: str, case: Case, results: Results, expected: Results
+) -> dict[str, float]:
+    """The error of each result, relative to the largest element of what is expected."""
+    tolerance = TOLERANCES[case.dtype]
+    if results.keys() != expected.keys():
+        raise WrongResultError(
+            f"{provider}: expected results {sorted(expected)}, got {sorted(results)}"
+        )
+    errors = {}
+    for name, wanted in expected.items():
+        actual = results[name]
+        if actual.shape != wanted.shape:
+            raise WrongResultError(
+                f"{provider}: {name} has shape {tuple(actual.shape)}, "
+                f"expected {tuple(wanted.shape)}"
+            )
+        error = float((actual.double() - wanted).abs().max() / wanted.abs().max())
+        if not error <= tolerance:
+            raise WrongResultError(
+                f"{provider}: {name} differs from float64 by {error:.1e} of its largest "
+                f"element, allowed {tolerance:.0e}"
+            )
+        errors[name] = error
     return errors
 
 
-def time_case(case: Case, providers: Sequence[Provider], effort: Effort) -> list[dict[str, Any]]:
-    """Check, then time; everything a record holds but the peak memory."""
-    problem = Problem.draw(case)
-    errors = check(problem, providers)
-    prepared = {provider.name: provider.prepare(problem) for provider in providers}
-    busy = environment.BusyElsewhere()
-    steps = {name: run.step for name, run in prepared.items()}
-    timings = timing.interleave(steps, effort, case.device)
-    other_cores = busy.cores()
-    sgemm = Summary.of(timings.sgemm_gflops)
-    records = []
-    for provider in providers:
-        samples = timings.samples[provider.name]
+def _time(
+    case: Case,
+    providers: Sequence[Provider],
+    workers: Mapping[str, Worker],
+    facts: Mapping[str, dict[str, Any]],
+    effort: Effort,
+) -> dict[str, dict[str, Any]]:
+    """Everything that the records hold but the peak memory."""
+    roof_worker = Worker(RoofInProcess, case)
+    try:
+        roof_worker.ready()
+        involved = [roof_worker, *(workers[provider.name] for provider in providers)]
+        samplers = {p.name: RemoteSampler(workers[p.name]) for p in providers}
+        roof = RemoteSampler(roof_worker)
+        own_seconds = sum(worker.cpu_seconds for worker in involved)
+        busy = environment.BusyElsewhere()
+        timings = timing.interleave(samplers, effort, roof)
+        own_seconds = sum(worker.cpu_seconds for worker in involved) - own_seconds
+        other_cores = busy.cores(own_seconds)
+    finally:
+        roof_worker.close()
+    sgemm = Summary.of([sample.gflops for sample in timings.roofs])
+    rates = [sample.read_gbps for sample in timings.roofs if sample.read_gbps is not None]
+    read = Summary.of(rates) if rates else None
+    floor = max(
+        case.flops / sgemm.median / 1e9, case.weight_bytes / read.median / 1e9 if read else 0.0
+    )
+    baseline = timings.samples.get(BASELINE)
+    records = {}
+    for name, samples in timings.samples.items():
         seconds = Summary.of(samples)
         gflops = case.flops / seconds.median / 1e9
-        baseline = timings.samples.get(BASELINE)
         speedup = Summary.of(timing.ratios(baseline, samples)) if baseline else None
-        provider_errors = errors[provider.name]
-        records.append(
-            {
-                "provider": provider.name,
-                "version": provider.version(),
-                "plan": provider.plan(case),
-                "status": "ok",
-                "rounds": len(samples),
-                "calls": timings.calls[provider.name],
-                "seconds": vars(seconds),
-                "speedup": vars(speedup) if speedup else None,
-                "gflops": gflops,
-                "sgemm_gflops": vars(sgemm),
-                "sgemm_fraction": gflops / sgemm.median,
-                "error_output": provider_errors["output"],
-                "error_grad": max(
-                    (error for name, error in provider_errors.items() if name != "output"),
-                    default=None,
-                ),
-                "other_cores": other_cores,
-            }
-        )
+        errors = facts[name]["errors"]
+        records[name] = {
+            "provider": name,
+            "version": facts[name]["version"],
+            "plan": facts[name]["plan"],
+            "status": "ok",
+            "rounds": len(samples),
+            "calls": samplers[name].calls,
+            "seconds": vars(seconds),
+            "speedup": vars(speedup) if speedup else None,
+            "best_peer": _best_peer(name, timings.samples),
+            "gflops": gflops,
+            "sgemm_gflops": vars(sgemm),
+            "sgemm_fraction": gflops / sgemm.median,
+            "read_gbps": vars(read) if read else None,
+            "roof_fraction": floor / seconds.median,
+            "error_output": errors["output"],
+            "error_grad": max(
+                (error for result, error in errors.items() if result != "output"), default=None
+            ),
+            "other_cores": other_cores,
+            "peak_bytes": None,
+        }
     return records
+
+
+def _best_peer(name: str, samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """The fastest of the others, and how many times faster than it this one is."""
+    others = [other for other in samples if other != name]
+    if not others:
+        return None
+    best = min(others, key=lambda other: Summary.of(samples[other]).median)
+    ratio = Summary.of(timing.ratios(samples[best], samples[name]))
+    return {"provider": best, "speedup": vars(ratio)}
+
+
+def _failure(provider: str, error: RuntimeError) -> dict[str, Any]:
+    return {"provider": provider, "status": "failed", "message": str(error)}
+
+
+def _write_expected(case: Case, path: Path) -> None:
+    """The float64 results of a case, for every provider's process to read."""
+    set_up(case)
+    with grad_mode(case):
+        prepared = PROVIDERS[BASELINE].prepare(Problem.draw(case).double())
+        torch.save(_run(prepared, case), path)
+
+
+def _run(prepared: Any, case: Case) -> dict[str, torch.Tensor]:
+    """The results of one call, or of several where the state is carried."""
+    for _ in range(STREAMED_STEPS if case.form in STREAMING else 1):
+        prepared.step()
+    return prepared.results()
 
 
 def peak_growth(case: Case, provider: Provider) -> int | None:
@@ -135,7 +269,7 @@ def peak_growth(case: Case, provider: Provider) -> int | None:
     The start is taken after the weights and the input exist and after a step of a tiny case
     has made the libraries set themselves up. None where the system does not tell.
     """
-    tiny = dataclasses.replace(case, shape=Shape(2, 2, 8, 8))
+    tiny = dataclasses.replace(case, shape=Shape(2, min(2, case.shape.seq_len), 8, 8))
     warm = provider.prepare(Problem.draw(tiny))
     warm.step()
     prepared = provider.prepare(Problem.draw(case))
@@ -146,20 +280,10 @@ def peak_growth(case: Case, provider: Provider) -> int | None:
     return None if start is None or peak is None else max(0, peak - start)
 
 
-def _run_once(provider: Provider, problem: Problem) -> dict[str, torch.Tensor]:
-    prepared = provider.prepare(problem)
-    prepared.step()
-    return prepared.results()
-
-
-def _time_in_process(case: Case, providers: Sequence[str], effort: Effort) -> list[dict[str, Any]]:
+def _memory_in_process(case: Case, provider: Provider) -> int | None:
     set_up(case)
-    return time_case(case, [PROVIDERS[name] for name in providers], effort)
-
-
-def _memory_in_process(case: Case, provider: str) -> int | None:
-    set_up(case)
-    return peak_growth(case, PROVIDERS[provider])
+    with grad_mode(case):
+        return peak_growth(case, provider)
 
 
 def set_up(case: Case) -> None:
@@ -193,45 +317,3 @@ def reset_peak(device: str = "cpu") -> int | None:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()
-
-
-def isolated(
-    function: Callable[..., Any], *args: Any, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Any:
-    """`function` of `args` in a fresh process; what goes wrong there is a RuntimeError here."""
-    context = _context()
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_send_result, args=(sender, function, args))
-    process.start()
-    sender.close()
-    if not receiver.poll(timeout_seconds):
-        process.kill()
-        raise RuntimeError(f"the process gave no result in {timeout_seconds:g} s")
-    try:
-        result, error = receiver.recv()
-    except EOFError:
-        process.join()
-        raise RuntimeError(f"the process died with exit code {process.exitcode}") from None
-    process.join()
-    if error:
-        raise RuntimeError(error)
-    return result
-
-
-def _context() -> Any:
-    """Processes forked from a server that has imported torch but never run it, where possible:
-    they start at once, and no thread pool is carried across the fork."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "fusedrnn"])
-    return context
-
-
-def _send_result(sender: Connection, function: Callable[..., Any], args: tuple) -> None:
-    try:
-        sender.send((function(*args), ""))
-    except WrongResultError as error:
-        sender.send((None, f"wrong result: {error}"))
-    except Exception:
-        sender.send((None, traceback.format_exc()))

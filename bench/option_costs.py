@@ -15,11 +15,12 @@ from typing import Any
 from bench import environment, timing
 from bench.cases import Case, Shape
 from bench.contests import CONTESTS
-from bench.measure import check, isolated, set_up
-from bench.providers import Problem
+from bench.measure import check, set_up
+from bench.problem import Problem, grad_mode
 from bench.report import align, others_text
 from bench.store import Record
 from bench.timing import Effort, Summary
+from bench.workers import isolated
 
 CELLS = ("LSTM", "GRU")
 HIDDEN_SIZES = (128, 256)
@@ -72,9 +73,13 @@ def time_case(case: OptionCase, effort: Effort) -> list[dict[str, Any]]:
     problem = Problem.draw(case)
     checked = [contestant for contestant in contest.contestants if contestant.has_option]
     errors = check(problem, checked, contest.oracle_provider())
-    steps = {entry.name: entry.prepare(problem).step for entry in contest.contestants}
-    busy = environment.BusyElsewhere()
-    timings = timing.interleave(steps, effort)
+    with grad_mode(case):
+        samplers = {
+            entry.name: timing.StepSampler(entry.prepare(problem).step)
+            for entry in contest.contestants
+        }
+        busy = environment.BusyElsewhere()
+        timings = timing.interleave(samplers, effort)
     other_cores = busy.cores()
     share = contest.share(case)
     expected = [share * seconds for seconds in timings.samples[contest.reference]]
@@ -88,7 +93,7 @@ def time_case(case: OptionCase, effort: Effort) -> list[dict[str, Any]]:
                 "version": contestant.version(),
                 "status": "ok",
                 "rounds": len(samples),
-                "calls": timings.calls[contestant.name],
+                "calls": samplers[contestant.name].calls,
                 "seconds": vars(Summary.of(samples)),
                 "reference": contest.reference,
                 "share": share,

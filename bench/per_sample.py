@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from bench.providers import Problem
+from bench.problem import Problem
 
 
 class _PerSample:

@@ -16,11 +16,13 @@ import numpy
 
 from bench import environment
 from bench.cases import Case, Shape
-from bench.measure import TOLERANCES, isolated, peak_bytes, reset_peak, set_up
-from bench.providers import BASELINE, ModuleProvider, PreparedModule, Problem, make_module
+from bench.measure import TOLERANCES, peak_bytes, reset_peak, set_up
+from bench.problem import PreparedModule, Problem, make_module
+from bench.providers import BASELINE, ModuleProvider
 from bench.report import align, others_text
 from bench.store import Record
 from bench.timing import Summary
+from bench.workers import isolated
 
 SETTINGS = ("none", "gates", "chunk:100", "chunk:1000")
 SHAPE = Shape(batch_size=4, seq_len=100_000, input_size=128, hidden_size=128)

@@ -36,6 +36,8 @@ def table(records: Sequence[Record]) -> str:
     for record in records:
         case, shape = case_of(record), case_of(record).shape
         key = [case.cell, case.mode, *map(str, vars(shape).values()), record["provider"]]
+        if record["status"] == "absent":
+            continue
         if record["status"] != "ok":
             rows.append([*key, "FAILED", *[""] * (len(head) - len(key) - 1)])
             continue
@@ -122,7 +124,7 @@ def failures_text(records: Iterable[Record]) -> str:
     lines = [
         f"  {record['provider']} {case_of(record).name}: {record['message'].strip()}"
         for record in records
-        if record["status"] != "ok"
+        if record["status"] == "failed"
     ]
     return "\n".join([f"failures: {len(lines)}", *lines]) if lines else "failures: none"
 
@@ -229,6 +231,11 @@ def compared(records: Iterable[Record]) -> list[tuple[Record, Case, dict[str, fl
         for record in records
         if record["status"] == "ok" and record["provider"] != BASELINE and record["speedup"]
     ]
+
+
+def milliseconds(seconds: float) -> str:
+    """With so many digits that a microsecond shows where it matters."""
+    return f"{1e3 * seconds:.4f}" if seconds < 1e-3 else f"{1e3 * seconds:.2f}"
 
 
 def geometric_mean(values: Sequence[float]) -> float:

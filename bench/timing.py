@@ -11,14 +11,17 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
+
+from bench import bandwidth
 
 MIN_SAMPLE_SECONDS = 0.02
 WARM_UP_SECONDS = 0.1
 SGEMM_SIZES = {"cpu": 1024, "cuda": 8192}
-SGEMM_SHARE = 0.15  # of a case's time, at most, after the least number of samples
+ROOF_SHARE = 0.15  # of a case's time, at most, after the least number of samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +48,31 @@ class Effort:
     min_rounds: int
 
 
+class Sampler(Protocol):
+    """Takes samples of one provider's step, in this process or in another."""
+
+    calls: int  # consecutive calls that make a sample
+
+    def sample(self) -> float:
+        """Seconds a call."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RoofSample:
+    gflops: float  # of a large float32 product
+    read_gbps: float | None  # of the cache level where a thread's weights lie; None if unknown
+
+
+class RoofSampler(Protocol):
+    """Takes samples of what the machine can do."""
+
+    def sample(self) -> RoofSample: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Timings:
     samples: dict[str, list[float]]  # seconds a call; one entry a round
-    calls: dict[str, int]  # consecutive calls that make a sample
-    sgemm_gflops: list[float]  # measured between the rounds
+    roofs: list[RoofSample]  # measured between the rounds
 
 
 def ratios(baseline: Sequence[float], samples: Sequence[float]) -> list[float]:
@@ -58,46 +81,65 @@ def ratios(baseline: Sequence[float], samples: Sequence[float]) -> list[float]:
 
 
 def interleave(
-    steps: dict[str, Callable[[], None]], effort: Effort, device: str = "cpu"
+    samplers: Mapping[str, Sampler], effort: Effort, roof: RoofSampler | None = None
 ) -> Timings:
-    """Time every step once a round, and the device's sgemm rate between rounds."""
-    calls = {name: _warm_up(step) for name, step in steps.items()}
-    sgemm = Sgemm(device)
-    samples: dict[str, list[float]] = {name: [] for name in steps}
-    rates: list[float] = []
-    sgemm_seconds = 0.0
-    collecting = gc.isenabled()
-    gc.disable()
+    """Time every step once a round, and the machine's roof, if it is asked for, between rounds."""
+    samples: dict[str, list[float]] = {name: [] for name in samplers}
+    roofs: list[RoofSample] = []
+    roof_seconds = 0.0
     start = time.perf_counter()
-    try:
-        rounds = 0
-        while rounds < effort.min_rounds or time.perf_counter() - start < effort.budget:
-            for name, step in steps.items():
-                samples[name].append(_sample(step, calls[name]))
-            rounds += 1
-            elapsed = time.perf_counter() - start
-            if len(rates) < effort.min_rounds or sgemm_seconds < SGEMM_SHARE * elapsed:
-                seconds = _sample(sgemm.step, sgemm.calls)
-                sgemm_seconds += seconds * sgemm.calls
-                rates.append(sgemm.flops / seconds / 1e9)
-    finally:
-        if collecting:
-            gc.enable()
-    return Timings(samples, calls, rates)
+    rounds = 0
+    while rounds < effort.min_rounds or time.perf_counter() - start < effort.budget:
+        for name, sampler in samplers.items():
+            samples[name].append(sampler.sample())
+        rounds += 1
+        before = time.perf_counter()
+        if roof is None:
+            continue
+        if len(roofs) < effort.min_rounds or roof_seconds < ROOF_SHARE * (before - start):
+            roofs.append(roof.sample())
+            roof_seconds += time.perf_counter() - before
+    return Timings(samples, roofs)
 
 
-class Sgemm:
-    """The roof: torch's float32 matrix product, at the thread count of the caller."""
+class StepSampler:
+    """Times a step in this process; the garbage collector runs between samples only."""
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step = step
+        self.calls = _warm_up(step)
+
+    def sample(self) -> float:
+        if self.calls > 1:
+            self._step()  # wakes its threads and warms the caches after the others
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return _sample(self._step, self.calls)
+        finally:
+            if collecting:
+                gc.enable()
+
+
+class Roof:
+    """torch's float32 matrix product at the thread count of the caller, and reading
+    `slice_bytes` of weights again and again on each of `threads` threads."""
+
+    def __init__(self, device: str = "cpu", threads: int = 1, slice_bytes: int = 0) -> None:
         size = SGEMM_SIZES[device]
-        self.flops = 2 * size**3
+        self._flops = 2 * size**3
         self._a = torch.rand(size, size, device=device)
         self._b = torch.rand(size, size, device=device)
         self._c = torch.empty(size, size, device=device)
-        self.calls = _warm_up(self.step)
+        self._product = StepSampler(self._multiply)
+        is_read = device == "cpu" and slice_bytes > 0
+        self._reader = bandwidth.make_reader(threads, slice_bytes) if is_read else None
 
-    def step(self) -> None:
+    def sample(self) -> RoofSample:
+        gflops = self._flops / self._product.sample() / 1e9
+        return RoofSample(gflops, self._reader() if self._reader else None)
+
+    def _multiply(self) -> None:
         torch.mm(self._a, self._b, out=self._c)
 
 

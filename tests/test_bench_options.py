@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from bench import contests, option_costs, recompute, store
-from bench.cases import Case, Shape
-from bench.measure import WrongResultError, check
+from bench.cases import Case, Shape, draw_lengths
+from bench.measure import check
 from bench.option_costs import OptionCase
-from bench.providers import Problem
+from bench.problem import Problem
 from bench.recompute import RecomputeCase, Step
+from bench.workers import WrongResultError
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE = Shape(batch_size=3, seq_len=12, input_size=5, hidden_size=4)
@@ -60,7 +61,7 @@ def test_a_layer_without_the_option_is_seen_to_differ(kind: str) -> None:
 
 def test_lengths_are_uniform_and_their_mean_is_the_share() -> None:
     case = Case("GRU", Shape(32, 400, 8, 8), "infer", "float32", 1)
-    lengths = contests.draw_lengths(case)
+    lengths = draw_lengths(case)
     assert (
         lengths.shape == (32,) and 10 <= int(lengths.min()) < 50 < 350 < int(lengths.max()) <= 400
     )

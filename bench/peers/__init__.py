@@ -1,0 +1,1 @@
+"""Other libraries that run recurrent layers; each is optional."""
