@@ -11,6 +11,8 @@ from torch import Tensor
 from fusedrnn import ops, reference
 from fusedrnn.ops import LayerWeights
 
+GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
+
 
 class Layer(NamedTuple):
     """The arguments of `ops.layer_forward`."""
@@ -206,3 +208,21 @@ def oracle(layer: Layer) -> dict[str, Tensor]:
 def operator(layer: Layer) -> dict[str, Tensor]:
     """`results` of the operator."""
     return results(ops.layer_forward, layer)
+
+
+def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
+    """The arguments of layer_backward after a forward, with some changed by name."""
+    *outputs, saved = torch.ops.fusedrnn.layer_forward(*layer.forward_args(save=True))
+    grads = [torch.randn_like(result) if result.numel() else None for result in outputs]
+    args = {
+        "cell": layer.cell,
+        **dict(zip(GRADS, grads, strict=True)),
+        **layer.tensors,
+        **layer.sequence,
+        "recompute": layer.recompute,
+        "output": outputs[0],
+        "saved": saved,
+        "output_mask": [tensor is not None for tensor in layer.tensors.values()] + [True, True],
+    }
+    assert not changes.keys() - args.keys()
+    return tuple((args | changes).values())

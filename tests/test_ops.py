@@ -1,19 +1,23 @@
-"""The operators: numbers, gradients, strides, threads and schedules."""
+"""The operators: numbers, gradients, strides and schedules."""
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import traceback
 from typing import Any
 
 import pytest
 import torch
 from cases import CELLS, DTYPES, assert_close, tolerance
-from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer, operator, oracle
+from layer_cases import (
+    CELL_VARIANTS,
+    GRADS,
+    VARIANTS,
+    Layer,
+    backward_args,
+    make_layer,
+    operator,
+    oracle,
+)
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from fusedrnn import _library, ops, reference
 
@@ -25,7 +29,6 @@ DOUBLE = torch.float64
 # seq_len, batch_size, input_size, hidden_size: ones, primes, one over tiles and vectors.
 SHAPES = [(1, 1, 1, 1), (2, 17, 3, 9), (7, 5, 33, 17), (13, 9, 8, 33), (3, 33, 65, 65)]
 SCHEDULES = ("per_step", "persistent")
-GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
 
 
 def assert_matches_oracle(layer: Layer) -> None:
@@ -129,24 +132,6 @@ def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype, devi
 def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
     layer = comparable(make_layer(cell, dtype, **VARIANTS[variant], device=device))
     torch.library.opcheck(OPS.layer_backward.default, backward_args(layer))
-
-
-def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
-    """The arguments of layer_backward after a forward, with some changed by name."""
-    *outputs, saved = OPS.layer_forward(*layer.forward_args(save=True))
-    grads = [torch.randn_like(result) if result.numel() else None for result in outputs]
-    args = {
-        "cell": layer.cell,
-        **dict(zip(GRADS, grads, strict=True)),
-        **layer.tensors,
-        **layer.sequence,
-        "recompute": layer.recompute,
-        "output": outputs[0],
-        "saved": saved,
-        "output_mask": [tensor is not None for tensor in layer.tensors.values()] + [True, True],
-    }
-    assert not changes.keys() - args.keys()
-    return tuple((args | changes).values())
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -263,85 +248,6 @@ def test_same_inputs_give_the_same_bits(
     for _ in range(3):
         again = operator(layer)
         assert all(torch.equal(first[name], again[name]) for name in first)
-
-
-# Threads and processes
-
-
-@pytest.fixture
-def two_threads() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("threads", [1, 2, 5])
-def test_any_number_of_threads(cell: str, threads: int, two_threads: None) -> None:
-    torch.set_num_threads(threads)
-    assert_matches_oracle(make_layer(cell, torch.float32, sizes=(7, 17, 33, 65)))
-
-
-def busy_layer() -> Layer:
-    """One that the planner gives more than one thread."""
-    return make_layer("lstm", torch.float32, sizes=(16, 32, 128, 128))
-
-
-def in_forked_child(body: Any) -> int:
-    """The exit status of a forked process that ran body; killed when it hangs."""
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)
-        try:
-            body()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forked_process_runs_after_its_parent_used_threads(two_threads: None) -> None:
-    args = backward_args(busy_layer())
-    expected = OPS.layer_backward(*args)[0]
-
-    def body() -> None:
-        # Only this operator: on two threads torch's own would hang.
-        result = OPS.layer_backward(*args)[0]
-        assert torch.get_num_threads() == 2
-        torch.set_num_threads(1)
-        assert_close(result, expected, tolerance(torch.float32, 32))
-
-    assert in_forked_child(body) == 0
-
-
-class Outputs(Dataset):
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, idx: int) -> Tensor:
-        torch.manual_seed(idx)
-        return busy_layer().run(ops.layer_forward)[0].sum()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
-def test_data_loader_workers(two_threads: None) -> None:
-    expected = torch.stack([Outputs()[idx] for idx in range(4)])
-    loader = DataLoader(Outputs(), num_workers=2, multiprocessing_context="fork", timeout=60)
-    assert_close(torch.cat(list(loader)), expected, tolerance(torch.float32, 16))
-
-
-def test_threads_of_the_caller(two_threads: None) -> None:
-    """Several Python threads call at once, each with a region of its own."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    layer = busy_layer()
-    expected = operator(layer)
-    with ThreadPoolExecutor(4) as pool:
-        for actual in pool.map(lambda _: operator(layer), range(8)):
-            assert all(torch.equal(actual[name], expected[name]) for name in expected)
 
 
 # Instruction sets and schedules

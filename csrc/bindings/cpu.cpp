@@ -4,6 +4,8 @@
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
+#include <exception>
+
 #include "bindings/checks.h"
 #include "bindings/layer_args.h"
 #include "bindings/packing.h"
@@ -14,15 +16,35 @@
 namespace fusedrnn {
 namespace {
 
+// Calls run(direction, runtime) for each direction, as many at the same time as planned. No
+// exception may leave the parallel region, so they wait for its end.
+template <class Run>
+void run_directions(int directions, const Plan& plan, const Run& run) {
+  std::exception_ptr errors[2];
+  auto body = [&](int thread_idx, int num_threads) {
+    for (int direction = thread_idx; direction < directions; direction += num_threads) {
+      try {
+        TorchRuntime runtime;
+        check_status(run(direction, runtime));
+      } catch (...) {
+        errors[direction] = std::current_exception();
+      }
+    }
+  };
+  TorchRuntime().parallel(plan.directions_at_once, body);
+  for (const std::exception_ptr& error : errors) {
+    if (error != nullptr) std::rethrow_exception(error);
+  }
+}
+
 // Every direction of a layer without lengths, or packed.
 void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& result) {
   if (layer.total_rows == 0) return;
   const CpuPlan chosen = make_cpu_plan(to_problem(layer, save));
-  for (int direction = 0; direction < layer.directions; ++direction) {
-    TorchRuntime runtime;
-    check_status(layer_forward_cpu(forward_args(layer, result, direction), chosen.plan, chosen.isa,
-                                   runtime));
-  }
+  run_directions(layer.directions, chosen.plan, [&](int direction, Runtime& runtime) {
+    return layer_forward_cpu(forward_args(layer, result, direction), chosen.plan, chosen.isa,
+                             runtime);
+  });
 }
 
 void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const LayerGrads& result) {
@@ -31,11 +53,20 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
     return;
   }
   const CpuPlan chosen = make_cpu_plan(to_problem(layer, true));
-  for (int direction = 0; direction < layer.directions; ++direction) {
-    TorchRuntime runtime;
-    check_status(layer_backward_cpu(backward_args(layer, given, result, direction), chosen.plan,
-                                    chosen.isa, runtime));
+  // At the same time, the second direction has a grad_input of its own, added in the end.
+  Tensor of_second;
+  if (chosen.plan.directions_at_once > 1 && result[kInput].numel() > 0) {
+    of_second = at::empty_like(result[kInput]);
   }
+  run_directions(layer.directions, chosen.plan, [&](int direction, Runtime& runtime) {
+    LayerBackwardArgs args = backward_args(layer, given, result, direction);
+    if (args.accumulate_grad_input && of_second.defined()) {
+      args.grad_input = of_second.mutable_data_ptr();
+      args.accumulate_grad_input = false;
+    }
+    return layer_backward_cpu(args, chosen.plan, chosen.isa, runtime);
+  });
+  if (of_second.defined()) result[kInput].add_(of_second);
 }
 
 bool needs_packing(const CheckedLayer& layer) {

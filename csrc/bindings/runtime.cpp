@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <limits>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -58,8 +59,12 @@ bool concurrent_threads() { return built_with_openmp(); }
 int available_threads() {
 #ifdef _OPENMP
   if (omp_in_parallel()) return 1;
+  // Of the calling thread's affinity; or all cores, where OpenMP itself has bound each thread.
+  const int cores = omp_get_num_procs();
+#else
+  const int cores = std::numeric_limits<int>::max();
 #endif
-  return at::in_parallel_region() ? 1 : at::get_num_threads();
+  return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), cores);
 }
 
 ForkGuard::ForkGuard() {
@@ -76,7 +81,7 @@ ForkGuard::~ForkGuard() {
 }
 
 void TorchRuntime::parallel(int max_threads, ParallelBody body) {
-  const int threads = std::min(max_threads, available_threads());
+  const int threads = max_threads > 1 ? std::min(max_threads, available_threads()) : 1;
   if (threads <= 1) {
     body(0, 1);
     return;

@@ -9,7 +9,9 @@
 
 namespace fusedrnn {
 
-// Threads that a parallel region may have now: torch's number, or 1 inside another region.
+// Threads that a parallel region may have now: torch's number, but no more than there are cores
+// to run on, because a barrier with a thread that has none takes a time slice; or 1 inside another
+// region.
 int available_threads();
 
 // Whether the threads of a region all run at the same time.

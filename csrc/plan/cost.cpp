@@ -1,4 +1,4 @@
-// The time model: seconds of one direction of a layer under a schedule.
+// The time model: seconds of all directions of a layer under a schedule.
 //
 // A step of the recurrence costs its arithmetic and its weight traffic, mostly at the same time,
 // plus what the schedule pays for the step itself; a call adds what it pays once. The input
@@ -68,9 +68,10 @@ double overlapped(double a, double b) {
 
 class Model {
  public:
-  Model(const Problem& problem, const CpuInfo& cpu)
+  Model(const Problem& problem, const CpuInfo& cpu, int directions_at_once)
       : problem_(problem),
         cpu_(cpu),
+        at_once_(directions_at_once),
         gates_(cell_info(problem.cell).gates),
         hidden_(static_cast<double>(problem.hidden_size)),
         rows_(static_cast<double>(problem.total_rows)),
@@ -83,6 +84,7 @@ class Model {
     weight_bytes_ = weights_ * static_cast<double>(accum_bytes(problem.dtype));
   }
 
+  // Seconds of one direction, or of both where they run at once.
   double per_step(int num_threads) const {
     const double threads = num_threads;
     // A product and a pointwise kernel each for the cell and the projection.
@@ -93,8 +95,8 @@ class Model {
     const double sharers = rows_ > steps_ ? threads : 1;
     for (double t = 1; t < sharers; t *= 2) rate *= kPerStepScaling;
     const double arithmetic = 2 * (rows_ + kPerStepRows * steps_) * weights_ / (rate * sharers);
-    const double traffic = steps_ * stream(weight_bytes_ / sharers, sharers);
-    return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) +
+    const double traffic = steps_ * stream(weight_bytes_ / sharers, sharers * at_once_);
+    return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) + at_once() +
            steps_ * calls * call;
   }
 
@@ -113,9 +115,9 @@ class Model {
       if (problem_.proj_size > 0) barrier *= 2;
     }
     const double arithmetic = 2 * rows_ * weights_ * share / rate_;
-    const double traffic = steps_ * stream(bytes, threads);
+    const double traffic = steps_ * stream(bytes, threads * at_once_);
     // Two regions: one packs, one sweeps.
-    const double start = 2 * (kCallSeconds + fork_join(threads));
+    const double start = at_once() + 2 * (kCallSeconds + fork_join(threads));
     return input_projection() + start + pack + overlapped(arithmetic, traffic) +
            pointwise(1 / share) + steps_ * barrier;
   }
@@ -124,6 +126,9 @@ class Model {
   static double fork_join(double threads) {
     return threads > 1 ? kForkJoinSeconds + kForkJoinThreadSeconds * threads : 0;
   }
+
+  // The region in which both directions run.
+  double at_once() const { return fork_join(at_once_); }
 
   // The largest thread's share of `count` items handed out in whole groups.
   static double largest_share(double count, double threads, double group) {
@@ -136,7 +141,8 @@ class Model {
 
   double input_projection() const {
     const double inputs = static_cast<double>(problem_.input_size);
-    return 2 * rows_ * gates_ * hidden_ * inputs / (rate_ * cpu_.num_threads) + kCallSeconds;
+    const double threads = at_once_ > 1 ? 1 : cpu_.num_threads;
+    return 2 * rows_ * gates_ * hidden_ * inputs / (rate_ * threads) + kCallSeconds;
   }
 
   double pointwise(double threads) const {
@@ -158,6 +164,7 @@ class Model {
 
   const Problem& problem_;
   const CpuInfo& cpu_;
+  double at_once_;  // directions
   double gates_;
   double hidden_;
   double rows_;
@@ -170,10 +177,11 @@ class Model {
 }  // namespace
 
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads) {
-  const Model model(problem, cpu);
-  return schedule == Schedule::kPerStep ? model.per_step(num_threads)
-                                        : model.persistent(split, num_threads);
+                        int num_threads, int directions_at_once) {
+  const Model model(problem, cpu, directions_at_once);
+  const double turn = schedule == Schedule::kPerStep ? model.per_step(num_threads)
+                                                     : model.persistent(split, num_threads);
+  return turn * (problem.directions / directions_at_once);
 }
 
 }  // namespace fusedrnn

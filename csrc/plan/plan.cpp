@@ -23,24 +23,30 @@ constexpr int64_t kMinRowsOfInput = 16;
 constexpr int64_t kMinChunkRows = 768;
 constexpr int64_t kChunkBytes = int64_t{2} << 20;
 
+// What both directions at the same time must save: threads that have gone to sleep take tens of
+// microseconds to wake, and more where other processes have their cores.
+constexpr double kMinSavedSeconds = 20e-6;
+
 struct Candidate {
   Schedule schedule;
   Split split;
   int num_threads;
+  int directions_at_once;
   double seconds;
 };
 
 void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
               int num_threads, Candidate* best) {
-  const double seconds = modelled_seconds(problem, cpu, schedule, split, num_threads);
-  if (seconds < best->seconds) *best = {schedule, split, num_threads, seconds};
+  const double seconds = modelled_seconds(problem, cpu, schedule, split, num_threads, 1);
+  if (seconds < best->seconds) *best = {schedule, split, num_threads, 1, seconds};
 }
 
 // The best split and number of threads. Rows need no barrier; units do, which needs threads
-// that run at the same time. A product a step is split as its library likes.
+// that run at the same time. A product a step is split as its library likes. Two directions on a
+// thread each need no barrier either.
 Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
-  Candidate best{schedule, Split::kUnits, 1,
-                 modelled_seconds(problem, cpu, schedule, Split::kUnits, 1)};
+  Candidate best{schedule, Split::kUnits, 1, 1,
+                 modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 1)};
   const bool sweeps = schedule == Schedule::kPersistent;
   for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
     if (!sweeps || cpu.concurrent_threads) {
@@ -49,6 +55,10 @@ Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu)
     if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
       consider(problem, cpu, schedule, Split::kRows, threads, &best);
     }
+  }
+  if (problem.directions == 2 && cpu.num_threads > 1) {
+    const double seconds = modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 2);
+    if (seconds + kMinSavedSeconds < best.seconds) best = {schedule, Split::kUnits, 1, 2, seconds};
   }
   return best;
 }
@@ -108,6 +118,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   const Candidate& choice = candidates[chosen];
   plan->schedule = choice.schedule;
   plan->split = choice.split;
+  plan->directions_at_once = choice.directions_at_once;
   plan->num_threads = choice.num_threads;
   plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * choice.num_threads : 0;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
@@ -124,7 +135,7 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
                   size_t size) {
   Writer writer(text, size);
   write_problem(problem, &writer);
-  writer.write("%s, %s\n", problem.directions == 2 ? ", each of 2 directions" : "",
+  writer.write("%s, %s\n", problem.directions == 2 ? ", 2 directions" : "",
                problem.training ? "training" : "inference");
 
   const Duration modelled(plan.modelled_seconds);
@@ -135,6 +146,11 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
                  plan.split == Split::kRows ? "no barrier" : "a barrier a step");
   }
   writer.write("\n");
+  if (problem.directions == 2) {
+    writer.write("directions: %s\n", plan.directions_at_once == 2
+                                         ? "both at the same time, on threads of their own"
+                                         : "one after the other");
+  }
   if (plan.multiplies_input) {
     writer.write("input projection: in the sweep\n");
   } else {

@@ -33,11 +33,12 @@ struct Rejection {
 struct Plan {
   Schedule schedule;
   Split split;              // persistent only
-  int num_threads;          // at most CpuInfo::num_threads
+  int directions_at_once;   // 1, or 2: both directions, num_threads each, no more than there are
+  int num_threads;          // of a direction, at most CpuInfo::num_threads
   int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
   bool multiplies_input;    // persistent, cells without kSplit: the sweep projects the input
   int64_t chunk_steps;      // time steps whose input projection is computed at once
-  double modelled_seconds;  // of the chosen schedule, forward or backward as in Problem
+  double modelled_seconds;  // of all directions under the chosen schedule
   int rejection_count;
   Rejection rejections[kCpuScheduleCount];
 };
@@ -45,7 +46,7 @@ struct Plan {
 const char* schedule_name(Schedule schedule);
 const char* split_name(Split split);
 
-// Chooses a schedule for one direction of a layer. `forced` is a schedule's name; null or empty
+// Chooses a schedule for a layer. `forced` is a schedule's name; null or empty
 // chooses by modelled time. Forcing an unknown or impossible schedule is an error.
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan);
 
@@ -54,9 +55,10 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
 size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
                   size_t size);
 
-// Time model (cost.cpp): seconds of one direction of the layer under that schedule.
+// Time model (cost.cpp): seconds of all directions of the layer under that schedule, so many
+// directions at a time on num_threads each.
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads);
+                        int num_threads, int directions_at_once);
 
 // The pass a CUDA plan is for: forward and backward need different sizes.
 enum class Pass : int8_t { kForward, kBackward };

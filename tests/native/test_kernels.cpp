@@ -182,6 +182,7 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   Plan plan{};
   plan.schedule = k.schedule;
   plan.split = k.split;
+  plan.directions_at_once = 1;
   plan.num_threads = k.threads;
   plan.min_split_rows = k.min_split_rows;
   plan.multiplies_input = k.multiplies_input;

@@ -1,6 +1,8 @@
 // plan/: which schedule is chosen for machines that are not at hand, what is said about the
 // others, what can be forced, and what a plan looks like as text.
 //
+// Long because CPUs and GPUs are planned for alike: one file has the machines and problems of both.
+//
 // `test_plan --plans` prints the plans of every GPU here for ten problems.
 #include <algorithm>
 #include <cmath>
@@ -82,8 +84,8 @@ TEST(the_choice_is_the_schedule_of_less_modelled_time) {
     const double persistent = plan_of(problem, cpu, "persistent").modelled_seconds;
     const Plan plan = plan_of(problem, cpu);
     CHECK(plan.modelled_seconds == std::fmin(per_step, persistent));
-    CHECK(plan.modelled_seconds ==
-          modelled_seconds(problem, cpu, plan.schedule, plan.split, plan.num_threads));
+    CHECK(plan.modelled_seconds == modelled_seconds(problem, cpu, plan.schedule, plan.split,
+                                                    plan.num_threads, plan.directions_at_once));
   });
 }
 
@@ -176,6 +178,37 @@ TEST(little_work_stays_on_one_thread) {
   }
 }
 
+TEST(directions_share_the_threads_or_take_turns) {
+  for_each_case([](Problem problem, const CpuInfo& cpu) {
+    const double one_direction = plan_of(problem, cpu).modelled_seconds;
+    CHECK(plan_of(problem, cpu).directions_at_once == 1);
+    problem.directions = 2;
+    const Plan plan = plan_of(problem, cpu);
+    CHECK(plan.modelled_seconds <= 2 * one_direction);
+    CHECK(plan.directions_at_once * plan.num_threads <= cpu.num_threads);
+    const bool at_once =
+        text_of(problem, cpu, plan).find("both at the same time") != std::string::npos;
+    CHECK(at_once == (plan.directions_at_once == 2));
+  });
+  for (CellKind cell : kKinds) {
+    Problem problem = make_problem(cell, 100, 1, 128);
+    problem.directions = 2;
+    CHECK(plan_of(problem, kTwoCores).directions_at_once == 2);
+    CHECK(plan_of(problem, kTwoCores, "per_step").directions_at_once == 2);
+    CHECK(plan_of(problem, kOneThread).directions_at_once == 1);
+    problem = make_problem(cell, 4, 3, 7);
+    problem.directions = 2;
+    CHECK(plan_of(problem, kTwoCores, "persistent").directions_at_once == 1);
+  }
+  // Each half of these weights stays in its core's cache, all of them would not.
+  Problem problem = make_problem(CellKind::kLstm, 100, 1, 512);
+  problem.directions = 2;
+  CHECK(
+      plan_of(problem, {Isa::kAvx512, 2, true, 48 << 10, 2 << 20, 260 << 20}).directions_at_once ==
+      1);
+  CHECK(plan_of(problem, kManyCores).num_threads > 1);
+}
+
 TEST(much_work_uses_every_core) {
   CHECK(plan_of(make_problem(CellKind::kLstm, 100, 32, 1024), kTwoCores).num_threads == 2);
   const Plan plan = plan_of(make_problem(CellKind::kLstm, 100, 4096, 256), kManyCores);
@@ -222,7 +255,8 @@ TEST(a_rejected_schedule_says_how_much_slower_it_is) {
   const Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
   const Plan plan = plan_of(problem, kTwoCores);
   CHECK(plan.schedule == Schedule::kPersistent);
-  const double rejected = modelled_seconds(problem, kTwoCores, Schedule::kPerStep, Split::kRows, 2);
+  const double rejected =
+      modelled_seconds(problem, kTwoCores, Schedule::kPerStep, Split::kRows, 2, 1);
   double first = 0, second = 0;
   CHECK(std::sscanf(plan.rejections[0].reason, "modelled %lf ms against %lf ms", &first, &second) ==
         2);
@@ -265,13 +299,13 @@ TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
   Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
   problem.proj_size = 96;
   problem.directions = 2;
-  const Plan plan = plan_of(problem, kTwoCores);
-  const std::string text = text_of(problem, kTwoCores, plan);
+  const Plan plan = plan_of(problem, kManyCores);
+  const std::string text = text_of(problem, kManyCores, plan);
   for (const char* part :
        {"lstm float32: seq_len 100, batch_size 32, input_size 512, hidden_size 512, proj_size 96, "
-        "each of 2 directions, inference\n",
-        "persistent: modelled ", ", 2 threads split by ", "input projection: in the sweep\n",
-        "not per_step: modelled "}) {
+        "2 directions, inference\n",
+        "persistent: modelled ", ", 32 threads split by ", "directions: one after the other\n",
+        "input projection: in the sweep\n", "not per_step: modelled "}) {
     CHECK_THAT(text.find(part) != std::string::npos, "'%s' is not in\n%s", part, text.c_str());
   }
 }
