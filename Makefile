@@ -17,7 +17,7 @@ CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' 
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-sanitize native-plans cuda-build gpu-check lint format bench clean help
+.PHONY: demo test native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -39,6 +39,15 @@ native-test:  ## the native tests, plain and under the address and undefined-beh
 native-sanitize:
 	$(NATIVE) all SANITIZE=address,undefined
 	$(NATIVE) run SANITIZE=address,undefined
+
+# Debian has both in g++-aarch64-linux-gnu and qemu-user. The kernels' other tests take minutes there.
+AARCH64 := CXX=aarch64-linux-gnu-g++ BUILD=../../build/native-aarch64
+AARCH64 += RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+native-aarch64:  ## the CPU library's native tests, compiled for AArch64, under qemu
+	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
+	  { echo '$@: skipped, aarch64-linux-gnu-g++ or qemu-aarch64 is missing'; exit; }; \
+	$(NATIVE) $(AARCH64) run-test_cells run-test_plan run-test_math_generic && \
+	$(NATIVE) $(AARCH64) run-test_kernels ARGS=matches_plain_loops
 
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
@@ -69,7 +78,7 @@ clean:  ## remove what was built; the environment stays
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*##/ {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*##/ {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 $(INSTALLED): requirements-dev.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

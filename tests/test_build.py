@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -195,3 +197,29 @@ def test_one_openmp_runtime_is_loaded(compiled_part: None) -> None:
     assert str(_library.path) in maps
     runtimes = {line.split()[-1] for line in maps.splitlines() if "omp" in line.rsplit("/", 1)[-1]}
     assert len(runtimes) <= 1, runtimes
+
+
+@pytest.mark.skipif(not _library.available, reason="needs the compiled extension")
+@pytest.mark.skipif(
+    shutil.which("objdump") is None or platform.machine() != "x86_64",
+    reason="disassembles the code for x86-64",
+)
+def test_no_instruction_is_outside_of_its_instruction_set() -> None:
+    """Only functions compiled for AVX-512 use its registers, and only those and AVX2's use v...."""
+    [built] = (ROOT / "fusedrnn").glob("_C*.so")
+    command = ["objdump", "-d", "--no-show-raw-insn", str(built)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    needs_avx512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]")
+    needs_avx = re.compile(r"\tv[a-z]")
+    misplaced, function, seen = set(), "", set()
+    for line in text.splitlines():
+        if line.endswith(">:"):
+            function = line
+            continue
+        allowed = 2 if "6avx512" in function else 1 if "4avx2" in function else 0
+        needed = 2 if needs_avx512.search(line) else 1 if needs_avx.search(line) else 0
+        seen.add((allowed, needed))
+        if needed > allowed:
+            misplaced.add(f"{function} {line.strip()}")
+    assert not misplaced
+    assert {(0, 0), (1, 1), (2, 2)} <= seen

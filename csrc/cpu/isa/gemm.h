@@ -13,9 +13,10 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// Sums that fit into the vector registers beside the operands.
+// Sums that fit into the vector registers beside the operands; on AArch64, where compilers load
+// the values of all rows at once, beside those too.
 #if defined(__aarch64__)
-constexpr int kAccumulators = 24;
+constexpr int kAccumulators = 20;
 #else
 constexpr int kAccumulators = kVectorBytes == 64 ? 28 : 12;
 #endif
