@@ -9,7 +9,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import compilation, environment, option_costs, recompute, report, store
+from bench import (
+    comparison,
+    compilation,
+    environment,
+    option_costs,
+    plots,
+    recompute,
+    report,
+    store,
+)
 from bench.cases import DEVICES, DTYPES, FORMS, GATES, MODES, Shape, default_shapes, select
 from bench.contests import CONTESTS
 from bench.measure import measure
@@ -122,7 +131,7 @@ def run_recompute(options: argparse.Namespace) -> int:
 def compare(options: argparse.Namespace) -> int:
     """Print how the same cases differ between two sets of results."""
     before, after = store.load(options.before), store.load(options.after)
-    print(report.compare_text(before, after, options.provider))
+    print(comparison.compare_text(before, after, options.provider))
     return 0
 
 
@@ -131,7 +140,7 @@ def show(options: argparse.Namespace) -> int:
     records = store.load(options.file)
     print(report.render(records))
     if options.png:
-        report.draw(records, options.png)
+        plots.draw(records, options.png)
         print(f"\ndrawn to {options.png}")
     return 0
 

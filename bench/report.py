@@ -1,107 +1,160 @@
-"""Records as aligned text and as a picture; losing cases are listed, never left out."""
+"""Records as aligned text; losing cases come first and are never left out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bench.cases import Case
+from bench.cases import STREAMING, Case
 from bench.providers import BASELINE
 from bench.store import Record, case_of
 
+OURS = "fusedrnn"
 NOISY_CORES = 0.15  # a case is disturbed if its threads and others want so many cores too many
 
 
 def render(records: Sequence[Record]) -> str:
-    """The whole report: environment, a table a thread count and dtype, means, losses and so on."""
+    """The whole report: environment; by thread count and dtype the ratios to the best peer, losing
+    cells first, everyone's times and errors; means, losses, memory, disturbed, failed, absent."""
     parts = [_environment_lines(records)]
     groups = dict.fromkeys((case_of(r).where, case_of(r).dtype) for r in records)
     for where, dtype in groups:
         chosen = [r for r in records if (case_of(r).where, case_of(r).dtype) == (where, dtype)]
         case = case_of(chosen[0])
         threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
-        parts.append(f"{dtype}, {threads if case.device == 'cpu' else where}\n{table(chosen)}")
-    parts += [means_text(records), losses_text(records)]
-    parts += [disturbed_text(records), failures_text(records)]
+        title = f"{dtype}, {threads if case.device == 'cpu' else where}"
+        parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
+        parts += [f"{title}: median ms\n{provider_table(chosen, _median_ms)}"]
+        parts += [f"{title}: largest error against float64\n{provider_table(chosen, _error)}"]
+    parts += [means_text(records), losses_text(records), memory_text(records)]
+    parts += [disturbed_text(records), failures_text(records), absent_text(records)]
     return "\n\n".join(parts)
 
 
-def table(records: Sequence[Record]) -> str:
-    """One row a case and provider; ``*`` marks a disturbed case."""
-    head = ["cell", "mode", "B", "T", "I", "H", "provider", "ms", "q20", "q80"]
-    head += ["speedup", "q20", "q80", "GFLOP/s", "sgemm%", "MiB", "err", "others"]
+def ratio_table(records: Sequence[Record]) -> str:
+    """One row a case of ours, the smallest ratio first; ``*`` marks a disturbed case."""
+    head = ["cell", "mode", "B", "T", "I", "H", "kind", "ms", "q20", "q80", "best peer"]
+    head += ["ratio", "q20", "q80", "GFLOP/s", "sgemm%", "roof%", "MiB", "torch.nn", "others"]
+    baselines = {case_of(r): r for r in records if r["provider"] == BASELINE}
     rows = []
-    for record in records:
-        case, shape = case_of(record), case_of(record).shape
-        key = [case.cell, case.mode, *map(str, vars(shape).values()), record["provider"]]
-        if record["status"] == "absent":
-            continue
+    for record in sorted((r for r in records if r["provider"] == OURS), key=_ratio_key):
+        case, key = case_of(record), _key(record)
         if record["status"] != "ok":
-            rows.append([*key, "FAILED", *[""] * (len(head) - len(key) - 1)])
+            rows.append([*key, record["status"].upper(), *[""] * (len(head) - len(key) - 1)])
             continue
-        seconds, speedup = record["seconds"], record["speedup"]
-        is_compared = speedup is not None and record["provider"] != BASELINE
+        peer, roof = best_peer(record), record.get("roof_fraction")
+        ratio = peer["speedup"] if peer else {}
         rows.append(
             [
                 *key,
-                *(f"{1e3 * seconds[name]:.2f}" for name in ("median", "q20", "q80")),
-                *(
-                    f"{speedup[name]:.2f}" if is_compared else ""
-                    for name in ("median", "q20", "q80")
-                ),
+                *(milliseconds(record["seconds"][name]) for name in ("median", "q20", "q80")),
+                peer["provider"] if peer else "",
+                *(f"{ratio[name]:.2f}" if peer else "" for name in ("median", "q20", "q80")),
                 f"{record['gflops']:.1f}",
                 f"{100 * record['sgemm_fraction']:.0f}",
+                "" if roof is None else f"{100 * roof:.0f}",
                 _mebibytes(record["peak_bytes"]),
-                f"{max(record['error_output'], record['error_grad'] or 0.0):.0e}",
+                _mebibytes(baselines.get(case, {}).get("peak_bytes")),
                 others_text(record),
             ]
         )
-    return align([head, *rows], left=(0, 1, 6))
+    return align([head, *rows], left=(0, 1, 6, 10))
+
+
+def provider_table(records: Sequence[Record], value: Callable[[Record], str]) -> str:
+    """One row a case and one column a provider; empty where it was absent."""
+    names = list(dict.fromkeys(r["provider"] for r in records if r["status"] != "absent"))
+    rows: dict[Case, dict[str, str]] = {}
+    for record in records:
+        text = {"ok": value, "failed": lambda r: "FAILED", "absent": lambda r: ""}
+        rows.setdefault(case_of(record), {})[record["provider"]] = text[record["status"]](record)
+    keys = {case_of(record): _key(record) for record in records}
+    lines = [
+        [*keys[case], *(found.get(name, "") for name in names)] for case, found in rows.items()
+    ]
+    head = ["cell", "mode", "B", "T", "I", "H", "kind", *names]
+    return align([head, *lines], left=(0, 1, 6))
+
+
+def best_peer(record: Record) -> dict[str, Any] | None:
+    """The fastest other provider and the ratio to it; of older records, torch.nn."""
+    if "best_peer" in record:
+        return record["best_peer"]
+    if record["provider"] == BASELINE or not record["speedup"]:
+        return None
+    return {"provider": BASELINE, "speedup": record["speedup"]}
 
 
 def means_text(records: Iterable[Record]) -> str:
-    """Geometric means of the speed-ups of undisturbed cases, by provider, cell and mode."""
-    groups: dict[tuple[str, ...], list[float]] = {}
-    for record, case, speedup in compared(r for r in records if not is_disturbed(r)):
-        key = (record["provider"], case.cell, case.mode, case.dtype, case.where)
-        groups.setdefault(key, []).append(speedup["median"])
+    """Geometric means of our ratios in undisturbed cases, by cell, mode and so on; of all modes and
+    thread counts last."""
+    groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
+    for record, case, peer in compared(r for r in records if not is_disturbed(r)):
+        kind = "streaming" if case.form in STREAMING else case.kind
+        baseline = record["speedup"]["median"] if record["speedup"] else math.nan
+        pair = (peer["speedup"]["median"], baseline)
+        groups.setdefault((case.cell, case.mode, kind, case.dtype, case.where), []).append(pair)
+        groups.setdefault((case.cell, "all", kind, case.dtype, "all"), []).append(pair)
     if not groups:
-        return f"no speed-ups: nothing was timed undisturbed beside {BASELINE}"
-    rows = [
-        [*key, str(len(values)), f"{geometric_mean(values):.2f}", f"{min(values):.2f}"]
-        for key, values in groups.items()
-    ]
-    head = ["provider", "cell", "mode", "dtype", "threads", "cases", "mean", "least"]
-    title = f"speed-up over {BASELINE}, geometric mean of undisturbed cases\n"
+        return "no ratios: nothing was timed undisturbed beside a peer"
+    rows = []
+    for key, pairs in sorted(groups.items(), key=lambda item: "all" in item[0]):
+        to_peer, to_baseline = zip(*pairs)
+        rows.append(
+            [
+                *key,
+                str(len(pairs)),
+                f"{geometric_mean(to_peer):.2f}",
+                f"{min(to_peer):.2f}",
+                f"{geometric_mean(to_baseline):.2f}",
+            ]
+        )
+    head = ["cell", "mode", "kind", "dtype", "threads", "cases", "mean", "least", BASELINE]
+    title = f"{OURS}'s ratio to the best peer, and to {BASELINE}: geometric means, undisturbed\n"
     return title + align([head, *rows], left=(0, 1, 2, 3))
 
 
 def losing(records: Iterable[Record]) -> list[tuple[Record, bool]]:
-    """Records slower than the baseline, slowest first.
+    """Our records that are slower than the best peer, slowest first.
 
     Returns:
-        Each with True if it is slower beyond noise: even the 80 % quantile of its speed-up is
+        Each with True if it is slower beyond noise: even the 80 % quantile of its ratio is
         below 1.
     """
-    slower = [(r, s) for r, _, s in compared(records) if s["median"] < 1]
+    slower = [(r, p["speedup"]) for r, _, p in compared(records) if p["speedup"]["median"] < 1]
     slower.sort(key=lambda item: item[1]["median"])
-    return [(record, speedup["q80"] < 1) for record, speedup in slower]
+    return [(record, ratio["q80"] < 1) for record, ratio in slower]
 
 
 def losses_text(records: Iterable[Record]) -> str:
     """The line ``losses: none``, or one line a losing case."""
     lines = []
     for record, beyond_noise in losing(records):
-        speedup = record["speedup"]
+        peer = best_peer(record)
+        ratio = peer["speedup"]
         verdict = "slower" if beyond_noise else "within noise"
         plan = f"; {record['plan']}" if record["plan"] else ""
         lines.append(
-            f"  {record['provider']} {case_of(record).name}: {speedup['median']:.2f} "
-            f"[{speedup['q20']:.2f}, {speedup['q80']:.2f}] {verdict}{plan}"
+            f"  {case_of(record).name}: {ratio['median']:.2f} [{ratio['q20']:.2f}, "
+            f"{ratio['q80']:.2f}] of {peer['provider']}, {verdict}{plan}"
         )
     return "\n".join([f"losses: {len(lines)}", *lines]) if lines else "losses: none"
+
+
+def memory_text(records: Iterable[Record]) -> str:
+    """The line ``more memory: none``, or each case of ours that needs more than torch.nn."""
+    peaks: dict[Case, dict[str, int]] = {}
+    for record in records:
+        if record["status"] == "ok" and record["peak_bytes"] is not None:
+            peaks.setdefault(case_of(record), {})[record["provider"]] = record["peak_bytes"]
+    lines = [
+        f"  {case.name}: {_mebibytes(found[OURS])} MiB, {BASELINE} {_mebibytes(found[BASELINE])}"
+        for case, found in peaks.items()
+        if OURS in found and BASELINE in found and found[OURS] > found[BASELINE]
+    ]
+    return "\n".join([f"more memory than {BASELINE}: {len(lines) or 'none'}", *lines])
 
 
 def is_disturbed(record: Record) -> bool:
@@ -129,107 +182,19 @@ def failures_text(records: Iterable[Record]) -> str:
     return "\n".join([f"failures: {len(lines)}", *lines]) if lines else "failures: none"
 
 
-def compare(before: Iterable[Record], after: Iterable[Record], provider: str) -> list[list[str]]:
-    """Rows of the cases that both sides have: how much faster `after` is than `before`.
+def absent_text(records: Iterable[Record]) -> str:
+    """The line ``absent: none``, or each reason with its number of cases."""
+    counts = Counter(f"{r['provider']}: {r['message']}" for r in records if r["status"] == "absent")
+    lines = [f"  {reason} ({count} cases)" for reason, count in counts.items()]
+    return "\n".join([f"absent: {len(lines) or 'none'}", *lines])
 
-    ``time`` is the plain ratio of medians; ``relative`` divides it by the same ratio of the
-    baseline, which cancels a difference between the two runs' machines.
-    """
-    old, new = _by_case(before), _by_case(after)
-    rows = []
-    for case in old.keys() & new.keys():
-        if provider not in old[case] or provider not in new[case]:
-            continue
-        time = old[case][provider] / new[case][provider]
-        relative = None
-        if BASELINE in old[case] and BASELINE in new[case]:
-            relative = time * new[case][BASELINE] / old[case][BASELINE]
-        rows.append((time, relative, case))
-    rows.sort(key=lambda row: row[0] if row[1] is None else row[1])
+
+def compared(records: Iterable[Record]) -> list[tuple[Record, Case, dict[str, Any]]]:
+    """Our successful records that were timed beside a peer, and their best peer."""
     return [
-        [
-            case.name,
-            f"{1e3 * old[case][provider]:.2f}",
-            f"{1e3 * new[case][provider]:.2f}",
-            f"{time:.2f}",
-            "" if relative is None else f"{relative:.2f}",
-        ]
-        for time, relative, case in rows
-    ]
-
-
-def compare_text(before: Iterable[Record], after: Iterable[Record], provider: str) -> str:
-    rows = compare(before, after, provider)
-    if not rows:
-        return f"no case of {provider} is in both"
-    head = ["case", "before_ms", "after_ms", "time", "relative"]
-    text = align([head, *rows], left=(0,))
-    for column in (3, 4):
-        values = [float(row[column]) for row in rows if row[column]]
-        if values:
-            text += f"\n{head[column]}: geometric mean {geometric_mean(values):.2f}"
-    return text
-
-
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Bars of the speed-ups with their quantiles, a panel a provider, cell and mode."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    panels: dict[tuple[str, str, str], list[tuple[Record, Case, dict[str, float]]]] = {}
-    for record, case, speedup in compared(records):
-        panels.setdefault((record["provider"], case.cell, case.mode), []).append(
-            (record, case, speedup)
-        )
-    if not panels:
-        raise ValueError(f"nothing to draw: no provider was timed beside {BASELINE}")
-    columns = min(2, len(panels))
-    lines = math.ceil(len(panels) / columns)
-    tallest = max(map(len, panels.values()))
-    figure, axes = pyplot.subplots(
-        lines, columns, figsize=(6.5 * columns, lines * (1.2 + 0.3 * tallest)), squeeze=False
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for axis, ((provider, cell, mode), rows) in zip(axes.flat, panels.items(), strict=False):
-        names, medians, colours = [], [], []
-        for _, case, speedup in rows:
-            shape = ",".join(str(size) for size in vars(case.shape).values())
-            names.append(f"{shape} {case.where} {case.dtype.replace('float', 'f')}")
-            medians.append(speedup["median"])
-            colours.append("tab:red" if speedup["median"] < 1 else "tab:blue")
-        spread = [
-            [max(0.0, s["median"] - s["q20"]) for _, _, s in rows],
-            [max(0.0, s["q80"] - s["median"]) for _, _, s in rows],
-        ]
-        axis.barh(names, medians, xerr=spread, color=colours, ecolor="0.4", capsize=2)
-        for idx, (record, _, speedup) in enumerate(rows):
-            label = f" {speedup['median']:.2f}x, {100 * record['sgemm_fraction']:.0f}% of sgemm"
-            axis.annotate(label, (speedup["q80"], idx), va="center", fontsize=7)
-        axis.axvline(1, color="black", linewidth=0.8)
-        axis.set_xlim(0, 1.6 * max(s["q80"] for _, _, s in rows))
-        axis.invert_yaxis()
-        axis.tick_params(labelsize=7)
-        axis.set_title(f"{provider} {cell}, {mode}", fontsize=9)
-        axis.set_xlabel(f"times as fast as {BASELINE} (B,T,I,H)", fontsize=7)
-    environment = records[-1]["environment"]
-    figure.suptitle(
-        f"{environment['cpu']}, torch {environment['torch']}, fusedrnn {environment['revision']}",
-        fontsize=9,
-    )
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
-
-
-def compared(records: Iterable[Record]) -> list[tuple[Record, Case, dict[str, float]]]:
-    """Successful records of other providers than the baseline that were timed beside it."""
-    return [
-        (record, case_of(record), record["speedup"])
+        (record, case_of(record), best_peer(record))
         for record in records
-        if record["status"] == "ok" and record["provider"] != BASELINE and record["speedup"]
+        if record["status"] == "ok" and record["provider"] == OURS and best_peer(record)
     ]
 
 
@@ -273,14 +238,22 @@ def _environment_lines(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def _by_case(records: Iterable[Record]) -> dict[Case, dict[str, float]]:
-    """Median seconds by case and provider."""
-    medians: dict[Case, dict[str, float]] = {}
-    for record in records:
-        if record["status"] == "ok":
-            by_provider = medians.setdefault(case_of(record), {})
-            by_provider[record["provider"]] = record["seconds"]["median"]
-    return medians
+def _key(record: Record) -> list[str]:
+    case = case_of(record)
+    return [case.cell, case.mode, *map(str, vars(case.shape).values()), case.kind]
+
+
+def _ratio_key(record: Record) -> float:
+    peer = best_peer(record) if record["status"] == "ok" else None
+    return peer["speedup"]["median"] if peer else math.inf
+
+
+def _median_ms(record: Record) -> str:
+    return milliseconds(record["seconds"]["median"])
+
+
+def _error(record: Record) -> str:
+    return f"{max(record['error_output'], record['error_grad'] or 0.0):.0e}"
 
 
 def _mebibytes(value: int | None) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import compilation, environment, report, store
+from bench import comparison, compilation, environment, report, store
 from bench.__main__ import main
 from bench.cases import FORMS, SHAPES, STREAMING, STREAMING_SHAPES, Case, Shape, select
 from bench.measure import check, measure, peak_growth
@@ -345,8 +345,8 @@ def test_losing_cases_are_listed_slowest_first_with_their_verdict() -> None:
     ]
     lines = report.losses_text(records).splitlines()
     assert lines[0] == "losses: 2"
-    assert lines[1].endswith("0.80 [0.75, 0.85] slower; some_schedule")
-    assert lines[2].endswith("0.97 [0.90, 1.05] within noise; some_schedule")
+    assert lines[1].endswith("0.80 [0.75, 0.85] of torch.nn, slower; some_schedule")
+    assert lines[2].endswith("0.97 [0.90, 1.05] of torch.nn, within noise; some_schedule")
     assert report.losses_text(records[2:]) == "losses: none"
 
 
@@ -355,7 +355,8 @@ def test_means_are_geometric_and_leave_disturbed_cases_out() -> None:
         record(case(hidden_size=size), "fusedrnn", 1.0, Summary(s, s, s), other_cores=others)
         for size, s, others in ((64, 0.5, 0.0), (128, 8.0, 0.1), (256, 1000.0, 0.9))
     ]
-    assert report.means_text(records).splitlines()[-1].split()[-3:] == ["2", "2.00", "0.50"]
+    every_mode = report.means_text(records).splitlines()[-1]
+    assert every_mode.split()[-5:] == ["all", "2", "2.00", "0.50", "2.00"]
     assert report.disturbed_text(records).splitlines()[1:] == [f"  {case(hidden_size=256).name}"]
     assert report.disturbed_text(records[:2]) == "disturbed: none"
 
@@ -367,16 +368,36 @@ def test_a_spare_core_is_no_disturbance() -> None:
     assert report.is_disturbed(record(one_thread, "fusedrnn", 1.0, speedup, other_cores=1.9))
 
 
-def test_table_marks_disturbed_and_failed_cases() -> None:
-    good = record(case(), "fusedrnn", 0.25, Summary(2.0, 1.5, 2.5), other_cores=0.5)
+def test_losing_cells_come_first_and_disturbed_and_failed_ones_are_marked() -> None:
+    winning = record(case(), "fusedrnn", 0.25, Summary(2.0, 1.5, 2.5), other_cores=0.5)
+    losing = record(case("RNN"), "fusedrnn", 0.0005, Summary(3.0, 2.5, 3.5))
+    losing["best_peer"] = {"provider": "jax", "speedup": vars(Summary(0.5, 0.4, 0.6))}
+    losing["roof_fraction"] = 0.25
     failed = store.complete(
         {"provider": "fusedrnn", "status": "failed", "message": "no"}, case("GRU"), ENVIRONMENT
     )
-    head, first, second = report.table([good, failed]).splitlines()
-    assert "sgemm%" in head
-    assert first.split()[7:13] == ["250.00", "250.00", "250.00", "2.00", "1.50", "2.50"]
-    assert first.endswith("0.50*")
-    assert second.endswith("FAILED")
+    head, first, second, third = report.ratio_table([winning, failed, losing]).splitlines()
+    assert "roof%" in head
+    assert first.split()[6:9] == ["0.5000", "0.5000", "0.5000"]
+    assert first.split()[9:16] == ["jax", "0.50", "0.40", "0.60", "10.0", "10", "25"]
+    assert second.split()[9:13] == ["torch.nn", "2.00", "1.50", "2.50"]  # an older record
+    assert second.endswith("0.50*")
+    assert third.endswith("FAILED")
+
+
+def test_errors_memory_and_absences_are_told_of_each_provider() -> None:
+    one = Summary(1.0, 1.0, 1.0)
+    ours, theirs = (record(case(), name, 1.0, one) for name in ("fusedrnn", "torch.nn"))
+    theirs["error_grad"] = 2e-3
+    absence = {"provider": "jax", "status": "absent", "message": "jax is not installed"}
+    absent = store.complete(absence, case(), ENVIRONMENT)
+    head, row = report.provider_table([theirs, ours, absent], report._error).splitlines()
+    assert head.split()[-2:] == ["torch.nn", "fusedrnn"] and row.split()[-2:] == ["2e-03", "1e-06"]
+    assert report.memory_text([theirs, ours]) == "more memory than torch.nn: none"
+    ours["peak_bytes"] = 3 << 20
+    assert report.memory_text([theirs, ours]).endswith("3.0 MiB, torch.nn 1.0")
+    assert report.absent_text([ours, absent]).endswith("  jax: jax is not installed (1 cases)")
+    assert report.failures_text([ours, absent]) == "failures: none"
 
 
 def test_compare_divides_out_a_slower_machine() -> None:
@@ -384,10 +405,10 @@ def test_compare_divides_out_a_slower_machine() -> None:
     before = [record(case(), "torch.nn", 1.0, one), record(case(), "fusedrnn", 0.8, one)]
     after = [record(case(), "torch.nn", 2.0, one), record(case(), "fusedrnn", 0.4, one)]
     extra = [record(case("GRU"), "fusedrnn", 0.1, one)]
-    assert report.compare(before, after + extra, "fusedrnn") == [
+    assert comparison.compare(before, after + extra, "fusedrnn") == [
         [case().name, "800.00", "400.00", "2.00", "4.00"]
     ]
-    assert report.compare_text(before, extra, "fusedrnn") == "no case of fusedrnn is in both"
+    assert comparison.compare_text(before, extra, "fusedrnn") == "no case of fusedrnn is in both"
 
 
 def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
