@@ -14,6 +14,7 @@ from bench import (
     compilation,
     environment,
     option_costs,
+    oversubscription,
     plots,
     recompute,
     report,
@@ -128,6 +129,24 @@ def run_recompute(options: argparse.Namespace) -> int:
     return int(any(record["status"] != "ok" for record in records))
 
 
+def run_oversubscription(options: argparse.Namespace) -> int:
+    """Measure how layers slow down where cores are missing; status 1 if one fails."""
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], "oversubscription-")
+    _warn(facts)
+    records = []
+    for cases in oversubscription.select(options.cells, options.modes, options.shapes):
+        measured = [
+            store.complete(record, case, facts)
+            for case, record in oversubscription.measure(cases, options.rounds)
+        ]
+        store.append(path, measured)
+        records += measured
+        print(f"{cases[0].name}: {measured[0]['status']}", flush=True)
+    print(f"\n{oversubscription.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] != "ok" for record in records))
+
+
 def compare(options: argparse.Namespace) -> int:
     """Print how the same cases differ between two sets of results."""
     before, after = store.load(options.before), store.load(options.after)
@@ -148,7 +167,8 @@ def show(options: argparse.Namespace) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
-        required=True, metavar="run | compile | options | recompute | compare | report"
+        required=True,
+        metavar="run | compile | options | recompute | oversubscription | compare | report",
     )
 
     add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
@@ -200,6 +220,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--shape", type=Shape.parse, default=recompute.SHAPE, metavar="B,T,I,H")
     add.add_argument("--rounds", type=int, default=3, help="processes a setting")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+    add = commands.add_parser("oversubscription", help="slow-down where cores are missing; Linux")
+    add.set_defaults(command=run_oversubscription)
+    add.add_argument("--cells", nargs="+", choices=GATES, default=["LSTM", "GRU"], type=str.upper)
+    add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    shapes = oversubscription.SHAPES
+    add.add_argument("--shapes", nargs="+", type=Shape.parse, default=shapes, metavar="B,T,I,H")
+    add.add_argument("--rounds", type=int, default=3, help="processes a condition and provider")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
     add = commands.add_parser("compare", help="the same cases of two files or git revisions")
