@@ -95,43 +95,55 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, 
   }
 }
 
-// One row: enough sums to hide the latency of an addition come from taking several k at once.
-template <class V, int kCols, class Left, class A>
-FUSEDRNN_HD void multiply_row(const Left& left, const A* tile, int64_t k_size, bool accumulate,
+// How many k a tile takes at once: so many that its sums hide the latency of an addition.
+constexpr int tile_steps(int rows, int tile_cols) {
+  constexpr int kSums = 8;
+  return (kSums + rows * tile_cols - 1) / (rows * tile_cols);
+}
+
+// multiply_tile for few rows, with sums of their own for each k of a step.
+template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
+FUSEDRNN_HD void multiply_few(const Left& left, const A* tile, int64_t k_size, bool accumulate,
                               V* sums) {
-  constexpr int kTileCols = tile_cols(kCols);
-  constexpr int kSteps = 8 / kTileCols;
-  V acc[kSteps][kTileCols];
+  constexpr int kSteps = tile_steps(kRows, kTileCols);
+  V acc[kSteps][kRows][kTileCols];
 #pragma GCC unroll 8
   for (int step = 0; step < kSteps; ++step) {
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) acc[step][col] = V(A(0));
+    for (int row = 0; row < kRows; ++row) {
+#pragma GCC unroll 24
+      for (int col = 0; col < kTileCols; ++col) acc[step][row][col] = V(A(0));
+    }
   }
+  const auto multiply = [&](int64_t k, V(&into)[kRows][kTileCols]) {
+    V weights[kTileCols];
+#pragma GCC unroll 24
+    for (int col = 0; col < kTileCols; ++col) weights[col] = V::load(tile + col * V::kLanes);
+    tile += kTileCols * V::kLanes;
+#pragma GCC unroll 24
+    for (int row = 0; row < kRows; ++row) {
+      const V value(left.at(row, k));
+#pragma GCC unroll 24
+      for (int col = 0; col < kTileCols; ++col) {
+        into[row][col] = madd(value, weights[col], into[row][col]);
+      }
+    }
+  };
   int64_t k = 0;
   for (; k + kSteps <= k_size; k += kSteps) {
 #pragma GCC unroll 8
-    for (int step = 0; step < kSteps; ++step) {
-      const V value(left.at(0, k + step));
-#pragma GCC unroll 24
-      for (int col = 0; col < kTileCols; ++col) {
-        acc[step][col] = madd(value, V::load(tile), acc[step][col]);
-        tile += V::kLanes;
-      }
-    }
+    for (int step = 0; step < kSteps; ++step) multiply(k + step, acc[step]);
   }
-  for (; k < k_size; ++k) {
+  for (; k < k_size; ++k) multiply(k, acc[0]);
+#pragma GCC unroll 24
+  for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) {
-      acc[0][col] = madd(V(left.at(0, k)), V::load(tile), acc[0][col]);
-      tile += V::kLanes;
-    }
-  }
-#pragma GCC unroll 24
-  for (int col = 0; col < kTileCols; ++col) {
-    V sum = accumulate ? sums[col] + acc[0][col] : acc[0][col];
+      V& sum = sums[row * kCols + col];
+      sum = accumulate ? sum + acc[0][row][col] : acc[0][row][col];
 #pragma GCC unroll 8
-    for (int step = 1; step < kSteps; ++step) sum += acc[step][col];
-    sums[col] = sum;
+      for (int step = 1; step < kSteps; ++step) sum += acc[step][row][col];
+    }
   }
 }
 
@@ -142,8 +154,8 @@ void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char*
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const A* tile = panel + col * k_size * V::kLanes;
-    if constexpr (kRows == 1) {
-      multiply_row<V, kCols>(left, tile, k_size, accumulate, sums + col);
+    if constexpr (tile_steps(kRows, kTileCols) > 1) {
+      multiply_few<V, kRows, kTileCols, kCols>(left, tile, k_size, accumulate, sums + col);
     } else {
       multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, ahead, accumulate, sums + col);
       ahead += k_size * kLineBytes;
