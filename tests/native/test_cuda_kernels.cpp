@@ -2,8 +2,9 @@
 // form, one and both directions, every kind of batch, on sizes around each tile. Compiled for the
 // simulator, under many scheduling seeds, and for a GPU: see cuda_layer_case.h.
 //
-// The simulator runs a case under FUSEDRNN_SIM_SEEDS seeds (4 otherwise), in the tests of options
-// and sizes under a quarter of them, each under others than the case before.
+// The simulator runs a case under FUSEDRNN_SIM_SEEDS seeds (4 otherwise), in the test of options
+// under a quarter of them, in most others under one, each under others than the case before. From
+// kManySeeds on every cell, storage type and schedule has all of them at sizes around the tiles.
 #include <cstdio>
 #include <cstring>
 
@@ -16,6 +17,7 @@ using namespace oracle;
 namespace {
 
 const int kRepeats = num_repeats();
+constexpr int kManySeeds = 48;
 
 // Cases whose plan needs more shared memory than the device has.
 int left_out = 0;
@@ -111,6 +113,7 @@ TEST(cuda_layer_matches_plain_loops_for_every_dtype_direction_and_option) {
 TEST(cuda_layer_matches_plain_loops_for_sizes_around_the_tiles) {
   int count = 0;
   for_each_cell_and_way([&](CudaCase k) {
+    const bool projected = k.proj_size > 0;
     k.seq_len = 3;
     k.chunk_steps = 2;
     for (int64_t hidden_size : {1, 31, 32, 33, 67}) {
@@ -120,8 +123,31 @@ TEST(cuda_layer_matches_plain_loops_for_sizes_around_the_tiles) {
         if (is_single_block(k) && batch_size > 9) continue;
         k.packed = batch_size > 2 && !is_single_block(k);
         k.directions = 1 + count % 2;
-        k.proj_size = k.proj_size > 0 && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
+        k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
         if (set_dtype(kAllDTypes[count++ % 4], &k)) CHECK(is_right(k, 1));
+      }
+    }
+  });
+}
+
+TEST(cuda_layer_matches_plain_loops_under_every_seed) {
+  if (kRepeats < kManySeeds) return;
+  for_each_cell_and_way([](CudaCase k) {
+    const bool projected = k.proj_size > 0;
+    k.seq_len = 3;
+    k.chunk_steps = 2;
+    for (DType dtype : kAllDTypes) {
+      if (!set_dtype(dtype, &k)) continue;
+      for (int64_t hidden_size : {1, 31, 33, 67}) {
+        for (int64_t batch_size : {1, 7, 9, 17}) {
+          if (is_single_block(k) && batch_size > 9) continue;
+          k.hidden_size = hidden_size;
+          k.batch_size = batch_size;
+          k.packed = batch_size == 9 && !is_single_block(k);
+          k.direction = batch_size == 7 ? Direction::kReverse : Direction::kForward;
+          k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
+          CHECK(is_right(k, kRepeats));
+        }
       }
     }
   });

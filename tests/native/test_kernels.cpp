@@ -373,6 +373,7 @@ TEST(layer_matches_plain_loops_for_every_dtype_direction_and_option) {
 TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
   for_each_isa([](Isa isa) {
     for_each_cell_and_way([&](Case k) {
+      const bool projected = k.proj_size > 0;
       for (int64_t hidden_size : {1, 8, 9, 16, 17, 31, 33, 67}) {
         for (int64_t batch_size : {1, 2, 6, 7, 14, 15}) {
           k.hidden_size = hidden_size;
@@ -381,7 +382,7 @@ TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
           k.direction = batch_size == 7 ? Direction::kReverse : Direction::kForward;
           k.seq_len = 3;
           k.chunk_steps = 2;
-          k.proj_size = k.proj_size > 0 && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
+          k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
           CHECK(run_case(k, isa));
         }
       }
