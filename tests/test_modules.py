@@ -97,6 +97,23 @@ def test_matches_torch_at_sizes_around_the_tiles(cell: str, device: str) -> None
         assert_same_as_torch(modules, input, hx, length=2 * seq_len)
 
 
+@pytest.mark.parametrize(
+    ("cell", "seq_len", "batch_size"), [("rnn_tanh", 70_000, 1), ("gru", 2, 70_000)]
+)
+def test_takes_more_steps_and_more_rows_than_65535(
+    cell: str, seq_len: int, batch_size: int, device: str
+) -> None:
+    module = layers(fusedrnn, cell, 2, 3, device=device)
+    oracle = layers(torch.nn, cell, 2, 3, dtype=torch.float64)
+    oracle.load_state_dict(module.state_dict())
+    input = torch.randn(seq_len, batch_size, 2)
+    actual, expected = run(module, input.to(device)), run(oracle, input)
+    for name, result in actual.items():
+        # The gradients of weights are sums over all rows and steps.
+        allowed = tolerance(torch.float32, 2 * seq_len * batch_size)
+        assert_close(result, expected[name], allowed, name)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_empty_batch_gives_empty_results_and_zero_gradients(cell: str, device: str) -> None:
     module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True, device=device)
