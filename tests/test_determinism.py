@@ -32,6 +32,21 @@ def _assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) ->
         assert torch.equal(actual[name], result), name
 
 
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_few_rows_give_the_bits_of_many(
+    cell: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights packed in 16 bits, for up to four rows, and in float, for more."""
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "persistent")
+    module = layers(fusedrnn, cell, 19, 37, dtype=dtype)
+    input = torch.randn(6, 8, 19, dtype=dtype)
+    with torch.no_grad():
+        many, _ = module(input)
+        few = [module(rows)[0] for rows in input.split(4, dim=1)]
+    assert torch.equal(torch.cat(few, dim=1), many)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("cell", CELLS)
 def test_runs_give_the_same_bits(

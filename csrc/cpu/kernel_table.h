@@ -12,7 +12,7 @@ namespace fusedrnn {
 // Size of a packed weight.
 struct PanelCount {
   int64_t panels;
-  int64_t panel_elements;  // A
+  int64_t panel_elements;
 };
 
 // c = op(a) * b, or c += op(a) * b, on A; b [k, n] is packed, c [rows, n] row-major. Strides in
@@ -42,15 +42,16 @@ struct CellKernels {
   // persistent: packs panels [panel_begin, panel_end) of the weight of a product, then what
   // each thread of the region does for the sweep's chunk.
   PanelCount (*count_panels)(SweepProduct product, const LayerShape& shape);
-  void (*pack_panels)(SweepProduct product, const LayerShape& shape, const void* weight,
-                      int64_t panel_begin, int64_t panel_end, void* packed);
+  void (*pack_panels)(SweepProduct product, const LayerShape& shape, PanelElement element,
+                      const void* weight, int64_t panel_begin, int64_t panel_end, void* packed);
   void (*forward_sweep)(const ForwardSweep& sweep, int thread_idx, int num_threads);
   void (*backward_sweep)(const BackwardSweep& sweep, int thread_idx, int num_threads);
 };
 
 // Kernels of one storage type S with accumulation type A. Row strides are in elements.
 struct DTypeKernels {
-  CellKernels cells[4];  // by CellKind
+  CellKernels cells[4];        // by CellKind
+  int64_t storage_panel_rows;  // the most rows a step for which panels of S are worth it
   // dst = src, [rows, cols] each.
   void (*load_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
                     int64_t rows, int64_t cols);  // S to A

@@ -53,7 +53,9 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
       hidden_size(layer_shape.hidden_size),
       output_size(layer_shape.output_size()),
       chunk_steps(std::clamp<int64_t>(plan.chunk_steps, 1, std::max<int64_t>(shape.seq_len, 1))),
-      chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)) {
+      chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)),
+      panel_element(shape.batch_size <= rows.storage_panel_rows ? PanelElement::kStorage
+                                                                : PanelElement::kAccum) {
   if (!is_persistent()) return;
   team = take_team(num_threads, workspace);
   slice_limit_bytes = query_cpu(table.isa, num_threads, true).l2_bytes * 9 / 10;
@@ -62,11 +64,14 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
 const void* Layer::pack(SweepProduct product, const void* weight) {
   if (weight == nullptr) return nullptr;
   const PanelCount count = kernels.count_panels(product, shape);
-  void* packed = take(count.panels * count.panel_elements);
+  const int64_t element_bytes =
+      panel_element == PanelElement::kStorage ? dtype_bytes(shape.dtype) : accum_bytes(shape.dtype);
+  const int64_t bytes = count.panels * count.panel_elements * element_bytes;
+  void* packed = workspace.take(bytes);
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
-    kernels.pack_panels(product, shape, weight, begin, end, packed);
+    kernels.pack_panels(product, shape, panel_element, weight, begin, end, packed);
   });
-  packed_bytes += count.panels * count.panel_elements * accum_bytes(shape.dtype);
+  packed_bytes += bytes;
   return packed;
 }
 

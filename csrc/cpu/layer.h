@@ -105,6 +105,7 @@ class Layer {
     sweep.team = team;
     sweep.split = split_of(sweep.begin, sweep.end);
     const int sharers = sweep.split == Split::kUnits ? num_threads : 1;
+    sweep.panel_element = panel_element;
     sweep.alternate = packed_bytes / sharers > slice_limit_bytes;
     for (int i = 0; i < num_threads; ++i) new (&team[i]) TeamSlot{};
     auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
@@ -149,6 +150,7 @@ class Layer {
   int64_t output_size;  // P
   int64_t chunk_steps;
   int64_t chunk_max_rows;
+  PanelElement panel_element;      // of packed weights
   void* matmul_scratch = nullptr;  // A, a piece for each thread
   TeamSlot* team = nullptr;        // persistent: [num_threads]
   int64_t packed_bytes = 0;        // of the weights that a persistent sweep reads in every step

@@ -22,6 +22,10 @@ enum class SweepProduct : int8_t {
   kGradProjected,  // gradient of h * weight_hr
 };
 
+// The type that the elements of packed weights have: A, or for few rows S, which has fewer bytes
+// to read in every step.
+enum class PanelElement : int8_t { kAccum, kStorage };
+
 // What the threads of a persistent region know of one of them. The parts are on cache lines
 // of their own, pairwise, as lines are fetched in pairs.
 struct TeamSlot {
@@ -96,9 +100,10 @@ struct ForwardSweep {
   const void* product;    // per_step: A [batch_size, G * H], recurrent side; null: added to gx
   const void* projected;  // per_step: A [batch_size, P], h_raw * weight_hr^T
   // persistent only
-  const void* packed_ih;  // A, panels of weight_ih; null: gx holds the product
-  const void* packed_hh;  // A, panels of weight_hh
-  const void* packed_hr;  // A, panels of weight_hr
+  PanelElement panel_element;
+  const void* packed_ih;  // panels of weight_ih; null: gx holds the product
+  const void* packed_hh;  // panels of weight_hh
+  const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;
   bool alternate;  // take the panels in descending order every other step
@@ -122,8 +127,9 @@ struct BackwardSweep {
   const void* product;    // per_step: A [batch_size, P], dgr of the step before * weight_hh
   const void* projected;  // per_step: A [batch_size, H], dh * weight_hr
   // persistent only
-  const void* packed_hh;  // A, panels of weight_hh
-  const void* packed_hr;  // A, panels of weight_hr
+  PanelElement panel_element;
+  const void* packed_hh;  // panels of weight_hh
+  const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;
   bool alternate;  // take the panels in descending order every other step

@@ -2,10 +2,14 @@
 // where kCols counts vectors. Sums stay in registers while k runs.
 //
 // A panel is stored as [kCols / kTileCols][k_size][kTileCols][lanes], so that a tile reads
-// its part of it as one stream.
+// its part of it as one stream. Its elements are of the accumulation type A, or for few rows of
+// the storage type S: panel_element.h.
 #pragma once
 
+#include <type_traits>
+
 #include "common/macros.h"
+#include "cpu/isa/panel_element.h"
 #include "cpu/isa/step.h"
 #include "cpu/isa/team.h"
 #include "math/pack.h"
@@ -33,11 +37,11 @@ constexpr int kLineBytes = 64;
 
 // What a tile fetches into the second cache: a line for each of its k, so that the tiles of a
 // panel fetch kParts pieces of the next panel, and then again the first.
-template <class V, int kCols, class A>
+template <class V, int kCols, class P>
 struct NextPanel {
-  static constexpr int kBytes = kCols * static_cast<int>(sizeof(V));  // of one k
+  static constexpr int kBytes = kCols * V::kLanes * static_cast<int>(sizeof(P));  // of one k
   static constexpr int kParts = kBytes > kLineBytes ? kBytes / kLineBytes : 1;
-  const A* panel;
+  const P* panel;
   int64_t k_size;
   FUSEDRNN_HD const char* part(int64_t idx) const {
     return reinterpret_cast<const char*>(panel) + idx % kParts * k_size * kLineBytes;
@@ -60,21 +64,21 @@ struct Interleaved {
 
 // sums[row * kCols + col] = rows * tile, or += if `accumulate`, for kRows rows and kTileCols
 // vectors of columns; `ahead` is a part of NextPanel.
-template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
-FUSEDRNN_HD void multiply_tile(const Left& left, const A* tile, int64_t k_size, const char* ahead,
+template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
+FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, const char* ahead,
                                bool accumulate, V* sums) {
   V acc[kRows][kTileCols];
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) {
-      acc[row][col] = accumulate ? sums[row * kCols + col] : V(A(0));
+      acc[row][col] = accumulate ? sums[row * kCols + col] : V(0.0f);
     }
   }
   for (int64_t k = 0; k < k_size; ++k) {
     V weights[kTileCols];
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) weights[col] = V::load(tile + col * V::kLanes);
+    for (int col = 0; col < kTileCols; ++col) weights[col] = load_panel<V>(tile + col * V::kLanes);
     prefetch(reinterpret_cast<const char*>(tile) + kPrefetchBytes);
     prefetch_outer(ahead);
     ahead += kLineBytes;
@@ -102,8 +106,8 @@ constexpr int tile_steps(int rows, int tile_cols) {
 }
 
 // multiply_tile for few rows, with sums of their own for each k of a step.
-template <class V, int kRows, int kTileCols, int kCols, class Left, class A>
-FUSEDRNN_HD void multiply_few(const Left& left, const A* tile, int64_t k_size, bool accumulate,
+template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
+FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, bool accumulate,
                               V* sums) {
   constexpr int kSteps = tile_steps(kRows, kTileCols);
   V acc[kSteps][kRows][kTileCols];
@@ -112,13 +116,13 @@ FUSEDRNN_HD void multiply_few(const Left& left, const A* tile, int64_t k_size, b
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
-      for (int col = 0; col < kTileCols; ++col) acc[step][row][col] = V(A(0));
+      for (int col = 0; col < kTileCols; ++col) acc[step][row][col] = V(0.0f);
     }
   }
   const auto multiply = [&](int64_t k, V(&into)[kRows][kTileCols]) {
     V weights[kTileCols];
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) weights[col] = V::load(tile + col * V::kLanes);
+    for (int col = 0; col < kTileCols; ++col) weights[col] = load_panel<V>(tile + col * V::kLanes);
     tile += kTileCols * V::kLanes;
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
@@ -148,12 +152,12 @@ FUSEDRNN_HD void multiply_few(const Left& left, const A* tile, int64_t k_size, b
 }
 
 // Not inlined: one copy serves every cell.
-template <class V, int kRows, int kCols, class Left, class A>
-void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char* ahead,
+template <class V, int kRows, int kCols, class Left, class P>
+void multiply_rows(const Left& left, const P* panel, int64_t k_size, const char* ahead,
                    bool accumulate, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
-    const A* tile = panel + col * k_size * V::kLanes;
+    const P* tile = panel + col * k_size * V::kLanes;
     if constexpr (tile_steps(kRows, kTileCols) > 1) {
       multiply_few<V, kRows, kTileCols, kCols>(left, tile, k_size, accumulate, sums + col);
     } else {
@@ -164,9 +168,9 @@ void multiply_rows(const Left& left, const A* panel, int64_t k_size, const char*
 }
 
 // sums [row_count, kCols] = left * panel, or += if `accumulate`, 1 <= row_count <=
-// tile_rows(kCols).
-template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class A>
-FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const A* panel, int64_t k_size,
+// kRows.
+template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class P>
+FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const P* panel, int64_t k_size,
                                 const char* ahead, bool accumulate, V* sums) {
   if constexpr (kRows > 1) {
     if (row_count < kRows) {
@@ -182,15 +186,18 @@ template <class A>
 struct Factors {
   const A* row_0;
   int64_t row_stride;
-  const A* panel;
+  const void* panel;  // A or S
   int64_t k_size;
 };
 
 // Calls finish(row, sums) with the sum of the products for each of the rows, sums [kCols]; and
 // prepare(row) some time before. next_panel will probably be the first panel of the next call.
-template <class V, int kCols, int kProducts, class A, class Prepare, class Finish>
-FUSEDRNN_HD void multiply_panel(const OwnRows& rows, const Factors<A> (&products)[kProducts],
-                                const A* next_panel, const Prepare& prepare, const Finish& finish) {
+template <class V, int kCols, int kProducts, class S, class Prepare, class Finish>
+FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
+                                const Factors<accum_t<S>> (&products)[kProducts],
+                                const void* next_panel, const Prepare& prepare,
+                                const Finish& finish) {
+  using A = accum_t<S>;
   constexpr int kRows = tile_rows(kCols), kTiles = kCols / tile_cols(kCols);
   const int64_t blocks = (rows.count + kRows - 1) / kRows;
   for (int64_t block = 0; block < blocks; ++block) {
@@ -200,14 +207,27 @@ FUSEDRNN_HD void multiply_panel(const OwnRows& rows, const Factors<A> (&products
     V sums[kRows * kCols];
     for (int i = 0; i < kProducts; ++i) {
       const Factors<A>& product = products[i];
-      const NextPanel<V, kCols, A> next =
-          i + 1 < kProducts ? NextPanel<V, kCols, A>{products[i + 1].panel, products[i + 1].k_size}
-                            : NextPanel<V, kCols, A>{next_panel, products[0].k_size};
-      multiply_block<V, kCols>(
-          static_cast<int>(last - first),
-          RowMajor<A>{product.row_0 + (rows.first + first) * product.row_stride,
-                      product.row_stride},
-          product.panel, product.k_size, next.part(block * kTiles), i > 0, sums);
+      const bool is_last = i + 1 == kProducts;
+      const void* next = is_last ? next_panel : products[is_last ? i : i + 1].panel;
+      const int64_t next_size = products[is_last ? 0 : i + 1].k_size;
+      const RowMajor<A> left{product.row_0 + (rows.first + first) * product.row_stride,
+                             product.row_stride};
+      const auto multiply = [&](auto max_rows, const auto* panel) {
+        using P = std::remove_cv_t<std::remove_pointer_t<decltype(panel)>>;
+        const NextPanel<V, kCols, P> ahead{static_cast<const P*>(next), next_size};
+        multiply_block<V, kCols, decltype(max_rows)::value>(
+            static_cast<int>(last - first), left, panel, product.k_size, ahead.part(block * kTiles),
+            i > 0, sums);
+      };
+      if constexpr (storage_panel_rows<S>() > 0) {
+        static_assert(storage_panel_rows<S>() <= kRows, "one block has them");
+        if (element == PanelElement::kStorage) {
+          multiply(std::integral_constant<int, storage_panel_rows<S>()>{},
+                   static_cast<const S*>(product.panel));
+          continue;
+        }
+      }
+      multiply(std::integral_constant<int, kRows>{}, static_cast<const A*>(product.panel));
     }
     for (int64_t idx = first; idx < last; ++idx) {
       finish(rows.first + idx, sums + (idx - first) * kCols);

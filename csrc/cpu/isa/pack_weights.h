@@ -10,12 +10,6 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-FUSEDRNN_HD double to_accum(double value) { return value; }
-template <class S>
-FUSEDRNN_HD float to_accum(S value) {
-  return to_float(value);
-}
-
 // How the operand of one of the recurrent products lies in a weight, and in panels.
 // Element (group, unit, k) is weight[group * group_stride + unit * unit_stride + k * k_stride].
 struct PanelLayout {
@@ -58,14 +52,14 @@ FUSEDRNN_HD PanelLayout make_panel_layout(SweepProduct product, const LayerShape
 }
 
 // Packs k in [k_begin, k_end) of one vector of units; dst_stride lies between successive k.
-template <class V, class S, class A>
+template <class V, class S, class P>
 FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t unit,
-                             int64_t k_begin, int64_t k_end, A* dst, int64_t dst_stride) {
+                             int64_t k_begin, int64_t k_end, P* dst, int64_t dst_stride) {
   const int64_t left = layout.units - unit;
   const int lanes = left <= 0 ? 0 : left < V::kLanes ? static_cast<int>(left) : V::kLanes;
   if (layout.unit_stride == 1 && lanes == V::kLanes) {
     for (int64_t k = k_begin; k < k_end; ++k) {
-      V::load(weight + unit + k * layout.k_stride).store(dst + k * dst_stride);
+      load_panel<V>(weight + unit + k * layout.k_stride).store(dst + k * dst_stride);
     }
     return;
   }
@@ -74,7 +68,7 @@ FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t
       V block[V::kLanes];
 #pragma GCC unroll 16
       for (int lane = 0; lane < V::kLanes; ++lane) {
-        block[lane] = V::load(weight + (unit + lane) * layout.unit_stride + k_begin);
+        block[lane] = load_panel<V>(weight + (unit + lane) * layout.unit_stride + k_begin);
       }
       transpose(block);
 #pragma GCC unroll 16
@@ -82,30 +76,30 @@ FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t
     }
   }
   if (lanes < V::kLanes) {
-    for (int64_t k = k_begin; k < k_end; ++k) V(A(0)).store(dst + k * dst_stride);
+    for (int64_t k = k_begin; k < k_end; ++k) V(0.0f).store(dst + k * dst_stride);
   }
   for (int lane = 0; lane < lanes; ++lane) {
     const S* from = weight + (unit + lane) * layout.unit_stride;
     for (int64_t k = k_begin; k < k_end; ++k) {
-      dst[k * dst_stride + lane] = to_accum(from[k * layout.k_stride]);
+      dst[k * dst_stride + lane] = panel_element<P>(from[k * layout.k_stride]);
     }
   }
 }
 
 // Packs panels [panel_begin, panel_end), gemm.h's layout. Takes few k at a time, so that what
 // is transposed stays in the first cache, and lines shared by panels in the second.
-template <class V, class S, class A>
+template <class V, class S, class P>
 void pack_panels(const PanelLayout& layout, const S* weight, int64_t panel_begin, int64_t panel_end,
-                 A* packed) {
+                 P* packed) {
   constexpr int64_t kBlock = 64;
   const int cols = layout.groups * layout.vectors, tile = tile_cols(cols);
   for (int64_t k_begin = 0; k_begin < layout.k_size; k_begin += kBlock) {
     const int64_t k_end = layout.k_size - k_begin < kBlock ? layout.k_size : k_begin + kBlock;
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      A* dst = packed + panel * layout.panel_elements<V>();
+      P* dst = packed + panel * layout.panel_elements<V>();
       for (int col = 0; col < cols; ++col) {
         const int group = col / layout.vectors, vector = col % layout.vectors;
-        A* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
+        P* tile_start = dst + (col / tile * tile) * layout.k_size * V::kLanes;
         pack_vector<V>(layout, weight + group * layout.group_stride,
                        (panel * layout.vectors + vector) * V::kLanes, k_begin, k_end,
                        tile_start + col % tile * V::kLanes, tile * V::kLanes);
@@ -124,10 +118,15 @@ struct PackWeights {
     return {layout.panel_count<V>(), layout.panel_elements<V>()};
   }
 
-  static void pack(SweepProduct product, const LayerShape& shape, const void* weight,
-                   int64_t panel_begin, int64_t panel_end, void* packed) {
-    pack_panels<V>(make_panel_layout<Cell>(product, shape), static_cast<const S*>(weight),
-                   panel_begin, panel_end, static_cast<A*>(packed));
+  static void pack(SweepProduct product, const LayerShape& shape, PanelElement element,
+                   const void* weight, int64_t panel_begin, int64_t panel_end, void* packed) {
+    const PanelLayout layout = make_panel_layout<Cell>(product, shape);
+    const auto* from = static_cast<const S*>(weight);
+    if (element == PanelElement::kStorage) {
+      pack_panels<V>(layout, from, panel_begin, panel_end, static_cast<S*>(packed));
+    } else {
+      pack_panels<V>(layout, from, panel_begin, panel_end, static_cast<A*>(packed));
+    }
   }
 };
 

@@ -40,27 +40,31 @@ struct Persistent {
         };
         const int64_t next = next_panel(gates, panel, descending);
         const Factors<A> recurrent{step.h_prev, step.h_row_stride,
-                                   panel_ptr(sweep.packed_hh, gates, panel), gates.k_size};
+                                   panel_ptr(sweep.panel_element, sweep.packed_hh, gates, panel),
+                                   gates.k_size};
         if constexpr (!Cell<V>::kSplit) {
           if (sweep.packed_ih != nullptr) {
             const Factors<A> input{step.input, inputs.k_size,
-                                   panel_ptr(sweep.packed_ih, inputs, panel), inputs.k_size};
-            multiply_panel<V, kGates * kGateVectors, 2, A>(rows, {input, recurrent},
-                                                           panel_ptr(sweep.packed_ih, inputs, next),
-                                                           prepare, finish);
+                                   panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, panel),
+                                   inputs.k_size};
+            multiply_panel<V, kGates * kGateVectors, 2, S>(
+                sweep.panel_element, rows, {input, recurrent},
+                panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, next), prepare, finish);
             return;
           }
         }
-        multiply_panel<V, kGates * kGateVectors, 1, A>(
-            rows, {recurrent}, panel_ptr(sweep.packed_hh, gates, next), prepare, finish);
+        multiply_panel<V, kGates * kGateVectors, 1, S>(
+            sweep.panel_element, rows, {recurrent},
+            panel_ptr(sweep.panel_element, sweep.packed_hh, gates, next), prepare, finish);
       });
       if (step.h_raw == nullptr) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors, 1, A>(
-            rows,
-            {{step.h_raw, shape.hidden_size, panel_ptr(sweep.packed_hr, projected, panel),
-              projected.k_size}},
-            panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),
+        multiply_panel<V, kUnitVectors, 1, S>(
+            sweep.panel_element, rows,
+            {{step.h_raw, shape.hidden_size,
+              panel_ptr(sweep.panel_element, sweep.packed_hr, projected, panel), projected.k_size}},
+            panel_ptr(sweep.panel_element, sweep.packed_hr, projected,
+                      next_panel(projected, panel, descending)),
             [](int64_t) {},
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
@@ -100,10 +104,12 @@ struct Persistent {
             step.hidden(row, unit, lanes, sums[v]);
           });
         };
-        multiply_panel<V, kUnitVectors, 1, A>(
-            multiplied,
-            {{dgr_before, gate_size, panel_ptr(sweep.packed_hh, hidden, panel), hidden.k_size}},
-            panel_ptr(sweep.packed_hh, hidden, next_panel(hidden, panel, descending)),
+        multiply_panel<V, kUnitVectors, 1, S>(
+            sweep.panel_element, multiplied,
+            {{dgr_before, gate_size, panel_ptr(sweep.panel_element, sweep.packed_hh, hidden, panel),
+              hidden.k_size}},
+            panel_ptr(sweep.panel_element, sweep.packed_hh, hidden,
+                      next_panel(hidden, panel, descending)),
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
             finish_row);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
@@ -113,11 +119,12 @@ struct Persistent {
       });
       if (step.dh == nullptr || step.rows == 0) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors, 1, A>(
-            team.own_rows(step.rows),
-            {{step.dh, step.output_size, panel_ptr(sweep.packed_hr, projected, panel),
-              projected.k_size}},
-            panel_ptr(sweep.packed_hr, projected, next_panel(projected, panel, descending)),
+        multiply_panel<V, kUnitVectors, 1, S>(
+            sweep.panel_element, team.own_rows(step.rows),
+            {{step.dh, step.output_size,
+              panel_ptr(sweep.panel_element, sweep.packed_hr, projected, panel), projected.k_size}},
+            panel_ptr(sweep.panel_element, sweep.packed_hr, projected,
+                      next_panel(projected, panel, descending)),
             [&](int64_t row) { step.prefetch_cell(row, panel * kUnitVectors * V::kLanes); },
             [&](int64_t row, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
@@ -129,9 +136,10 @@ struct Persistent {
   }
 
  private:
-  FUSEDRNN_HD static const A* panel_ptr(const void* packed, const PanelLayout& layout,
-                                        int64_t panel) {
-    return static_cast<const A*>(packed) + panel * layout.panel_elements<V>();
+  FUSEDRNN_HD static const void* panel_ptr(PanelElement element, const void* packed,
+                                           const PanelLayout& layout, int64_t panel) {
+    const int64_t bytes = element == PanelElement::kStorage ? sizeof(S) : sizeof(A);
+    return static_cast<const char*>(packed) + panel * layout.panel_elements<V>() * bytes;
   }
 
   // The panel that a thread takes after this one, unless another thread has taken it.

@@ -27,6 +27,7 @@ constexpr DTypeKernels make_dtype_kernels() {
   return {
       {make_cell_kernels<RnnTanh, S>(), make_cell_kernels<RnnRelu, S>(),
        make_cell_kernels<Lstm, S>(), make_cell_kernels<Gru, S>()},
+      storage_panel_rows<S>(),
       Rows<S>::load,
       Rows<S>::store,
       Rows<S>::column_sums,
