@@ -144,7 +144,9 @@ void Layer::gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int
 
 Operand Layer::take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb) {
   Operand operand{trans_b, n, k, nullptr, 0, nullptr};
-  if (has_matmul) {
+  // A weight that fewer rows are multiplied by is not worth packing.
+  constexpr int64_t kMinRowsOfWeight = 512;
+  if (has_matmul && (b == nullptr || chunk_max_rows >= kMinRowsOfWeight)) {
     const PanelCount count = rows.count_matmul_panels(n, k);
     operand.packed = take(count.panels * count.panel_elements);
     if (matmul_scratch == nullptr) {

@@ -73,8 +73,9 @@ class Layer {
   void gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k, const void* a,
             int64_t lda, const void* b, int64_t ldb, double beta, void* c, int64_t ldc) const;
 
-  // op(b) [k, n] for matmul: packed into new scratch, or as it is for the runtime's products.
-  // With a null b, replace_operand gives one before its use.
+  // op(b) [k, n] for matmul: packed into new scratch, or as it is for the runtime's products. A
+  // given b is a weight, for the rows of a chunk; with a null b, replace_operand gives one before
+  // its use.
   Operand take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb);
   // Another b for an operand, with no larger a k, into the same scratch.
   void replace_operand(const void* b, int64_t ldb, int64_t k, Operand* operand) const;
