@@ -76,24 +76,11 @@ def check_layers(
     _check_placement(input, states, weight)
 
 
-def fits_cell(input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights) -> bool:
-    """The common case, told cheaply: batched, and every size, dtype and device as it should be."""
-    if input.dim() != 2:
-        return False
-    weight_ih = weights.weight_ih
-    shape, dtype, device = input.shape, input.dtype, input.device
-    if shape[1] != weight_ih.shape[1]:
-        return False
-    if dtype != weight_ih.dtype or device != weight_ih.device:
-        return False
-    expected = (shape[0], weights.weight_hh.shape[1])
-    return all(s.shape == expected and s.dtype == dtype and s.device == device for s in states)
-
-
 def check_cell(
-    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
+    name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
 ) -> None:
     """Raises torch's errors, in torch's order, for a cell's input and states."""
+    states = tuple(state for state in (h, c) if state is not None)
     rank = input.dim()
     if rank not in (1, 2):
         raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")

@@ -46,29 +46,6 @@ def has_cuda_kernels() -> bool:
     )
 
 
-def _check_layer(
-    tensors: Sequence[Tensor | None],
-    batch_sizes: Tensor | None,
-    lengths: Tensor | None,
-    reset: Tensor | None,
-) -> None:
-    """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
-    input = tensors[0]
-    rank = 3 if batch_sizes is None else 2
-    weight_ranks = (2, 2, 1, 1, 2)
-    ranks = (rank, 3, 3, 3, 3, *weight_ranks, *weight_ranks, 1, rank - 1)
-    for tensor, expected in zip((*tensors, lengths, reset), ranks, strict=True):
-        if tensor is not None:
-            torch._check(
-                tensor.device == input.device,
-                lambda t=tensor: f"expected device {input.device} as input's, got {t.device}",
-            )
-            torch._check(
-                tensor.dim() == expected,
-                lambda t=tensor, r=expected: f"expected {r} dimensions, got {tuple(t.shape)}",
-            )
-
-
 def _sizes(cell: str, tensors: Sequence[Tensor | None]) -> tuple[int, tuple[int, ...], int]:
     """Directions, (T, B) or with batch_sizes (N,), and hidden_size."""
     input, weight_hh, weight_ih_reverse = tensors[0], tensors[6], tensors[10]
@@ -76,11 +53,46 @@ def _sizes(cell: str, tensors: Sequence[Tensor | None]) -> tuple[int, tuple[int,
     return directions, tuple(input.shape[:-1]), weight_hh.size(0) // reference.CELLS[cell].gates
 
 
+def _check_layer(
+    cell: str,
+    tensors: Sequence[Tensor | None],
+    batch_sizes: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+) -> None:
+    """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
+    input, weight_hr = tensors[0], tensors[9]
+    rank = 3 if batch_sizes is None else 2
+    torch._check(
+        input.dim() == rank, lambda: f"expected {rank} dimensions, got {tuple(input.shape)}"
+    )
+    directions, steps, hidden_size = _sizes(cell, tensors)
+    rows = reference.CELLS[cell].gates * hidden_size
+    width = hidden_size if weight_hr is None else weight_hr.size(0)
+    batch = (steps[1],) if batch_sizes is None else (None,)  # traced sizes have no values
+    h, c = (directions, *batch, width), (directions, *batch, hidden_size)
+    biases = ((rows,), (rows,))
+    weights = ((rows, input.size(-1)), (rows, width), *biases, (width, hidden_size))
+    shapes = ((*steps, None), h, c, h, c, *weights, *weights, batch, steps)
+    for tensor, shape in zip((*tensors, lengths, reset), shapes, strict=True):
+        if tensor is None:
+            continue
+        torch._check(
+            tensor.device == input.device,
+            lambda t=tensor: f"expected device {input.device} as input's, got {t.device}",
+        )
+        torch._check(
+            tensor.dim() == len(shape)
+            and all(e is None or e == found for e, found in zip(shape, tensor.shape)),
+            lambda t=tensor, s=shape: f"expected shape {s}, got {tuple(t.shape)}",
+        )
+
+
 def _layer_forward_fake(
     cell: str, *args: Tensor | bool | int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     *tensors, batch_sizes, lengths, reset, save, return_c, recompute = args
-    _check_layer(tensors, batch_sizes, lengths, reset)
+    _check_layer(cell, tensors, batch_sizes, lengths, reset)
     input, h_0, weight_hr = tensors[0], tensors[1], tensors[9]
     spec = reference.CELLS[cell]
     directions, steps, hidden_size = _sizes(cell, tensors)
@@ -111,7 +123,7 @@ def _layer_backward_fake(
     cell: str, *args: Tensor | int | Sequence[bool] | None
 ) -> tuple[Tensor, ...]:
     _, _, _, _, *tensors, batch_sizes, lengths, reset, _recompute, output, _saved, mask = args
-    _check_layer(tensors, batch_sizes, lengths, reset)
+    _check_layer(cell, tensors, batch_sizes, lengths, reset)
     directions, steps, hidden_size = _sizes(cell, tensors)
     gates = (directions, *steps, reference.CELLS[cell].gates * hidden_size)
     shapes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]

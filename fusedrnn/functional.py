@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, fits_cell
+from fusedrnn import _library
+from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks
 from fusedrnn._options import Options, Prepared, prepare, prepare_packed
 from fusedrnn._steps import (
     GRUGates,
@@ -28,7 +29,7 @@ from fusedrnn._steps import (
     layer_gates,
     split_directions,
 )
-from fusedrnn.ops import LayerWeights, layer_forward
+from fusedrnn.ops import LayerWeights, cell_forward, layer_forward
 
 __all__ = [
     "GRUGates",
@@ -292,8 +293,7 @@ def rnn_cell(
     """
     if nonlinearity not in _RNN_CELLS:
         raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
-    states = () if hx is None else (hx,)
-    return _run_cell("RNNCell", _RNN_CELLS[nonlinearity], input, states, weights)[0]
+    return _run_cell("RNNCell", _RNN_CELLS[nonlinearity], input, hx, None, weights)[0]
 
 
 def lstm_cell(
@@ -324,9 +324,9 @@ def lstm_cell(
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
     if hx is None:
-        return _run_cell("LSTMCell", "lstm", input, (), weights)
+        return _run_cell("LSTMCell", "lstm", input, None, None, weights)
     check_pair("LSTMCell", hx)
-    return _run_cell("LSTMCell", "lstm", input, (hx[0], hx[1]), weights)
+    return _run_cell("LSTMCell", "lstm", input, hx[0], hx[1], weights)
 
 
 def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
@@ -351,7 +351,7 @@ def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
         >>> gru_cell(torch.randn(2, 5), None, weights).shape
         torch.Size([2, 3])
     """
-    return _run_cell("GRUCell", "gru", input, () if hx is None else (hx,), weights)[0]
+    return _run_cell("GRUCell", "gru", input, hx, None, weights)[0]
 
 
 def _run_layers(
@@ -494,17 +494,19 @@ def _split_layers(
 
 
 def _run_cell(
-    name: str, cell: str, input: Tensor, states: tuple[Tensor, ...], weights: LayerWeights
-) -> tuple[Tensor, ...]:
-    """Runs one time step; `states` is (), (h,) or (h, c), the result (h',) or (h', c')."""
-    if not fits_cell(input, states, weights):
-        check_cell(name, cell, input, states, weights)
-    batched = input.dim() == 2
-    if not batched:
-        input = input.unsqueeze(0)
-        states = tuple(state.unsqueeze(0) for state in states)
-    h_0 = states[0].unsqueeze(0) if states else None
-    c_0 = states[1].unsqueeze(0) if len(states) > 1 else None
-    _, h_n, c_n, _ = layer_forward(cell, input.unsqueeze(0), h_0, c_0, weights)
-    finals = (h_n.squeeze(0), c_n.squeeze(0)) if cell == "lstm" else (h_n.squeeze(0),)
-    return finals if batched else tuple(final.squeeze(0) for final in finals)
+    name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+) -> tuple[Tensor, Tensor]:
+    """Runs one time step.
+
+    The compiled operator refuses whatever `check_cell` does, so in eager mode that is asked only
+    afterwards, for torch's words, and a step that is right does not pay for it.
+    """
+    if torch.compiler.is_compiling() or not _library.available:
+        check_cell(name, cell, input, h, c, weights)
+        return cell_forward(cell, input, h, c, weights)
+    try:
+        return cell_forward(cell, input, h, c, weights)
+    except (RuntimeError, ValueError) as error:
+        refusal = error
+    check_cell(name, cell, input, h, c, weights)
+    raise refusal

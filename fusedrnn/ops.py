@@ -1,7 +1,8 @@
 """One recurrent layer, whole sequence, one or both directions: the operators in Python.
 
-`layer_forward` calls the compiled operator, or `fusedrnn.reference` when the compiled part
-is missing. Modules and `fusedrnn.functional` are built on it.
+`layer_forward`, and `cell_forward` for one time step, call the compiled operators, or
+`fusedrnn.reference` when the compiled part is missing. Modules and `fusedrnn.functional` are built
+on them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,14 @@ from torch import Tensor
 from fusedrnn import _library, reference
 from fusedrnn.reference import LayerWeights
 
-__all__ = ["LayerWeights", "layer_forward"]
+__all__ = ["LayerWeights", "cell_forward", "layer_forward"]
 
 _NO_WEIGHTS = (None, None, None, None, None)
+
+if _library.available:
+    # The overloads themselves: looking one up at a call takes as long as the smallest kernels.
+    _layer_forward = torch.ops.fusedrnn.layer_forward.default
+    _cell_forward = torch.ops.fusedrnn.cell_forward.default
 
 
 def layer_forward(
@@ -82,10 +88,47 @@ def layer_forward(
         options = {"lengths": lengths, "reset": reset, "return_c": return_c}
         return _fallback(cell, input, states, weights, weights_reverse, batch_sizes, options)
     tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
-    output, h_n, c_n, c, _ = torch.ops.fusedrnn.layer_forward(
+    output, h_n, c_n, c, _ = _layer_forward(
         cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
     )
     return output, h_n, c_n, c
+
+
+def cell_forward(
+    cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+) -> tuple[Tensor, Tensor]:
+    """Runs one time step: `layer_forward` of a sequence of one step, without its dimension.
+
+    Args:
+        cell: as for `layer_forward`.
+        input: `(B, input_size)`, or `(input_size,)` for one row.
+        h: `(B, P)`, or None for zeros; `(P,)` for one row.
+        c: `(B, H)` for an LSTM, or None for zeros; `(H,)` for one row; None for other cells.
+        weights: of the cell.
+
+    Returns:
+        h and c of the step, as h and c; for cells without c, `(0,)` in its place.
+
+    Raises:
+        RuntimeError, ValueError: as `layer_forward`, in whose terms the message is.
+
+    Example:
+        >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
+        >>> h, c = cell_forward("lstm", torch.randn(2, 5), None, None, w)
+        >>> h.shape, c.shape
+        (torch.Size([2, 3]), torch.Size([2, 3]))
+    """
+    if _library.available:
+        return _cell_forward(cell, input, h, c, *weights)
+    batched = input.dim() != 1
+
+    def add_step(rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else rows[None] if batched else rows[None, None]
+
+    _, h_n, c_n, _ = layer_forward(cell, add_step(input), add_step(h), add_step(c), weights)
+    if not batched:
+        h_n, c_n = h_n.squeeze(0), c_n.squeeze(0) if c_n.dim() > 1 else c_n
+    return h_n.squeeze(0), c_n.squeeze(0) if c_n.dim() > 1 else c_n
 
 
 def _fallback(

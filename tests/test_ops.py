@@ -128,6 +128,15 @@ def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype, devi
     torch.library.opcheck(OPS.layer_forward.default, layer.forward_args())
 
 
+@pytest.mark.parametrize("batch", [(3,), ()], ids=["rows", "row"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck_cell_forward(cell: str, batch: tuple[int, ...], device: str) -> None:
+    layer = make_layer(cell, torch.float32, device=device).leaves()
+    input, h = (torch.randn(*batch, size, device=device) for size in (5, 7))
+    c = h + 1 if cell == "lstm" else None
+    torch.library.opcheck(OPS.cell_forward.default, (cell, input, h, c, *layer.weights))
+
+
 @pytest.mark.parametrize(("cell", "variant", "dtype"), OPCHECK, ids=str)
 def test_opcheck_layer_backward(cell: str, variant: str, dtype: torch.dtype, device: str) -> None:
     layer = comparable(make_layer(cell, dtype, **VARIANTS[variant], device=device))

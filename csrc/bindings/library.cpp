@@ -20,6 +20,10 @@
 // that order, then those of the pre-activations, [D, T, B, G * H] or [D, N, G * H], of their input
 // side and of their recurrent side; those not in output_mask or of absent tensors are [0].
 // Its own gradients, to any order, are compositions of torch operators (composite.h).
+//
+// cell_forward is layer_forward for one time step, of rows or of one row:
+//   input [B, I] or [I]      h [B, P] or [P]      c [B, H] or [H]; results h, c as these, and c [0]
+//   for a cell without c
 #include <torch/library.h>
 #include <torch/version.h>
 
@@ -51,6 +55,10 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor output, Tensor saved, bool[17] output_mask) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor weight_ih, "
+      "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
+      "-> (Tensor h, Tensor c)");
 
   // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
   // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.

@@ -1,0 +1,58 @@
+// One time step: layer_forward of a sequence of one step. A composition of operators, so that
+// autograd, autocast, vmap and compilers see layer_forward.
+#include <torch/library.h>
+
+#include <utility>
+
+#include "bindings/schema.h"
+
+namespace fusedrnn {
+namespace {
+
+// Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W].
+Tensor add_step(const Tensor& rows, bool batched) {
+  return batched ? rows.unsqueeze(0) : rows.unsqueeze(0).unsqueeze(0);
+}
+OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
+  return rows.has_value() ? OptionalTensor(add_step(*rows, batched)) : std::nullopt;
+}
+
+Tensor remove_step(const Tensor& rows, bool batched) {
+  return batched ? rows.squeeze(0) : rows.squeeze(0).squeeze(0);
+}
+
+std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& input,
+                                        const OptionalTensor& h, const OptionalTensor& c,
+                                        const Tensor& weight_ih, const Tensor& weight_hh,
+                                        const OptionalTensor& bias_ih,
+                                        const OptionalTensor& bias_hh,
+                                        const OptionalTensor& weight_hr) {
+  const bool batched = input.dim() != 1;
+  LayerTensors tensors;
+  tensors[kInput] = add_step(input, batched);
+  tensors[kH0] = add_step(h, batched);
+  tensors[kC0] = add_step(c, batched);
+  tensors[weight_place(0, kWeightIh)] = weight_ih;
+  tensors[weight_place(0, kWeightHh)] = weight_hh;
+  tensors[weight_place(0, kBiasIh)] = bias_ih;
+  tensors[weight_place(0, kBiasHh)] = bias_hh;
+  tensors[weight_place(0, kWeightHr)] = weight_hr;
+  ForwardResult result = call_layer_forward(cell, tensors, {}, {false, false, 0});
+  Tensor& c_n = result.outputs[kCN];
+  const bool has_c = c_n.dim() > 1;
+  return {remove_step(result.outputs[kHN], batched),
+          has_c ? remove_step(c_n, batched) : std::move(c_n)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeImplicitAutograd, m) {
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+// vmap does not take compositions by itself.
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchBatched, m) {
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+}  // namespace fusedrnn
