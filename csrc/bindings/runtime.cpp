@@ -5,12 +5,12 @@
 #include <ATen/ops/addmm_cpu_dispatch.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mm_cpu_dispatch.h>
-#include <c10/core/CPUAllocator.h>
 
 #include <algorithm>
 #include <atomic>
 #include <exception>
 #include <limits>
+#include <utility>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -110,9 +110,13 @@ void TorchRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64
   }
 }
 
+TorchRuntime::~TorchRuntime() {
+  for (ScratchBlock& block : blocks_) give_back_scratch(std::move(block));
+}
+
 void* TorchRuntime::scratch(size_t bytes) {
-  buffers_.push_back(c10::GetCPUAllocator()->allocate(bytes));
-  return buffers_.back().get();
+  blocks_.push_back(take_scratch(bytes));
+  return blocks_.back().data.get();
 }
 
 }  // namespace fusedrnn

@@ -1,10 +1,9 @@
 // torch's threads, matrix products and memory as the CPU library's Runtime.
 #pragma once
 
-#include <c10/core/Allocator.h>
-
 #include <vector>
 
+#include "bindings/scratch.h"
 #include "cpu/runtime.h"
 
 namespace fusedrnn {
@@ -36,6 +35,11 @@ class ForkGuard {
 
 class TorchRuntime final : public Runtime {
  public:
+  TorchRuntime() = default;
+  ~TorchRuntime() override;
+  TorchRuntime(const TorchRuntime&) = delete;
+  TorchRuntime& operator=(const TorchRuntime&) = delete;
+
   void parallel(int max_threads, ParallelBody body) override;
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
             const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
@@ -43,7 +47,7 @@ class TorchRuntime final : public Runtime {
   void* scratch(size_t bytes) override;
 
  private:
-  std::vector<c10::DataPtr> buffers_;
+  std::vector<ScratchBlock> blocks_;
 };
 
 }  // namespace fusedrnn

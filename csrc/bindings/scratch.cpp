@@ -1,0 +1,55 @@
+#include "bindings/scratch.h"
+
+#include <c10/core/impl/alloc_cpu.h>
+
+#include <utility>
+#include <vector>
+
+namespace fusedrnn {
+namespace {
+
+struct Pool {
+  std::vector<ScratchBlock> blocks;  // in the order in which they were given back
+  size_t bytes = 0;
+
+  ScratchBlock remove(size_t idx) {
+    ScratchBlock block = std::move(blocks[idx]);
+    blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(idx));
+    bytes -= block.bytes;
+    return block;
+  }
+};
+
+thread_local Pool pool;
+
+}  // namespace
+
+void FreeScratch::operator()(void* data) const { c10::free_cpu(data); }
+
+ScratchBlock take_scratch(size_t bytes) {
+  // No block of more than twice the size, which may be wanted next.
+  const size_t most = 2 * bytes;
+  size_t best = pool.blocks.size();
+  for (size_t i = 0; i < pool.blocks.size(); ++i) {
+    const size_t size = pool.blocks[i].bytes;
+    if (size < bytes || size > most) continue;
+    if (best == pool.blocks.size() || size < pool.blocks[best].bytes) best = i;
+  }
+  if (best < pool.blocks.size()) return pool.remove(best);
+  ScratchBlock block;
+  block.data.reset(c10::alloc_cpu(bytes));
+  block.bytes = bytes;
+  return block;
+}
+
+void give_back_scratch(ScratchBlock block) {
+  if (block.bytes > kMaxPoolBytes) return;
+  while (!pool.blocks.empty() && (pool.bytes + block.bytes > kMaxPoolBytes ||
+                                  pool.blocks.size() == static_cast<size_t>(kMaxPoolBlocks))) {
+    pool.remove(0);
+  }
+  pool.bytes += block.bytes;
+  pool.blocks.push_back(std::move(block));
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,68 @@
+"""Scratch memory is kept from one call to the next, within bounds that no shape moves."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusedrnn import functional
+from fusedrnn.functional import LayerWeights
+
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="counts pages as Linux tells them"
+)
+
+MIB = 1 << 20
+VALUES = torch.zeros(4 * 1600**2)
+POOL_BYTES = 64 * MIB  # kMaxPoolBytes of csrc/bindings/scratch.h
+
+
+def run(hidden_size: int) -> None:
+    """A call whose scratch memory is mostly weight_hh, packed: 16 * hidden_size**2 bytes."""
+    weights = LayerWeights(
+        torch.ones(()).expand(4 * hidden_size, 1),
+        VALUES[: 4 * hidden_size**2].view(-1, hidden_size),
+    )
+    with torch.no_grad():
+        functional.lstm(torch.zeros(20, 2, 1), None, [weights])
+
+
+def faults() -> int:
+    resource = pytest.importorskip("resource")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_later_calls_touch_no_fresh_memory() -> None:
+    for hidden_size in (256, 512, 1024):
+        for _ in range(3):
+            run(hidden_size)
+        before = faults()
+        for _ in range(4):
+            run(hidden_size)
+        assert (faults() - before) / 4 < 32  # of 64 pages and more that are packed
+
+
+def test_memory_does_not_grow_with_the_number_of_shapes() -> None:
+    run(64)
+    before = resident_bytes()
+    for hidden_size in range(1000, 1600, 40):
+        run(hidden_size)
+    assert resident_bytes() - before < POOL_BYTES + 24 * MIB
+
+
+def test_a_pool_ends_with_its_thread() -> None:
+    run(64)
+    before = resident_bytes()
+    for _ in range(6):
+        thread = threading.Thread(target=run, args=(1500,))
+        thread.start()
+        thread.join()
+    assert resident_bytes() - before < 24 * MIB
