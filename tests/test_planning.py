@@ -151,6 +151,19 @@ def test_a_rejected_schedule_comes_with_a_reason(monkeypatch: pytest.MonkeyPatch
     assert f"\nnot {rejected}: " in text
 
 
+@compiled
+@pytest.mark.parametrize("cell", [fusedrnn.LSTM, fusedrnn.GRU, fusedrnn.RNN])
+def test_a_step_reads_weights_in_place_and_a_large_batch_packs_them(
+    cell: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", "persistent")
+    module = cell(64, 64)
+    [text] = fusedrnn.explain(module, torch.randn(1, 1, 64)).layers
+    assert "\nweights: read in place\n" in text
+    [text] = fusedrnn.explain(module, torch.randn(500, 64, 64)).layers
+    assert "\nweights: packed once a call\n" in text
+
+
 @pytest.mark.parametrize(
     ("module", "input", "error", "message"),
     [

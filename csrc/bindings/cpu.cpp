@@ -52,7 +52,9 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
     for (int place = kWeights; place < kLayerTensorCount; ++place) result[place].zero_();
     return;
   }
-  const CpuPlan chosen = make_cpu_plan(to_problem(layer, true));
+  Problem problem = to_problem(layer, true);
+  problem.runs_forward = layer.recompute > 0;
+  const CpuPlan chosen = make_cpu_plan(problem);
   // At the same time, the second direction has a grad_input of its own, added in the end.
   Tensor of_second;
   if (chosen.plan.directions_at_once > 1 && result[kInput].numel() > 0) {

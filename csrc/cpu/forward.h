@@ -35,6 +35,7 @@ class ForwardPass {
   void load_input();
   void step(int64_t s);
   void finish();
+  bool is_direct() const { return layer_.plan.weights == Weights::kInPlace; }
 
   const LayerForwardArgs& args_;
   Layer layer_;

@@ -71,7 +71,7 @@ const void* Layer::pack(SweepProduct product, const void* weight) {
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
     kernels.pack_panels(product, shape, panel_element, weight, begin, end, packed);
   });
-  packed_bytes += bytes;
+  weight_bytes += bytes;
   return packed;
 }
 

@@ -107,7 +107,7 @@ class Layer {
     sweep.split = split_of(sweep.begin, sweep.end);
     const int sharers = sweep.split == Split::kUnits ? num_threads : 1;
     sweep.panel_element = panel_element;
-    sweep.alternate = packed_bytes / sharers > slice_limit_bytes;
+    sweep.alternate = weight_bytes / sharers > slice_limit_bytes;
     for (int i = 0; i < num_threads; ++i) new (&team[i]) TeamSlot{};
     auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
     runtime.parallel(num_threads, body);
@@ -154,7 +154,7 @@ class Layer {
   PanelElement panel_element;      // of packed weights
   void* matmul_scratch = nullptr;  // A, a piece for each thread
   TeamSlot* team = nullptr;        // persistent: [num_threads]
-  int64_t packed_bytes = 0;        // of the weights that a persistent sweep reads in every step
+  int64_t weight_bytes = 0;        // of the weights that a persistent sweep reads in every step
   int64_t slice_limit_bytes = 0;   // what stays in a core's cache from one step to the next
 };
 

@@ -62,7 +62,8 @@ void ForwardPass::run_steps(int64_t begin, int64_t end) {
     sweep_.end = std::min(begin + chunk_steps, end);
     load_input();
     if (layer_.is_persistent()) {
-      layer_.run_region(layer_.kernels.forward_sweep, &sweep_);
+      layer_.run_region(is_direct() ? layer_.kernels.direct_sweep : layer_.kernels.forward_sweep,
+                        &sweep_);
     } else {
       for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
     }
@@ -97,11 +98,15 @@ void ForwardPass::prepare() {
   if (shape.proj_size > 0) sweep_.h_raw = layer_.take(shape.batch_size * layer_.hidden_size);
 
   if (layer_.is_persistent()) {
-    if (multiplies_input_) {
-      sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
+    if (is_direct()) {
+      layer_.weight_bytes = gate_size * (shape.input_size + output_size) * dtype_bytes(shape.dtype);
+    } else {
+      if (multiplies_input_) {
+        sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
+      }
+      sweep_.packed_hh = layer_.pack(SweepProduct::kGates, args_.weights.weight_hh);
+      sweep_.packed_hr = layer_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
     }
-    sweep_.packed_hh = layer_.pack(SweepProduct::kGates, args_.weights.weight_hh);
-    sweep_.packed_hr = layer_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
     return;
   }
   weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);

@@ -83,9 +83,9 @@ struct ForwardSweep {
   int64_t first_row;   // the row of the sequence that row 0 of input and gx is
   const void* bias_x;  // A [G * H], bias of the input side; without kSplit of both sides
   const void* bias_r;  // A [G * H], bias of the recurrent side; zeros without kSplit
-  const void* input;   // A [rows of the chunk, I], with packed_ih
+  const void* input;   // A [rows of the chunk, I], where the sweep multiplies it
   void* gx;            // A [rows of the chunk, G * H], input side without bias; may lie in
-                       // `saved`; null with packed_ih
+                       // `saved`; null where the sweep multiplies the input
   int64_t gx_row_stride;
   void* output;  // S, as in args, or scratch
   int64_t output_row_stride;
@@ -102,7 +102,7 @@ struct ForwardSweep {
   // persistent only
   PanelElement panel_element;
   const void* packed_ih;  // panels of weight_ih; null: gx holds the product
-  const void* packed_hh;  // panels of weight_hh
+  const void* packed_hh;  // panels of weight_hh; null, as all of them: direct_sweep
   const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;

@@ -158,6 +158,26 @@ FUSEDRNN_HD void transpose(Pack<T> (&packs)[Pack<T>::kLanes]) {
   }
 }
 
+// Lane i is the sum of the lanes of pack i. Each pass adds what transpose would interleave.
+template <class T>
+FUSEDRNN_HD Pack<T> sum_lanes(const Pack<T> (&packs)[Pack<T>::kLanes]) {
+  constexpr int n = Pack<T>::kLanes;
+  Pack<T> sums[n];
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) sums[i] = packs[i];
+#pragma GCC unroll 4
+  for (int count = n / 2; count >= 1; count /= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) {
+      Pack<T> low, high;
+      interleave_lanes(sums[i].v, sums[i + count].v, &low.v, &high.v,
+                       std::make_integer_sequence<int, n>());
+      sums[i] = low + high;
+    }
+  }
+  return sums[0];
+}
+
 template <class T>
 FUSEDRNN_HD Pack<T> exp(const Pack<T>& x) {
   return math::exp_value(x);

@@ -16,10 +16,12 @@ namespace {
 
 // Floating-point operations a second of one core in a large float32 product, by Isa.
 constexpr double kProductRate[] = {18e9, 72e9, 120e9};
-// A product called step by step takes as long as one with this many rows more at that rate: on
-// one thread [1, 512] times [512, 2048] ran at 21 Gflop/s, [4, 256] times [256, 1024] at 33,
-// [16, 256] at 60, [32, 512] at 69, [64, 256] at 75.
-constexpr double kPerStepRows = 4;
+// A product of the library takes as long as one with this many rows more at that rate, a single
+// row apart: on one thread [1, 512] times [512, 2048] ran at 21 Gflop/s, [4, 256] times [256, 1024]
+// at 33, [16, 256] at 60, [32, 512] at 69, [64, 256] at 75; an LSTM step [8, 512] on a later
+// machine at 35.
+constexpr double kFewRows = 12;
+constexpr double kSingleRow = 4;
 // And each doubling of the threads leaves it this share.
 constexpr double kPerStepScaling = 0.85;
 
@@ -37,6 +39,13 @@ constexpr double kUsableCache = 0.9;
 // Seconds an activation (exp, tanh or sigmoid) takes a unit in 16-byte vectors of float.
 constexpr double kActivationSeconds = 1.8e-9;
 constexpr double kVectorsOf16[] = {1, 2.7, 4};  // how much faster an Isa is at it
+
+// Rows a step up to which panels are kept as 16-bit weights are stored.
+constexpr double kStoragePanelRows = 4;
+// Products of weights in place run at this share of the rate; and seconds that it takes to add up
+// the lanes of a sum.
+constexpr double kInPlaceShare = 0.5;
+constexpr double kLaneSumSeconds = 1.0e-9;
 
 constexpr double kCallSeconds = 1e-6;  // of one product or pointwise kernel
 // Of a parallel region and of a barrier in one, with the wait for the slower of unequal cores,
@@ -81,6 +90,8 @@ class Model {
         static_cast<double>(problem.proj_size > 0 ? problem.proj_size : problem.hidden_size);
     weights_ = gates_ * hidden_ * output;
     if (problem.proj_size > 0) weights_ += hidden_ * output;
+    input_weights_ = gates_ * hidden_ * static_cast<double>(problem.input_size);
+    input_bytes_ = input_weights_ * static_cast<double>(accum_bytes(problem.dtype));
     weight_bytes_ = weights_ * static_cast<double>(accum_bytes(problem.dtype));
   }
 
@@ -94,15 +105,15 @@ class Model {
     // A single row is a matrix-vector product, which the library leaves to one thread.
     const double sharers = rows_ > steps_ ? threads : 1;
     for (double t = 1; t < sharers; t *= 2) rate *= kPerStepScaling;
-    const double arithmetic = 2 * (rows_ + kPerStepRows * steps_) * weights_ / (rate * sharers);
+    const double more = rows_ > steps_ ? kFewRows : kSingleRow;
+    const double arithmetic = 2 * (rows_ + more * steps_) * weights_ / (rate * sharers);
     const double traffic = steps_ * stream(weight_bytes_ / sharers, sharers * at_once_);
-    return input_projection() + overlapped(arithmetic, traffic) + pointwise(threads) + at_once() +
+    return library_projection() + overlapped(arithmetic, traffic) + pointwise(threads) + at_once() +
            steps_ * calls * call;
   }
 
-  double persistent(Split split, int num_threads) const {
+  double persistent(Split split, int num_threads, Weights weights) const {
     const double threads = num_threads;
-    const double pack = 2 * weight_bytes_ / (kPackRate * smaller(threads, kMemorySharers));
     // Whole rows, or whole vectors of units, fall to a thread.
     double share, bytes, barrier = 0;
     if (split == Split::kRows) {
@@ -114,12 +125,28 @@ class Model {
       if (threads > 1) barrier = kBarrierSeconds + kBarrierThreadSeconds * threads;
       if (problem_.proj_size > 0) barrier *= 2;
     }
+    const double steps = pointwise(1 / share) + steps_ * barrier;
+    // A region that sweeps, and one that packs.
+    const double region = kCallSeconds + fork_join(threads);
+    const double readers = threads * at_once_;
+    const double pack_rate = kPackRate * smaller(threads, kMemorySharers);
+    const double pack_input = cpu_.isa == Isa::kGeneric ? 0 : 2 * input_bytes_ / pack_rate;
+    const double stored = static_cast<double>(dtype_bytes(problem_.dtype)) /
+                          static_cast<double>(accum_bytes(problem_.dtype));
+    if (weights == Weights::kInPlace) {
+      const double sides = 1 + input_weights_ / weights_;
+      const double sums =
+          rows_ * gates_ * hidden_ * kLaneSumSeconds * (cell_info(problem_.cell).split ? 2 : 1);
+      const double arithmetic = 2 * rows_ * weights_ * sides / (rate_ * kInPlaceShare) + sums;
+      const double traffic = steps_ * stream(bytes * sides * stored, readers);
+      return at_once() + region + steps + overlapped(arithmetic * share, traffic);
+    }
+    const bool keeps_storage = cpu_.isa != Isa::kGeneric && rows_ <= kStoragePanelRows * steps_;
+    const double panels = keeps_storage ? bytes * stored : bytes;
+    const double pack = 2 * weight_bytes_ / pack_rate + pack_input;
     const double arithmetic = 2 * rows_ * weights_ * share / rate_;
-    const double traffic = steps_ * stream(bytes, threads * at_once_);
-    // Two regions: one packs, one sweeps.
-    const double start = at_once() + 2 * (kCallSeconds + fork_join(threads));
-    return input_projection() + start + pack + overlapped(arithmetic, traffic) +
-           pointwise(1 / share) + steps_ * barrier;
+    return at_once() + input_projection() + 2 * region + pack + steps +
+           overlapped(arithmetic, steps_ * stream(panels, readers));
   }
 
  private:
@@ -143,6 +170,17 @@ class Model {
     const double inputs = static_cast<double>(problem_.input_size);
     const double threads = at_once_ > 1 ? 1 : cpu_.num_threads;
     return 2 * rows_ * gates_ * hidden_ * inputs / (rate_ * threads) + kCallSeconds;
+  }
+
+  // The same as one product of the library. It reads weight_ih for however few rows, which the
+  // recurrent weights leave less room in the caches.
+  double library_projection() const {
+    const double threads = at_once_ > 1 ? 1 : cpu_.num_threads, readers = threads * at_once_;
+    const double more = rows_ > 1 ? kFewRows : kSingleRow;
+    const double arithmetic = 2 * (rows_ + more) * input_weights_ / (rate_ * threads);
+    const double traffic = stream((weight_bytes_ + input_bytes_) / threads, readers) -
+                           stream(weight_bytes_ / threads, readers);
+    return overlapped(arithmetic, traffic) + kCallSeconds;
   }
 
   double pointwise(double threads) const {
@@ -172,15 +210,18 @@ class Model {
   double rate_;     // floating-point operations a second of a core
   double weights_;  // elements that a step multiplies by
   double weight_bytes_;
+  double input_weights_;  // elements of weight_ih
+  double input_bytes_;
 };
 
 }  // namespace
 
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads, int directions_at_once) {
+                        int num_threads, int directions_at_once, Weights weights) {
   const Model model(problem, cpu, directions_at_once);
-  const double turn = schedule == Schedule::kPerStep ? model.per_step(num_threads)
-                                                     : model.persistent(split, num_threads);
+  const double turn = schedule == Schedule::kPerStep
+                          ? model.per_step(num_threads)
+                          : model.persistent(split, num_threads, weights);
   return turn * (problem.directions / directions_at_once);
 }
 

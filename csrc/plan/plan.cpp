@@ -1,6 +1,7 @@
 #include "plan/plan.h"
 
 #include <cstring>
+#include <limits>
 
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
@@ -32,33 +33,50 @@ struct Candidate {
   Split split;
   int num_threads;
   int directions_at_once;
+  Weights weights;
   double seconds;
 };
 
 void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-              int num_threads, Candidate* best) {
-  const double seconds = modelled_seconds(problem, cpu, schedule, split, num_threads, 1);
-  if (seconds < best->seconds) *best = {schedule, split, num_threads, 1, seconds};
+              int num_threads, int directions_at_once, Weights weights, Candidate* best) {
+  const double seconds =
+      modelled_seconds(problem, cpu, schedule, split, num_threads, directions_at_once, weights);
+  if (seconds + (directions_at_once > 1 ? kMinSavedSeconds : 0) < best->seconds) {
+    *best = {schedule, split, num_threads, directions_at_once, weights, seconds};
+  }
+}
+
+// As for one thread, however many there are: the sums of both are added up in another order, and
+// the number of threads must change no bit.
+Weights choose_weights(const Problem& problem, CpuInfo cpu, Schedule schedule) {
+  if (schedule != Schedule::kPersistent || !problem.runs_forward) return Weights::kPacked;
+  cpu.num_threads = 1;
+  const auto seconds = [&](Weights weights) {
+    return modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 1, weights);
+  };
+  return seconds(Weights::kInPlace) < seconds(Weights::kPacked) ? Weights::kInPlace
+                                                                : Weights::kPacked;
 }
 
 // The best split and number of threads. Rows need no barrier; units do, which needs threads
 // that run at the same time. A product a step is split as its library likes. Two directions on a
 // thread each need no barrier either.
 Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
-  Candidate best{schedule, Split::kUnits, 1, 1,
-                 modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 1)};
+  const Weights weights = choose_weights(problem, cpu, schedule);
+  Candidate best{};
+  best.seconds = std::numeric_limits<double>::infinity();
+  consider(problem, cpu, schedule, Split::kUnits, 1, 1, weights, &best);
   const bool sweeps = schedule == Schedule::kPersistent;
   for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
     if (!sweeps || cpu.concurrent_threads) {
-      consider(problem, cpu, schedule, Split::kUnits, threads, &best);
+      consider(problem, cpu, schedule, Split::kUnits, threads, 1, weights, &best);
     }
     if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
-      consider(problem, cpu, schedule, Split::kRows, threads, &best);
+      consider(problem, cpu, schedule, Split::kRows, threads, 1, weights, &best);
     }
   }
   if (problem.directions == 2 && cpu.num_threads > 1) {
-    const double seconds = modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 2);
-    if (seconds + kMinSavedSeconds < best.seconds) best = {schedule, Split::kUnits, 1, 2, seconds};
+    consider(problem, cpu, schedule, Split::kUnits, 1, 2, weights, &best);
   }
   return best;
 }
@@ -80,8 +98,9 @@ int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
 // Multiplied in the sweep, the input side is still in registers when the recurrent side is added
 // to it. The weights of both must pass through a core in every step, though, which enough rows
 // have to outweigh.
-bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, Schedule schedule) {
-  return schedule == Schedule::kPersistent && cpu.isa != Isa::kGeneric &&
+bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const Candidate& choice) {
+  if (choice.weights == Weights::kInPlace) return true;
+  return choice.schedule == Schedule::kPersistent && cpu.isa != Isa::kGeneric &&
          !cell_info(problem.cell).split && problem.total_rows >= kMinRowsOfInput * problem.seq_len;
 }
 
@@ -98,6 +117,10 @@ void reject(const Candidate& rejected, const Candidate& chosen, bool forced, Pla
 const char* schedule_name(Schedule schedule) { return kScheduleNames[static_cast<int>(schedule)]; }
 
 const char* split_name(Split split) { return split == Split::kRows ? "rows" : "units"; }
+
+const char* weights_name(Weights weights) {
+  return weights == Weights::kPacked ? "packed once a call" : "read in place";
+}
 
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
   const bool is_forced = forced != nullptr && forced[0] != '\0';
@@ -122,7 +145,8 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->num_threads = choice.num_threads;
   plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * choice.num_threads : 0;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
-  plan->multiplies_input = choose_multiplies_input(problem, cpu, choice.schedule);
+  plan->weights = choice.weights;
+  plan->multiplies_input = choose_multiplies_input(problem, cpu, choice);
   plan->modelled_seconds = choice.seconds;
   plan->rejection_count = 0;
   for (int i = 0; i < kCpuScheduleCount; ++i) {
@@ -146,6 +170,9 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
                  plan.split == Split::kRows ? "no barrier" : "a barrier a step");
   }
   writer.write("\n");
+  if (plan.schedule == Schedule::kPersistent) {
+    writer.write("weights: %s\n", weights_name(plan.weights));
+  }
   if (problem.directions == 2) {
     writer.write("directions: %s\n", plan.directions_at_once == 2
                                          ? "both at the same time, on threads of their own"

@@ -25,6 +25,12 @@ enum class Split : int8_t {
   kUnits,  // each thread owns hidden units with all their gates: one barrier a step
 };
 
+// How a persistent forward pass reads the weights.
+enum class Weights : int8_t {
+  kPacked,   // copied once a call into panels that a step reads faster
+  kInPlace,  // as they lie, weight_ih as well: few steps of few rows
+};
+
 struct Rejection {
   Schedule schedule;
   char reason[160];  // what it needs and what there is, or how much slower it is modelled
@@ -36,7 +42,8 @@ struct Plan {
   int directions_at_once;   // 1, or 2: both directions, num_threads each, no more than there are
   int num_threads;          // of a direction, at most CpuInfo::num_threads
   int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
-  bool multiplies_input;    // persistent, cells without kSplit: the sweep projects the input
+  Weights weights;          // persistent only
+  bool multiplies_input;    // persistent: the sweep projects the input; packed, without kSplit only
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of all directions under the chosen schedule
   int rejection_count;
@@ -45,6 +52,7 @@ struct Plan {
 
 const char* schedule_name(Schedule schedule);
 const char* split_name(Split split);
+const char* weights_name(Weights weights);
 
 // Chooses a schedule for a layer. `forced` is a schedule's name; null or empty
 // chooses by modelled time. Forcing an unknown or impossible schedule is an error.
@@ -58,7 +66,7 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
 // Time model (cost.cpp): seconds of all directions of the layer under that schedule, so many
 // directions at a time on num_threads each.
 double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads, int directions_at_once);
+                        int num_threads, int directions_at_once, Weights weights);
 
 // The pass a CUDA plan is for: forward and backward need different sizes.
 enum class Pass : int8_t { kForward, kBackward };

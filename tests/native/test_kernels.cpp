@@ -26,13 +26,15 @@ struct Case : LayerCase {
   bool concurrent = true;
   int64_t min_split_rows = 0;  // as in Plan
   bool multiplies_input = false;
+  Weights weights = Weights::kPacked;
   bool padded = false;  // rows of the caller lie as LayerShape's order says, if packed
 
   std::string way() const override {
     return std::string(schedule_name(schedule)) + " " + split_name(split) +
            " threads=" + std::to_string(threads) +
            " min_split_rows=" + std::to_string(min_split_rows) +
-           (multiplies_input ? " multiplies_input" : "") + (padded ? " padded" : "");
+           (multiplies_input ? " multiplies_input" : "") + " weights " + weights_name(weights) +
+           (padded ? " padded" : "");
   }
 };
 
@@ -186,6 +188,7 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   plan.num_threads = k.threads;
   plan.min_split_rows = k.min_split_rows;
   plan.multiplies_input = k.multiplies_input;
+  plan.weights = k.weights;
   plan.chunk_steps = k.chunk_steps;
 
   // A buffer of the caller's rows, with nothing in it.
@@ -339,8 +342,10 @@ void for_each_cell_and_way(const Body& body) {
         k.proj_size = projected ? 4 : 0;
         set_way(way, &k);
         body(k);
-        if (k.schedule != Schedule::kPersistent || cell_info(cell).split) continue;
+        if (k.schedule != Schedule::kPersistent) continue;
         k.multiplies_input = true;
+        if (!cell_info(cell).split) body(k);
+        k.weights = Weights::kInPlace;
         body(k);
       }
     }
@@ -384,6 +389,28 @@ TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
           k.chunk_steps = 2;
           k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
           CHECK(run_case(k, isa));
+        }
+      }
+    });
+  });
+}
+
+TEST(weights_in_place_match_plain_loops_for_every_number_of_rows_and_depth) {
+  for_each_isa([](Isa isa) {
+    for_each_cell_and_way([&](Case k) {
+      if (k.weights == Weights::kPacked) return;
+      k.training = false;
+      k.seq_len = 2;
+      for (DType dtype : kAllDTypes) {
+        k.dtype = dtype;
+        for (int64_t batch_size = 1; batch_size <= 9; ++batch_size) {
+          k.batch_size = batch_size;
+          for (int64_t size : {1, 3, 13, 16, 35, 64, 131}) {
+            k.input_size = size;
+            k.hidden_size = 3 * batch_size + size / 2;
+            k.proj_size = k.proj_size > 0 ? 1 + size / 2 : 0;
+            CHECK(run_case(k, isa));
+          }
         }
       }
     });

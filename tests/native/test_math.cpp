@@ -259,6 +259,23 @@ void check_arithmetic() {
   }
 }
 
+template <class T>
+void check_lane_sums() {
+  constexpr int kLanes = Pack<T>::kLanes;
+  Pack<T> packs[kLanes];
+  T expected[kLanes] = {};
+  for (int i = 0; i < kLanes; ++i) {
+    T lanes[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] = T(i * i + 3 * lane + 1);  // small integers: any order of additions is exact
+      expected[i] += lanes[lane];
+    }
+    packs[i] = Pack<T>::load(lanes);
+  }
+  const Pack<T> sums = sum_lanes(packs);
+  for (int i = 0; i < kLanes; ++i) CHECK(sums[i] == expected[i]);
+}
+
 // A storage value that differs from element to element and is exact in every format.
 template <class S>
 S element(int i) {
@@ -427,6 +444,10 @@ TEST(relu_keeps_nan_and_step_does_not) {
 TEST(pack_arithmetic_is_elementwise) {
   check_arithmetic<float>();
   check_arithmetic<double>();
+}
+TEST(lane_sums_come_in_the_order_of_the_packs) {
+  check_lane_sums<float>();
+  check_lane_sums<double>();
 }
 TEST(loads_and_stores_touch_only_their_elements) {
   check_loads_and_stores<float, float>();

@@ -85,7 +85,8 @@ TEST(the_choice_is_the_schedule_of_less_modelled_time) {
     const Plan plan = plan_of(problem, cpu);
     CHECK(plan.modelled_seconds == std::fmin(per_step, persistent));
     CHECK(plan.modelled_seconds == modelled_seconds(problem, cpu, plan.schedule, plan.split,
-                                                    plan.num_threads, plan.directions_at_once));
+                                                    plan.num_threads, plan.directions_at_once,
+                                                    plan.weights));
   });
 }
 
@@ -96,12 +97,55 @@ TEST(a_single_step_never_packs_weights) {
         for (int64_t hidden_size : {64, 512, 1024}) {
           const Problem problem = make_problem(cell, 1, batch_size, hidden_size);
           const Plan plan = plan_of(problem, cpu);
-          CHECK_THAT(plan.schedule == Schedule::kPerStep, "%s",
+          CHECK_THAT(plan.schedule == Schedule::kPerStep || plan.weights == Weights::kInPlace, "%s",
                      text_of(problem, cpu, plan).c_str());
         }
       }
     }
   }
+}
+
+TEST(weights_are_packed_from_a_number_of_steps_on) {
+  for (const CpuInfo& cpu : kMachines) {
+    for (CellKind cell : kKinds) {
+      for (int64_t batch_size : {1, 2, 8}) {
+        for (int64_t hidden_size : {64, 512, 1024}) {
+          bool packed = false;
+          for (int64_t seq_len = 1; seq_len < 5000; seq_len *= 2) {
+            const Problem problem = make_problem(cell, seq_len, batch_size, hidden_size);
+            const Plan plan = plan_of(problem, cpu, "persistent");
+            const bool now = plan.weights == Weights::kPacked;
+            CHECK(now || !packed);
+            CHECK(now || plan.multiplies_input);
+            const std::string line = std::string("weights: ") + weights_name(plan.weights) + "\n";
+            CHECK(text_of(problem, cpu, plan).find(line) != std::string::npos);
+            packed = now;
+          }
+          CHECK(packed);
+        }
+      }
+    }
+  }
+}
+
+TEST(the_number_of_threads_does_not_decide_how_weights_are_read) {
+  for_each_case([](const Problem& problem, CpuInfo cpu) {
+    const Weights weights = plan_of(problem, cpu, "persistent").weights;
+    for (int threads : {1, 2, 5}) {
+      cpu.num_threads = threads;
+      CHECK(plan_of(problem, cpu, "persistent").weights == weights);
+    }
+  });
+}
+
+TEST(a_backward_pass_alone_packs_weights) {
+  for_each_case([](Problem problem, const CpuInfo& cpu) {
+    const Weights weights = plan_of(problem, cpu, "persistent").weights;
+    problem.training = true;
+    CHECK(plan_of(problem, cpu, "persistent").weights == weights);
+    problem.runs_forward = false;
+    CHECK(plan_of(problem, cpu, "persistent").weights == Weights::kPacked);
+  });
 }
 
 TEST(a_long_sequence_packs_them_once) {
@@ -255,8 +299,8 @@ TEST(a_rejected_schedule_says_how_much_slower_it_is) {
   const Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
   const Plan plan = plan_of(problem, kTwoCores);
   CHECK(plan.schedule == Schedule::kPersistent);
-  const double rejected =
-      modelled_seconds(problem, kTwoCores, Schedule::kPerStep, Split::kRows, 2, 1);
+  const double rejected = modelled_seconds(problem, kTwoCores, Schedule::kPerStep, Split::kRows, 2,
+                                           1, Weights::kPacked);
   double first = 0, second = 0;
   CHECK(std::sscanf(plan.rejections[0].reason, "modelled %lf ms against %lf ms", &first, &second) ==
         2);
@@ -287,7 +331,8 @@ TEST(the_sweep_multiplies_the_input_when_rows_outweigh_two_weights) {
     const Plan plan = plan_of(problem, cpu);
     const bool can = plan.schedule == Schedule::kPersistent && problem.cell != CellKind::kGru &&
                      cpu.isa != Isa::kGeneric;
-    CHECK(plan.multiplies_input == (can && problem.batch_size >= 16));
+    CHECK(plan.multiplies_input ==
+          (plan.weights == Weights::kInPlace || (can && problem.batch_size >= 16)));
     char text[2048];
     print_plan(problem, cpu, plan, text, sizeof(text));
     CHECK((std::strstr(text, "projection: in the sweep") != nullptr) == plan.multiplies_input);
@@ -304,8 +349,9 @@ TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
   for (const char* part :
        {"lstm float32: seq_len 100, batch_size 32, input_size 512, hidden_size 512, proj_size 96, "
         "2 directions, inference\n",
-        "persistent: modelled ", ", 32 threads split by ", "directions: one after the other\n",
-        "input projection: in the sweep\n", "not per_step: modelled "}) {
+        "persistent: modelled ", ", 32 threads split by ", "weights: packed once a call\n",
+        "directions: one after the other\n", "input projection: in the sweep\n",
+        "not per_step: modelled "}) {
     CHECK_THAT(text.find(part) != std::string::npos, "'%s' is not in\n%s", part, text.c_str());
   }
 }

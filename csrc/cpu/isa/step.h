@@ -135,12 +135,20 @@ struct ForwardStep {
   template <class Count>
   FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* product,
                         int stride) const {
+    cell(row, unit, lanes, static_cast<const V*>(nullptr), product, stride);
+  }
+
+  // The same, given the input side apart, of successive gates; or null.
+  template <class Count>
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* input_product,
+                        const V* product, int stride) const {
     Values<V, C::kGates> x, r;
     const A* gx_row = offset_or_null(gx, row * gx_row_stride + unit);
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
       x[gate] = load_lanes<V>(bias_x + column + unit, lanes);
       if (gx_row != nullptr) x[gate] += load_lanes<V>(gx_row + column, lanes);
+      if (input_product != nullptr) x[gate] += input_product[gate];
       // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
       // before their parts have arrived.
       if (C::kSplit) {

@@ -2,6 +2,7 @@
 // compiler's flags for it. Exports that set's kernel table and nothing else: see
 // Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
 // the standard library.
+#include "cpu/isa/direct.h"
 #include "cpu/isa/matmul.h"
 #include "cpu/isa/per_step.h"
 #include "cpu/isa/persistent.h"
@@ -15,10 +16,11 @@ namespace {
 template <template <class> class Cell, class S>
 constexpr CellKernels make_cell_kernels() {
   return {
-      PerStep<Cell, S>::forward_cell,     PerStep<Cell, S>::forward_project,
-      PerStep<Cell, S>::backward_hidden,  PerStep<Cell, S>::backward_cell,
-      PackWeights<Cell, S>::count,        PackWeights<Cell, S>::pack,
-      Persistent<Cell, S>::forward_sweep, Persistent<Cell, S>::backward_sweep,
+      PerStep<Cell, S>::forward_cell,      PerStep<Cell, S>::forward_project,
+      PerStep<Cell, S>::backward_hidden,   PerStep<Cell, S>::backward_cell,
+      PackWeights<Cell, S>::count,         PackWeights<Cell, S>::pack,
+      Persistent<Cell, S>::forward_sweep,  Direct<Cell, S>::forward_sweep,
+      Persistent<Cell, S>::backward_sweep,
   };
 }
 
