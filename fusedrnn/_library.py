@@ -62,10 +62,13 @@ def _check_layer(
 ) -> None:
     """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
     input, weight_hr = tensors[0], tensors[9]
-    rank = 3 if batch_sizes is None else 2
-    torch._check(
-        input.dim() == rank, lambda: f"expected {rank} dimensions, got {tuple(input.shape)}"
-    )
+    # What the sizes are taken from must have them.
+    ranks = ((input, 3 if batch_sizes is None else 2), (tensors[6], 2), (weight_hr, 2))
+    for tensor, rank in ranks:
+        torch._check(
+            tensor is None or tensor.dim() == rank,
+            lambda t=tensor, r=rank: f"expected {r} dimensions, got {tuple(t.shape)}",
+        )
     directions, steps, hidden_size = _sizes(cell, tensors)
     rows = reference.CELLS[cell].gates * hidden_size
     width = hidden_size if weight_hr is None else weight_hr.size(0)
