@@ -47,7 +47,7 @@ native-aarch64:  ## the CPU library's native tests, compiled for AArch64, under 
 	@command -v aarch64-linux-gnu-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || \
 	  { echo '$@: skipped, aarch64-linux-gnu-g++ or qemu-aarch64 is missing'; exit; }; \
 	$(NATIVE) $(AARCH64) run-test_cells run-test_plan run-test_math_generic && \
-	$(NATIVE) $(AARCH64) run-test_kernels ARGS=matches_plain_loops
+	$(NATIVE) $(AARCH64) run-test_kernels_generic ARGS=matches_plain_loops
 
 native-plans:  ## the planner's choices for five GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans

@@ -6,17 +6,19 @@
 #include <limits>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "check.h"
 #include "cpu/kernels.h"
 #include "layer_oracle.h"
+#include "threads.h"
 
 using namespace fusedrnn;
 using namespace oracle;
 
 namespace {
+
+constexpr Isa kIsa = FUSEDRNN_TEST_ISA;  // the program is for one
 
 // One way of the CPU's schedules to run a layer.
 struct Case : LayerCase {
@@ -107,10 +109,7 @@ class TestRuntime : public Runtime {
       for (int i = 0; i < max_threads; ++i) body(i, max_threads);
       return;
     }
-    std::vector<std::thread> threads;
-    for (int i = 1; i < max_threads; ++i) threads.emplace_back([=] { body(i, max_threads); });
-    body(0, max_threads);
-    for (std::thread& thread : threads) thread.join();
+    run_on_threads(max_threads, [&](int i) { body(i, max_threads); });
   }
 
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
@@ -151,7 +150,7 @@ Buffer saved_buffer(const Case& k) {
                 parts * k.batch_size * (cell.states - 1) * k.hidden_size);
 }
 
-bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
+bool run_case(const Case& k, Run* run = nullptr) {
   constexpr int64_t kGap = 3;  // columns between rows of output that belong to another layer
   const unsigned seed = 7;
   const Numbers problem = make_problem(k, seed);
@@ -214,7 +213,7 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   forward.reset_c = input(kResetC);
   forward.c = all_c.size() > 0 ? all_c.data() : nullptr;
   forward.saved = k.training ? saved.data() : nullptr;
-  if (!layer_forward_cpu(forward, plan, isa, runtime).ok || last_isa() != isa) return false;
+  if (!layer_forward_cpu(forward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
   const Expected& expected = oracle.expected;
   bool ok = true;
   const Buffer output_rows = places.collect(output, output_row_stride, &ok);
@@ -273,7 +272,7 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
   backward.grad_bias_ih = grad(kBiasIh);
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
-  if (!layer_backward_cpu(backward, plan, isa, runtime).ok || last_isa() != isa) return false;
+  if (!layer_backward_cpu(backward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
   grads[kX] = places.collect(grads[kX], k.input_size, &ok);
   gates_x = places.collect(gates_x, gates_width, &ok);
   gates_r = places.collect(gates_r, gates_width, &ok);
@@ -297,13 +296,6 @@ bool run_case(const Case& k, Isa isa, Run* run = nullptr) {
 }
 
 constexpr Isa kAllIsas[] = {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512};
-// The isa each test should run on: all that the machine has.
-template <class Body>
-void for_each_isa(const Body& body) {
-  for (Isa isa : kAllIsas) {
-    if (isa_supported(isa)) body(isa);
-  }
-}
 
 struct Way {
   Schedule schedule;
@@ -355,233 +347,209 @@ void for_each_cell_and_way(const Body& body) {
 }  // namespace
 
 TEST(layer_matches_plain_loops_for_every_dtype_direction_and_option) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      for (DType dtype : kAllDTypes) {
-        for (Direction direction : kDirections) {
-          for (int bits = 0; bits < 16; ++bits) {
-            k.dtype = dtype;
-            k.direction = direction;
-            k.packed = bits & 1;
-            k.bias = bits & 2;
-            k.states = bits & 4;
-            k.training = bits & 8;
-            k.padded = k.bias;
-            CHECK(run_case(k, isa));
-          }
+  for_each_cell_and_way([&](Case k) {
+    for (DType dtype : kAllDTypes) {
+      for (Direction direction : kDirections) {
+        for (int bits = 0; bits < 16; ++bits) {
+          k.dtype = dtype;
+          k.direction = direction;
+          k.packed = bits & 1;
+          k.bias = bits & 2;
+          k.states = bits & 4;
+          k.training = bits & 8;
+          k.padded = k.bias;
+          CHECK(run_case(k));
         }
       }
-    });
+    }
   });
 }
 
 TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      const bool projected = k.proj_size > 0;
-      for (int64_t hidden_size : {1, 8, 9, 16, 17, 31, 33, 67}) {
-        for (int64_t batch_size : {1, 2, 6, 7, 14, 15}) {
-          k.hidden_size = hidden_size;
-          k.batch_size = batch_size;
-          k.packed = batch_size == 15;
-          k.direction = batch_size == 7 ? Direction::kReverse : Direction::kForward;
-          k.seq_len = 3;
-          k.chunk_steps = 2;
-          k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
-          CHECK(run_case(k, isa));
-        }
+  for_each_cell_and_way([&](Case k) {
+    const bool projected = k.proj_size > 0;
+    for (int64_t hidden_size : {1, 8, 9, 16, 17, 31, 33, 67}) {
+      for (int64_t batch_size : {1, 2, 6, 7, 14, 15}) {
+        k.hidden_size = hidden_size;
+        k.batch_size = batch_size;
+        k.packed = batch_size == 15;
+        k.direction = batch_size == 7 ? Direction::kReverse : Direction::kForward;
+        k.seq_len = 3;
+        k.chunk_steps = 2;
+        k.proj_size = projected && hidden_size > 1 ? 1 + hidden_size / 2 : 0;
+        CHECK(run_case(k));
       }
-    });
+    }
   });
 }
 
 TEST(weights_in_place_match_plain_loops_for_every_number_of_rows_and_depth) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      if (k.weights == Weights::kPacked) return;
-      k.training = false;
-      k.seq_len = 2;
-      for (DType dtype : kAllDTypes) {
-        k.dtype = dtype;
-        for (int64_t batch_size = 1; batch_size <= 9; ++batch_size) {
-          k.batch_size = batch_size;
-          for (int64_t size : {1, 3, 13, 16, 35, 64, 131}) {
-            k.input_size = size;
-            k.hidden_size = 3 * batch_size + size / 2;
-            k.proj_size = k.proj_size > 0 ? 1 + size / 2 : 0;
-            CHECK(run_case(k, isa));
-          }
+  for_each_cell_and_way([&](Case k) {
+    if (k.weights == Weights::kPacked) return;
+    k.training = false;
+    k.seq_len = 2;
+    for (DType dtype : kAllDTypes) {
+      k.dtype = dtype;
+      for (int64_t batch_size = 1; batch_size <= 9; ++batch_size) {
+        k.batch_size = batch_size;
+        for (int64_t size : {1, 3, 13, 16, 35, 64, 131}) {
+          k.input_size = size;
+          k.hidden_size = 3 * batch_size + size / 2;
+          k.proj_size = k.proj_size > 0 ? 1 + size / 2 : 0;
+          CHECK(run_case(k));
         }
       }
-    });
+    }
   });
 }
 
 TEST(layer_matches_plain_loops_beyond_the_blocks_of_the_matrix_products) {
-  for_each_isa([](Isa isa) {
-    Case k;
-    set_way({Schedule::kPersistent, Split::kUnits, 2, true}, &k);
-    k.hidden_size = 270;  // 1080 gates: more than a block, of rows and of products summed up
-    k.input_size = 33;
-    k.batch_size = 2;
-    k.seq_len = 2;
-    CHECK(run_case(k, isa));
-    k.hidden_size = 5;
-    k.batch_size = 130;
-    k.seq_len = 9;
-    k.chunk_steps = 9;
-    CHECK(run_case(k, isa));
-  });
+  Case k;
+  set_way({Schedule::kPersistent, Split::kUnits, 2, true}, &k);
+  k.hidden_size = 270;  // 1080 gates: more than a block, of rows and of products summed up
+  k.input_size = 33;
+  k.batch_size = 2;
+  k.seq_len = 2;
+  CHECK(run_case(k));
+  k.hidden_size = 5;
+  k.batch_size = 130;
+  k.seq_len = 9;
+  k.chunk_steps = 9;
+  CHECK(run_case(k));
 }
 
 TEST(layer_matches_plain_loops_for_lengths_and_chunks) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      for (int64_t seq_len : {1, 2, 5, 11}) {
-        for (int64_t chunk_steps : {1, 2, 100}) {
-          for (Direction direction : kDirections) {
-            for (int packed = 0; packed < 2; ++packed) {
-              k.seq_len = seq_len;
-              k.chunk_steps = chunk_steps;
-              k.direction = direction;
-              k.packed = packed;
-              k.batch_size = 5;
-              CHECK(run_case(k, isa));
-            }
+  for_each_cell_and_way([&](Case k) {
+    for (int64_t seq_len : {1, 2, 5, 11}) {
+      for (int64_t chunk_steps : {1, 2, 100}) {
+        for (Direction direction : kDirections) {
+          for (int packed = 0; packed < 2; ++packed) {
+            k.seq_len = seq_len;
+            k.chunk_steps = chunk_steps;
+            k.direction = direction;
+            k.packed = packed;
+            k.batch_size = 5;
+            CHECK(run_case(k));
           }
         }
       }
-    });
+    }
   });
 }
 
 TEST(layer_matches_plain_loops_with_resets_and_the_results_of_every_step) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      for (DType dtype : kAllDTypes) {
-        for (Direction direction : kDirections) {
-          for (int bits = 0; bits < 8; ++bits) {
-            k.dtype = dtype;
-            k.direction = direction;
-            k.seq_len = 7;
-            k.chunk_steps = 3;
-            k.batch_size = 5;
-            k.reset = k.steps_c = k.grad_gates = true;
-            k.packed = bits & 1;
-            k.states = bits & 2;
-            k.training = bits & 4;
-            for (int padded = 0; padded <= (k.packed ? 1 : 0); ++padded) {
-              k.padded = padded;
-              CHECK(run_case(k, isa));
-            }
+  for_each_cell_and_way([&](Case k) {
+    for (DType dtype : kAllDTypes) {
+      for (Direction direction : kDirections) {
+        for (int bits = 0; bits < 8; ++bits) {
+          k.dtype = dtype;
+          k.direction = direction;
+          k.seq_len = 7;
+          k.chunk_steps = 3;
+          k.batch_size = 5;
+          k.reset = k.steps_c = k.grad_gates = true;
+          k.packed = bits & 1;
+          k.states = bits & 2;
+          k.training = bits & 4;
+          for (int padded = 0; padded <= (k.packed ? 1 : 0); ++padded) {
+            k.padded = padded;
+            CHECK(run_case(k));
           }
         }
       }
-    });
+    }
   });
 }
 
 TEST(recomputation_changes_no_bit) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-        for (Direction direction : kDirections) {
-          for (int bits = 0; bits < 4; ++bits) {
-            k.dtype = dtype;
-            k.direction = direction;
-            k.seq_len = 11;
-            k.chunk_steps = 2;
-            k.packed = bits & 1;
-            k.reset = bits & 2;
-            k.padded = k.reset;
-            Run whole;
-            k.recompute = 0;
-            CHECK(run_case(k, isa, &whole));
-            for (int64_t recompute : {1, 3, 11, 100}) {
-              Run parts;
-              k.recompute = recompute;
-              CHECK(run_case(k, isa, &parts));
-              for (size_t i = 0; i < whole.buffers.size(); ++i) {
-                CHECK(whole.buffers[i].same_bits(parts.buffers[i]));
-              }
+  for_each_cell_and_way([&](Case k) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (Direction direction : kDirections) {
+        for (int bits = 0; bits < 4; ++bits) {
+          k.dtype = dtype;
+          k.direction = direction;
+          k.seq_len = 11;
+          k.chunk_steps = 2;
+          k.packed = bits & 1;
+          k.reset = bits & 2;
+          k.padded = k.reset;
+          Run whole;
+          k.recompute = 0;
+          CHECK(run_case(k, &whole));
+          for (int64_t recompute : {1, 3, 11, 100}) {
+            Run parts;
+            k.recompute = recompute;
+            CHECK(run_case(k, &parts));
+            for (size_t i = 0; i < whole.buffers.size(); ++i) {
+              CHECK(whole.buffers[i].same_bits(parts.buffers[i]));
             }
           }
         }
       }
-    });
+    }
   });
 }
 
 TEST(gradients_may_be_absent_or_accumulated) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-        for (Direction direction : kDirections) {
-          k.dtype = dtype;
-          k.direction = direction;
-          k.packed = true;
-          k.padded = direction == Direction::kReverse;
-          for (k.absent_grad = -1; k.absent_grad < kGradEnd; ++k.absent_grad) {
-            k.accumulate = k.absent_grad == -1;
-            CHECK(run_case(k, isa));
-          }
+  for_each_cell_and_way([&](Case k) {
+    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+      for (Direction direction : kDirections) {
+        k.dtype = dtype;
+        k.direction = direction;
+        k.packed = true;
+        k.padded = direction == Direction::kReverse;
+        for (k.absent_grad = -1; k.absent_grad < kGradEnd; ++k.absent_grad) {
+          k.accumulate = k.absent_grad == -1;
+          CHECK(run_case(k));
         }
       }
-    });
+    }
   });
 }
 
 TEST(nan_goes_on_in_time_and_stays_in_its_sequence) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      k.batch_size = 7;
-      k.nan_row = k.batch_size + 2;
-      k.training = false;
-      for (DType dtype : kAllDTypes) {
-        k.dtype = dtype;
-        CHECK(run_case(k, isa));
-      }
-    });
+  for_each_cell_and_way([&](Case k) {
+    k.batch_size = 7;
+    k.nan_row = k.batch_size + 2;
+    k.training = false;
+    for (DType dtype : kAllDTypes) {
+      k.dtype = dtype;
+      CHECK(run_case(k));
+    }
   });
 }
 
 TEST(subnormal_numbers_are_the_callers_own_again) {
   volatile float tiny = std::numeric_limits<float>::min();
-  for_each_isa([&](Isa isa) {
-    for_each_cell_and_way([&](const Case& k) {
-      CHECK(run_case(k, isa));
-      CHECK(tiny / 4 > 0);
-    });
+  for_each_cell_and_way([&](const Case& k) {
+    CHECK(run_case(k));
+    CHECK(tiny / 4 > 0);
   });
 }
 
 TEST(empty_batch_and_empty_input_work) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      k.input_size = 0;
-      CHECK(run_case(k, isa));
-      k.batch_size = 0;
-      CHECK(run_case(k, isa));
-      k.input_size = 3;
-      CHECK(run_case(k, isa));
-    });
+  for_each_cell_and_way([&](Case k) {
+    k.input_size = 0;
+    CHECK(run_case(k));
+    k.batch_size = 0;
+    CHECK(run_case(k));
+    k.input_size = 3;
+    CHECK(run_case(k));
   });
 }
 
 TEST(same_inputs_give_same_bits) {
-  for_each_isa([](Isa isa) {
-    for_each_cell_and_way([&](Case k) {
-      k.hidden_size = 41;
-      k.batch_size = 9;
-      k.proj_size = k.proj_size > 0 ? 23 : 0;
-      Run first, second;
-      const bool ran = run_case(k, isa, &first) && run_case(k, isa, &second);
-      CHECK(ran);
-      if (!ran) return;
-      for (size_t i = 0; i < first.buffers.size(); ++i) {
-        CHECK(first.buffers[i].same_bits(second.buffers[i]));
-      }
-    });
+  for_each_cell_and_way([&](Case k) {
+    k.hidden_size = 41;
+    k.batch_size = 9;
+    k.proj_size = k.proj_size > 0 ? 23 : 0;
+    Run first, second;
+    const bool ran = run_case(k, &first) && run_case(k, &second);
+    CHECK(ran);
+    if (!ran) return;
+    for (size_t i = 0; i < first.buffers.size(); ++i) {
+      CHECK(first.buffers[i].same_bits(second.buffers[i]));
+    }
   });
 }
 
