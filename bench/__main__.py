@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from bench import (
     comparison,
     compilation,
     environment,
+    instructions,
     option_costs,
     oversubscription,
     plots,
     recompute,
     report,
+    revisions,
     store,
 )
-from bench.cases import DEVICES, DTYPES, FORMS, GATES, MODES, Shape, default_shapes, select
+from bench.cases import DEVICES, DTYPES, FORMS, GATES, MODES, Case, Shape, default_shapes, select
 from bench.contests import CONTESTS
+from bench.environment import UsageError
 from bench.measure import measure
+from bench.problem import Provider
 from bench.providers import BASELINE, PROVIDERS
 from bench.timing import Effort
+from bench.workers import isolated
 
 QUICK = Effort(budget=0.2, min_rounds=3)
 
@@ -32,49 +41,57 @@ QUICK = Effort(budget=0.2, min_rounds=3)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     options = _parser().parse_args(arguments)
-    return options.command(options)
+    try:
+        return options.command(options)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 def run(options: argparse.Namespace) -> int:
     """Time the selected cases; status 1 if one of them fails."""
-    cases = [
-        case
-        for form in options.forms
-        for case in select(
-            options.cells,
-            options.shapes or default_shapes(form, options.quick),
-            options.modes,
-            options.dtype,
-            options.threads,
-            options.filter,
-            options.device,
-            form,
-            options.layers,
-            options.directions,
-        )
-    ]
-    if not cases:
-        print("no case is selected", file=sys.stderr)
-        return 2
-    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
-    facts = environment.describe()
-    if options.device == "cuda" and facts["gpu"] is None:
-        print("no CUDA device is visible to torch", file=sys.stderr)
-        return 2
-    machine = facts["gpu"] if options.device == "cuda" else facts["cpu"]
-    path = options.out or store.default_path(machine, facts["cores"])
-    _warn(facts)
-    records = []
-    for idx, case in enumerate(cases, 1):
-        measured = [
-            store.complete(record, case, facts)
-            for record in measure(case, options.providers, effort)
-        ]
-        store.append(path, measured)
-        records += measured
-        print(f"[{idx}/{len(cases)}] {case.name}: {_summary(measured)}", flush=True)
-    print(f"\n{report.render(records)}\n\nwritten to {path}")
-    return int(any(record["status"] == "failed" for record in records))
+    available = {name: PROVIDERS[name] for name in options.providers}
+    return _time(options, _selected(options), available, environment.describe())
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Time a revision beside the present tree; status 1 if a test is red or a case fails."""
+    cases = _selected(options)
+    commit = revisions.resolve(options.revision)
+    facts = _build_present(options)
+    print(f"testing the present tree: {' '.join(options.tests)}", flush=True)
+    red = revisions.red_tests(options.tests)
+    if red:
+        print("the present tree's tests are red, so nothing is timed:", *red, sep="\n  ")
+        return 1
+    print(f"building {commit}", flush=True)
+    with revisions.checked_out(commit) as tree:
+        before = revisions.TreeProvider(f"fusedrnn@{commit}", tree)
+        after = revisions.TreeProvider("fusedrnn", environment.REPOSITORY)
+        available = {provider.name: provider for provider in (before, after)}
+        return _time(options, cases, available, facts, prefix="compare-")
+
+
+def run_instructions(options: argparse.Namespace) -> int:
+    """Count instructions, of a revision as well if asked to; status 1 if one fails."""
+    instructions.require_valgrind()
+    commit = revisions.resolve(options.revision) if options.revision else ""
+    facts = _build_present(options)
+    providers = [revisions.TreeProvider("fusedrnn", environment.REPOSITORY)]
+    with contextlib.ExitStack() as trees:
+        if commit:
+            print(f"building {commit}", flush=True)
+            tree = trees.enter_context(revisions.checked_out(commit))
+            providers.insert(0, revisions.TreeProvider(f"fusedrnn@{commit}", tree))
+        path = options.out or store.default_path(facts["cpu"], facts["cores"], "instructions-")
+        records = []
+        for case, provider in itertools.product(instructions.CASES, providers):
+            counted = instructions.measure(case, provider)
+            records.append(store.complete(counted, case, facts))
+            store.append(path, records[-1:])
+            print(f"{case.name}: {provider.name} {counted['status']}", flush=True)
+    print(f"\n{instructions.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] != "ok" for record in records))
 
 
 def run_compile(options: argparse.Namespace) -> int:
@@ -147,7 +164,7 @@ def run_oversubscription(options: argparse.Namespace) -> int:
     return int(any(record["status"] != "ok" for record in records))
 
 
-def compare(options: argparse.Namespace) -> int:
+def diff(options: argparse.Namespace) -> int:
     """Print how the same cases differ between two sets of results."""
     before, after = store.load(options.before), store.load(options.after)
     print(comparison.compare_text(before, after, options.provider))
@@ -168,25 +185,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
         required=True,
-        metavar="run | compile | options | recompute | oversubscription | compare | report",
+        metavar="run | compare | instructions | compile | options | recompute | oversubscription | "
+        "diff | report",
     )
 
-    add = commands.add_parser("run", help="time fusedrnn and torch.nn side by side")
+    add = commands.add_parser("run", help="time fusedrnn and its peers side by side")
     add.set_defaults(command=run)
-    add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
-    add.add_argument("--device", choices=DEVICES, default="cpu")
-    add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
-    add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
-    add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
-    add.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS[:1])
-    add.add_argument("--layers", nargs="+", type=int, default=[1], metavar="N")
-    add.add_argument("--directions", nargs="+", type=int, choices=(1, 2), default=[1])
-    add.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:1])
-    add.add_argument("--filter", default="", metavar="REGEX", help="of the case's name")
     add.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
-    add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
-    add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
-    add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
+    _add_cases(add)
+
+    add = commands.add_parser("compare", help="time a git revision beside the present tree")
+    add.set_defaults(command=compare)
+    add.add_argument("revision")
+    tests = revisions.TESTS
+    add.add_argument(
+        "--tests", nargs="+", default=tests, help="must pass first; pytest's arguments"
+    )
+    add.add_argument("--dirty", action="store_true", help="allow uncommitted changes")
+    _add_cases(add)
+
+    add = commands.add_parser("instructions", help="count instructions by valgrind's callgrind")
+    add.set_defaults(command=run_instructions)
+    add.add_argument("--revision", help="count those of this git revision as well")
+    add.add_argument("--dirty", action="store_true", help="allow uncommitted changes")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
     add = commands.add_parser("compile", help="graphs, breaks and seconds under torch.compile")
@@ -231,8 +252,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--rounds", type=int, default=3, help="processes a condition and provider")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
-    add = commands.add_parser("compare", help="the same cases of two files or git revisions")
-    add.set_defaults(command=compare)
+    add = commands.add_parser("diff", help="the same cases of two files, or revisions in them")
+    add.set_defaults(command=diff)
     add.add_argument("before", metavar="FILE[@REVISION]")
     add.add_argument("after", metavar="FILE[@REVISION]")
     add.add_argument("--provider", choices=PROVIDERS, default="fusedrnn")
@@ -242,6 +263,84 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("file", metavar="FILE[@REVISION]")
     add.add_argument("--png", type=Path)
     return parser
+
+
+def _add_cases(add: argparse.ArgumentParser) -> None:
+    """The options that choose cases of the table and say how they are timed."""
+    add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
+    add.add_argument("--device", choices=DEVICES, default="cpu")
+    add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
+    add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
+    add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    add.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS[:1])
+    add.add_argument("--layers", nargs="+", type=int, default=[1], metavar="N")
+    add.add_argument("--directions", nargs="+", type=int, choices=(1, 2), default=[1])
+    add.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:1])
+    add.add_argument("--filter", default="", metavar="REGEX", help="of the case's name")
+    add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
+    add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
+    add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+
+def _selected(options: argparse.Namespace) -> list[Case]:
+    cases = [
+        case
+        for form in options.forms
+        for case in select(
+            options.cells,
+            options.shapes or default_shapes(form, options.quick),
+            options.modes,
+            options.dtype,
+            options.threads,
+            options.filter,
+            options.device,
+            form,
+            options.layers,
+            options.directions,
+        )
+    ]
+    if not cases:
+        raise UsageError("no case is selected")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("no CUDA device is visible to torch")
+    return cases
+
+
+def _time(
+    options: argparse.Namespace,
+    cases: Sequence[Case],
+    available: Mapping[str, Provider],
+    facts: dict[str, Any],
+    prefix: str = "",
+) -> int:
+    """Time every provider in every case, store and print; status 1 if one fails."""
+    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
+    machine = facts["gpu"] if options.device == "cuda" else facts["cpu"]
+    path = options.out or store.default_path(machine, facts["cores"], prefix)
+    _warn(facts)
+    records = []
+    for idx, case in enumerate(cases, 1):
+        measured = [
+            store.complete(record, case, facts)
+            for record in measure(case, list(available), effort, available)
+        ]
+        store.append(path, measured)
+        records += measured
+        print(f"[{idx}/{len(cases)}] {case.name}: {_summary(measured)}", flush=True)
+    print(f"\n{report.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] == "failed" for record in records))
+
+
+def _build_present(options: argparse.Namespace) -> dict[str, Any]:
+    """Build the present tree; returns its facts."""
+    if environment.revision().endswith("-dirty") and not options.dirty:
+        raise UsageError(
+            "uncommitted changes: expected a tree that a revision names; commit, or add --dirty"
+        )
+    print("building the present tree", flush=True)
+    revisions.build(environment.REPOSITORY)
+    return isolated(environment.describe)
 
 
 def _counts(text: str) -> list[int]:
@@ -271,8 +370,10 @@ def _summary(records: list[store.Record]) -> str:
             parts.append(f"{record['provider']} FAILED: {record['message'].strip()}")
             continue
         text = f"{record['provider']} {report.milliseconds(record['seconds']['median'])} ms"
-        if record["speedup"] and record["provider"] != BASELINE:
-            text += " ({median:.2f}x [{q20:.2f}, {q80:.2f}])".format(**record["speedup"])
+        peer = report.best_peer(record)
+        ratio = record["speedup"] or (peer and peer["speedup"])
+        if ratio and record["provider"] != BASELINE:
+            text += " ({median:.2f}x [{q20:.2f}, {q80:.2f}])".format(**ratio)
         parts.append(text)
     return ", ".join(parts)
 

@@ -12,9 +12,13 @@ from typing import Any
 
 import torch
 
-_REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent
 # What a measurement depends on; changes elsewhere do not make a revision dirty.
 _MEASURED_PATHS = ("csrc", "fusedrnn", "setup.py", "bench/*.py")
+
+
+class UsageError(RuntimeError):
+    """What was asked for cannot be done here; printed without a traceback."""
 
 
 def describe() -> dict[str, Any]:
@@ -49,8 +53,8 @@ def cpu_model() -> str:
 def revision() -> str:
     """The short git revision, with ``-dirty`` if what is measured differs from it."""
     try:
-        head = _git("rev-parse", "--short=10", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *_MEASURED_PATHS)
+        head = git("rev-parse", "--short=10", "HEAD")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *_MEASURED_PATHS)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return f"{head}-dirty" if changed else head
@@ -88,9 +92,10 @@ class BusyElsewhere:
         return time.perf_counter(), busy, time.process_time()
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """What git prints, run in this repository."""
     return subprocess.run(
-        ("git", *arguments), cwd=_REPOSITORY, capture_output=True, text=True, check=True
+        ("git", *arguments), cwd=REPOSITORY, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 

@@ -31,13 +31,13 @@ from bench.problem import (
 
 
 class ModuleProvider:
-    """A namespace with torch's ``LSTM``, ``GRU`` and ``RNN``, and their cells."""
+    """A namespace with torch's ``LSTM``, ``GRU`` and ``RNN``, and their cells; also its name."""
 
     def __init__(self, namespace: str) -> None:
-        self.name = namespace
+        self.name = self.namespace = namespace
 
     def version(self) -> str:
-        package = importlib.import_module(self.name.split(".")[0])
+        package = importlib.import_module(self.namespace.split(".")[0])
         return package.__version__
 
     def absent(self, case: Case) -> str:
@@ -52,11 +52,11 @@ class ModuleProvider:
     def prepare(self, problem: Problem) -> Prepared:
         case = problem.case
         if case.form == "cell":
-            cls = getattr(importlib.import_module(self.name), f"{case.cell}Cell")
+            cls = getattr(importlib.import_module(self.namespace), f"{case.cell}Cell")
             sizes = (case.shape.input_size, case.shape.hidden_size)
             cell = cls(*sizes, device=problem.input.device, dtype=problem.input.dtype)
             return PreparedCell(cell, problem)
-        module = make_module(self.name, problem)
+        module = make_module(self.namespace, problem)
         if case.form == "step":
             module.load_state_dict(problem.weights)
             return PreparedStream(module.eval(), problem.input)

@@ -431,7 +431,7 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["report", str(out), "--png", str(png)]) == 0
     assert "losses:" in capsys.readouterr().out
     assert png.read_bytes().startswith(b"\x89PNG")
-    assert main(["compare", str(out), str(out)]) == 0
+    assert main(["diff", str(out), str(out)]) == 0
     assert "relative: geometric mean 1.00" in capsys.readouterr().out
 
 
