@@ -280,6 +280,7 @@ def _add_cases(add: argparse.ArgumentParser) -> None:
     add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
     add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
     add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
+    add.add_argument("--untimed", action="store_true", help="only the errors against float64")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
 
@@ -314,8 +315,10 @@ def _time(
     facts: dict[str, Any],
     prefix: str = "",
 ) -> int:
-    """Time every provider in every case, store and print; status 1 if one fails."""
+    """Check and time every provider in every case, store and print; status 1 if one fails."""
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
+    if options.untimed:
+        effort, prefix = None, "accuracy-"
     machine = facts["gpu"] if options.device == "cuda" else facts["cpu"]
     path = options.out or store.default_path(machine, facts["cores"], prefix)
     _warn(facts)
@@ -368,6 +371,9 @@ def _summary(records: list[store.Record]) -> str:
             continue
         if record["status"] != "ok":
             parts.append(f"{record['provider']} FAILED: {record['message'].strip()}")
+            continue
+        if "seconds" not in record:
+            parts.append(f"{record['provider']} {max(report.errors_of(record).values()):.1e}")
             continue
         text = f"{record['provider']} {report.milliseconds(record['seconds']['median'])} ms"
         peer = report.best_peer(record)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bench import per_sample
 from bench.cases import Case, draw_lengths
-from bench.problem import Prepared, PreparedModule, Problem, make_module, valid_mask
+from bench.problem import Forward, Prepared, PreparedModule, Problem, make_module, valid_mask
 from bench.providers import BASELINE, PROVIDERS, ModuleProvider
 
 RESET_RATE = 0.01
@@ -71,20 +72,18 @@ def _use_lengths(module: nn.Module, problem: Problem) -> Prepared:
 
 
 def _use_padded(module: nn.Module, problem: Problem) -> Prepared:
-    return _prepare_ragged(module, problem, lambda m, input: m(input)[0])
+    return _prepare_ragged(module, problem, lambda m, input: m(input))
 
 
 def _use_packed(module: nn.Module, problem: Problem) -> Prepared:
     return _prepare_ragged(module, problem, _lengths_of(BASELINE, problem))
 
 
-def _lengths_of(provider: str, problem: Problem) -> Callable[[nn.Module, Tensor], Tensor]:
+def _lengths_of(provider: str, problem: Problem) -> Forward:
     return PROVIDERS[provider].use_lengths(draw_lengths(problem.case))
 
 
-def _prepare_ragged(
-    module: nn.Module, problem: Problem, forward: Callable[[nn.Module, Tensor], Tensor]
-) -> Prepared:
+def _prepare_ragged(module: nn.Module, problem: Problem, forward: Forward) -> Prepared:
     """No gradient enters at padded places: nobody's loss has them."""
     valid = valid_mask(draw_lengths(problem.case), problem.case.shape.seq_len)
     problem = dataclasses.replace(problem, grad_output=problem.grad_output * valid)
@@ -93,7 +92,7 @@ def _prepare_ragged(
 
 def _use_reset(module: nn.Module, problem: Problem) -> Prepared:
     reset = draw_reset(problem.case)
-    return PreparedModule(module, problem, lambda m, input: m(input, reset=reset)[0])
+    return PreparedModule(module, problem, lambda m, input: m(input, reset=reset))
 
 
 def _use_steps(module: nn.Module, problem: Problem) -> Prepared:
@@ -103,13 +102,13 @@ def _use_steps(module: nn.Module, problem: Problem) -> Prepared:
     zeros = torch.zeros(rows, dtype=problem.input.dtype)
     is_lstm = problem.case.cell == "LSTM"
 
-    def forward(module: nn.Module, input: Tensor) -> Tensor:
+    def forward(module: nn.Module, input: Tensor) -> tuple[Tensor, Any]:
         outputs, state = [], (zeros, zeros) if is_lstm else zeros
         for row, kept in zip(input, keep):
             state = (kept * state[0], kept * state[1]) if is_lstm else kept * state
             output, state = module(row.unsqueeze(0), state)
             outputs.append(output)
-        return torch.cat(outputs)
+        return torch.cat(outputs), state
 
     return PreparedModule(module, problem, forward)
 

@@ -32,10 +32,10 @@ Results = Mapping[str, torch.Tensor]
 def measure(
     case: Case,
     providers: Sequence[str],
-    effort: Effort,
+    effort: Effort | None,
     available: Mapping[str, Provider] = PROVIDERS,
 ) -> list[dict[str, Any]]:
-    """One record a provider, as bench/README.md describes them.
+    """One record a provider, as bench/README.md describes them; only checked if `effort` is None.
 
     A provider that fails, or whose process dies, has a record with ``status: "failed"`` and the
     reason in ``message``; one that cannot run the case has ``status: "absent"``. The others are
@@ -56,16 +56,18 @@ def measure(
             isolated(_write_expected, case, expected)
             for provider in chosen:
                 workers[provider.name] = Worker(Contestant, provider, case, expected)
-            errors = {}
+            facts = {}
             for name, worker in workers.items():
                 try:
-                    errors[name] = worker.ready()
+                    facts[name] = worker.ready()
                 except RuntimeError as error:
                     records[name] = _failure(name, error)
-        working = [provider for provider in chosen if provider.name in errors]
-        if working:
-            records |= _time(case, working, workers, errors, effort)
-        for provider in MODULES:
+        working = [provider for provider in chosen if provider.name in facts]
+        if effort is None:
+            records |= {p.name: _checked(p.name, facts[p.name]) for p in working}
+        elif working:
+            records |= _time(case, working, workers, facts, effort)
+        for provider in MODULES if effort else ():
             record = records.get(provider.name)
             if record and record["status"] == "ok":
                 record["peak_bytes"] = isolated(_memory_in_process, case, provider)
@@ -207,12 +209,7 @@ def _time(
         seconds = Summary.of(samples)
         gflops = case.flops / seconds.median / 1e9
         speedup = Summary.of(timing.ratios(baseline, samples)) if baseline else None
-        errors = facts[name]["errors"]
-        records[name] = {
-            "provider": name,
-            "version": facts[name]["version"],
-            "plan": facts[name]["plan"],
-            "status": "ok",
+        records[name] = _checked(name, facts[name]) | {
             "rounds": len(samples),
             "calls": samplers[name].calls,
             "seconds": vars(seconds),
@@ -223,14 +220,25 @@ def _time(
             "sgemm_fraction": gflops / sgemm.median,
             "read_gbps": vars(read) if read else None,
             "roof_fraction": floor / seconds.median,
-            "error_output": errors["output"],
-            "error_grad": max(
-                (error for result, error in errors.items() if result != "output"), default=None
-            ),
             "other_cores": other_cores,
             "peak_bytes": None,
         }
     return records
+
+
+def _checked(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that need no timing."""
+    errors = facts["errors"]
+    grads = [error for result, error in errors.items() if result.startswith("grad_")]
+    return {
+        "provider": name,
+        "version": facts["version"],
+        "plan": facts["plan"],
+        "status": "ok",
+        "error_output": errors["output"],
+        "error_state": max(errors[result] for result in ("h_n", "c_n") if result in errors),
+        "error_grad": max(grads, default=None),
+    }
 
 
 def _best_peer(name: str, samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:

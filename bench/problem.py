@@ -48,6 +48,9 @@ class Problem:
         return Problem(case, weights, self.input.double(), self.grad_output.double(), self.lengths)
 
 
+Forward = Callable[[torch.nn.Module, Tensor], tuple[Tensor, Any]]
+
+
 def valid_mask(lengths: Tensor, seq_len: int) -> Tensor:
     """[seq_len, batch_size, 1], True where a row has not ended."""
     return (torch.arange(seq_len).unsqueeze(1) < lengths).unsqueeze(2)
@@ -61,8 +64,9 @@ class Prepared(Protocol):
         under `grad_mode`."""
 
     def results(self) -> dict[str, Tensor]:
-        """``output`` of the last step and, after training, ``grad_input`` and every
-        parameter's gradient as ``grad_<parameter>``."""
+        """``output`` of the last step, its last state as ``h_n`` and, of an LSTM, ``c_n``, both
+        [layers * directions, batch_size, hidden_size], and, after training, ``grad_input`` and
+        every parameter's gradient as ``grad_<parameter>``."""
 
 
 class Provider(Protocol):
@@ -90,15 +94,13 @@ def grad_mode(case: Case) -> torch.set_grad_enabled:
 
 
 class PreparedModule:
-    """A module with the problem's weights; `forward` calls it and returns its output."""
+    """A module with the problem's weights; `forward` calls it and returns its output and state."""
 
     def __init__(
         self,
         module: torch.nn.Module,
         problem: Problem,
-        forward: Callable[[torch.nn.Module, Tensor], Tensor] = lambda module, input: module(input)[
-            0
-        ],
+        forward: Forward = lambda module, input: module(input),
     ) -> None:
         self._train = problem.case.mode == "train"
         self._forward = forward
@@ -106,19 +108,19 @@ class PreparedModule:
         self._module.load_state_dict(problem.weights)
         self._input = problem.input.clone().requires_grad_(self._train)
         self._grad_output = problem.grad_output
-        self._output: Tensor | None = None
+        self._output = self._state = None
 
     def step(self) -> None:
         if not self._train:
-            self._output = self._forward(self._module, self._input)
+            self._output, self._state = self._forward(self._module, self._input)
             return
         self._input.grad = None
         self._module.zero_grad(set_to_none=True)
-        self._output = self._forward(self._module, self._input)
+        self._output, self._state = self._forward(self._module, self._input)
         self._output.backward(self._grad_output)
 
     def results(self) -> dict[str, Tensor]:
-        results = {"output": self._output.detach()}
+        results = {"output": self._output.detach()} | named_states(self._state)
         if self._train:
             results["grad_input"] = self._input.grad
             for name, parameter in self._module.named_parameters():
@@ -138,7 +140,7 @@ class PreparedStream:
         self._output, self._state = self._call(self._input, self._state)
 
     def results(self) -> dict[str, Tensor]:
-        return {"output": self._output}
+        return {"output": self._output} | named_states(self._state)
 
 
 class PreparedCell:
@@ -153,8 +155,16 @@ class PreparedCell:
         self._state = self._cell(self._input, self._state)
 
     def results(self) -> dict[str, Tensor]:
-        h = self._state[0] if isinstance(self._state, tuple) else self._state
-        return {"output": h.unsqueeze(0)}
+        states = {name: value.unsqueeze(0) for name, value in named_states(self._state).items()}
+        return {"output": states["h_n"]} | states
+
+
+def named_states(state: Any) -> dict[str, Tensor]:
+    """A module's state, or a list of the states of every layer and direction, as results."""
+    if isinstance(state, list):
+        state = tuple(map(torch.stack, zip(*state)))
+    parts = state if isinstance(state, tuple) else (state,)
+    return {name: part.detach() for name, part in zip(("h_n", "c_n"), parts)}
 
 
 def make_layers(namespace: str, case: Case, **options: Any) -> torch.nn.Module:

@@ -8,7 +8,7 @@ timed. Each provider runs in a process of its own, so `set_up` may change what i
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from bench.peers.jax_scan import JaxScan
 from bench.peers.onnx_runtime import OnnxRuntime
 from bench.peers.open_vino import OpenVino
 from bench.problem import (
+    Forward,
     Prepared,
     PreparedCell,
     PreparedModule,
@@ -64,13 +65,14 @@ class ModuleProvider:
             return PreparedModule(module, problem, self.use_lengths(problem.lengths))
         return PreparedModule(module, problem)
 
-    def use_lengths(self, lengths: Tensor) -> Callable[[torch.nn.Module, Tensor], Tensor]:
+    def use_lengths(self, lengths: Tensor) -> Forward:
         """Packs and pads again around the layers, both timed, as users who have padded tensors
         do."""
 
-        def forward(module: torch.nn.Module, input: Tensor) -> Tensor:
+        def forward(module: torch.nn.Module, input: Tensor) -> tuple[Tensor, Any]:
             packed = pack_padded_sequence(input, lengths, enforce_sorted=False)
-            return pad_packed_sequence(module(packed)[0], total_length=input.size(0))[0]
+            output, state = module(packed)
+            return pad_packed_sequence(output, total_length=input.size(0))[0], state
 
         return forward
 
@@ -99,8 +101,8 @@ class FusedProvider(ModuleProvider):
             text = torch.ops.fusedrnn.explain_layer(*question)
         return text.splitlines()[1]
 
-    def use_lengths(self, lengths: Tensor) -> Callable[[torch.nn.Module, Tensor], Tensor]:
-        return lambda module, input: module(input, lengths=lengths)[0]
+    def use_lengths(self, lengths: Tensor) -> Forward:
+        return lambda module, input: module(input, lengths=lengths)
 
 
 BASELINE = "torch.nn"

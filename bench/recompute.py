@@ -156,7 +156,7 @@ def _prepare(case: RecomputeCase) -> PreparedModule:
     module = make_module(case.provider, problem)
     if case.recompute is None:
         return PreparedModule(module, problem)
-    return PreparedModule(module, problem, lambda m, input: m(input, recompute=case.recompute)[0])
+    return PreparedModule(module, problem, lambda m, input: m(input, recompute=case.recompute))
 
 
 def _record(case: RecomputeCase, steps: Sequence[Step]) -> dict[str, Any]:

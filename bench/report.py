@@ -17,7 +17,9 @@ NOISY_CORES = 0.15  # a case is disturbed if its threads and others want so many
 
 def render(records: Sequence[Record]) -> str:
     """The whole report: environment; by thread count and dtype the ratios to the best peer, losing
-    cells first, everyone's times and errors; means, losses, memory, disturbed, failed, absent."""
+    cells first, everyone's times and errors; means, losses, memory, disturbed, failed, absent; and
+    where our errors are larger. Of records that were not timed, environment and errors."""
+    is_timed = any("seconds" in record for record in records)
     parts = [_environment_lines(records)]
     groups = dict.fromkeys((case_of(r).where, case_of(r).dtype) for r in records)
     for where, dtype in groups:
@@ -25,11 +27,15 @@ def render(records: Sequence[Record]) -> str:
         case = case_of(chosen[0])
         threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
         title = f"{dtype}, {threads if case.device == 'cpu' else where}"
-        parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
-        parts += [f"{title}: median ms\n{provider_table(chosen, _median_ms)}"]
+        if is_timed:
+            parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
+            parts += [f"{title}: median ms\n{provider_table(chosen, _median_ms)}"]
         parts += [f"{title}: largest error against float64\n{provider_table(chosen, _error)}"]
-    parts += [means_text(records), losses_text(records), memory_text(records)]
-    parts += [disturbed_text(records), failures_text(records), absent_text(records)]
+        parts += [f"{title}: the same of all shapes, by result\n{error_table(chosen)}"]
+    if is_timed:
+        parts += [means_text(records), losses_text(records), memory_text(records)]
+        parts += [disturbed_text(records)]
+    parts += [larger_errors_text(records), failures_text(records), absent_text(records)]
     return "\n\n".join(parts)
 
 
@@ -157,6 +163,58 @@ def memory_text(records: Iterable[Record]) -> str:
     return "\n".join([f"more memory than {BASELINE}: {len(lines) or 'none'}", *lines])
 
 
+def error_table(records: Iterable[Record]) -> str:
+    """One row a cell, mode and result, and the largest error of each provider; `cases` are those
+    of ours, and `ratio` is our error over torch.nn's."""
+    largest: dict[tuple[str, ...], dict[str, float]] = {}
+    counts: Counter[tuple[str, ...]] = Counter()
+    names: dict[str, None] = {}
+    for record in records:
+        case, provider = case_of(record), record["provider"]
+        for result, error in errors_of(record).items():
+            key = (case.cell, case.mode, case.kind, result)
+            row = largest.setdefault(key, {})
+            row[provider] = max(row.get(provider, 0.0), error)
+            counts[key] += provider == OURS
+            names[provider] = None
+    rows = []
+    for key, found in largest.items():
+        is_known = OURS in found and found.get(BASELINE)
+        ratio = f"{found[OURS] / found[BASELINE]:.2f}" if is_known else ""
+        texts = [f"{found[name]:.1e}" if name in found else "" for name in names]
+        rows.append([*key, str(counts[key]), *texts, ratio])
+    head = ["cell", "mode", "kind", "result", "cases", *names, "ratio"]
+    return align([head, *rows], left=(0, 1, 2, 3))
+
+
+def larger_errors_text(records: Iterable[Record]) -> str:
+    """The line ``larger errors: none``, or each result of a case whose error is larger than that
+    of torch.nn, the largest ratio first."""
+    found: dict[tuple[Case, str], dict[str, float]] = {}
+    for record in records:
+        for result, error in errors_of(record).items():
+            found.setdefault((case_of(record), result), {})[record["provider"]] = error
+    pairs = [
+        (errors[OURS], errors[BASELINE], case, result)
+        for (case, result), errors in found.items()
+        if OURS in errors and BASELINE in errors
+    ]
+    larger = [pair for pair in pairs if pair[0] > pair[1]]
+    larger.sort(key=lambda pair: pair[1] / pair[0])
+    lines = [
+        f"  {case.name}: {result} {ours:.1e}, {BASELINE} {theirs:.1e}"
+        for ours, theirs, case, result in larger
+    ]
+    count = f"{len(lines)} of {len(pairs)} results" if lines else "none"
+    return "\n".join([f"larger errors than {BASELINE}: {count}", *lines])
+
+
+def errors_of(record: Record) -> dict[str, float]:
+    """The errors of ``output``, ``state`` and ``grad`` that a record has."""
+    found = {name: record.get(f"error_{name}") for name in ("output", "state", "grad")}
+    return {name: error for name, error in found.items() if error is not None}
+
+
 def is_disturbed(record: Record) -> bool:
     """Whether other processes needed cores that the case's threads were running on."""
     others = record.get("other_cores") or 0.0
@@ -230,7 +288,7 @@ def _environment_lines(records: Sequence[Record]) -> str:
             f"torch {e['torch']} ({e['torch_isa']}), fusedrnn {e['fusedrnn']} "
             f"({e['fusedrnn_isa']}) at {e['revision']}"
         ] = None
-    rates = [r["sgemm_gflops"]["median"] for r in records if r["status"] == "ok"]
+    rates = [r["sgemm_gflops"]["median"] for r in records if "sgemm_gflops" in r]
     if rates:
         lines[f"sgemm {min(rates):.0f} to {max(rates):.0f} GFLOP/s, measured beside every case"] = (
             None
@@ -253,7 +311,7 @@ def _median_ms(record: Record) -> str:
 
 
 def _error(record: Record) -> str:
-    return f"{max(record['error_output'], record['error_grad'] or 0.0):.0e}"
+    return f"{max(errors_of(record).values()):.0e}"
 
 
 def _mebibytes(value: int | None) -> str:

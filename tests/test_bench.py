@@ -187,7 +187,7 @@ def test_every_provider_agrees_with_float64(case: Case) -> None:
         present = [provider for provider in present if provider.name != "torch.compile"]
     errors = check(problem, present)
     assert {BASELINE, "fusedrnn"} <= errors.keys() == {provider.name for provider in present}
-    expected = {"output"}
+    expected = {"output", "h_n"} | ({"c_n"} if case.cell == "LSTM" else set())
     if case.mode == "train":
         expected |= {"grad_input", *(f"grad_{name}" for name in problem.weights)}
     for provider_errors in errors.values():
@@ -215,7 +215,7 @@ class _Wrong:
         return results
 
 
-@pytest.mark.parametrize("result", ["output", "grad_input", "grad_weight_hh_l0"])
+@pytest.mark.parametrize("result", ["output", "h_n", "grad_input", "grad_weight_hh_l0"])
 @pytest.mark.parametrize("factor", [1.01, math.nan])
 def test_a_wrong_result_is_named_and_not_timed(result: str, factor: float) -> None:
     with pytest.raises(WrongResultError, match=f"wrong: {result} differs"):
@@ -398,6 +398,41 @@ def test_errors_memory_and_absences_are_told_of_each_provider() -> None:
     assert report.memory_text([theirs, ours]).endswith("3.0 MiB, torch.nn 1.0")
     assert report.absent_text([ours, absent]).endswith("  jax: jax is not installed (1 cases)")
     assert report.failures_text([ours, absent]) == "failures: none"
+
+
+def test_errors_of_all_shapes_and_those_larger_than_torchs_are_told() -> None:
+    one = Summary(1.0, 1.0, 1.0)
+    sizes = {128: (2e-7, 1e-7), 256: (3e-7, 4e-7)}
+    records = []
+    for size, errors in sizes.items():
+        for name, error in zip(("fusedrnn", "torch.nn"), errors):
+            records.append(record(case(hidden_size=size), name, 1.0, one))
+            records[-1] |= {"error_output": error, "error_state": error / 2, "error_grad": None}
+    head, output, state = report.error_table(records).splitlines()
+    assert head.split()[-3:] == ["fusedrnn", "torch.nn", "ratio"]
+    assert output.split() == ["LSTM", "infer", "output", "2", "3.0e-07", "4.0e-07", "0.75"]
+    assert state.split()[2:] == ["state", "2", "1.5e-07", "2.0e-07", "0.75"]
+    assert report.larger_errors_text(records).splitlines() == [
+        "larger errors than torch.nn: 2 of 4 results",
+        f"  {case().name}: output 2.0e-07, torch.nn 1.0e-07",
+        f"  {case().name}: state 1.0e-07, torch.nn 5.0e-08",
+    ]
+    assert report.larger_errors_text(records[2:]) == "larger errors than torch.nn: none"
+
+
+def test_an_untimed_run_has_errors_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.jsonl"
+    options = "--untimed --shapes 2,5,8,8 --cells lstm --modes train --threads 1"
+    options += " --providers torch.nn fusedrnn --out"
+    assert main(["run", *options.split(), str(out)]) == 0
+    for line in store.load(out):
+        assert line["error_output"] and line["error_state"] and line["error_grad"]
+        assert "seconds" not in line
+    assert main(["report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "larger errors than torch.nn" in printed and "median ms" not in printed
 
 
 def test_compare_divides_out_a_slower_machine() -> None:

@@ -49,7 +49,7 @@ class CompiledLoop(Peer):
         if problem.lengths is not None:
             mask = valid_mask(problem.lengths, case.shape.seq_len)
         return PreparedModule(
-            module, problem, lambda m, input: run_layers(m, case, input, steps, mask=mask)[0]
+            module, problem, lambda m, input: run_layers(m, case, input, steps, mask=mask)
         )
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.cases import STREAMING, Case
 from bench.peers.peer import Peer
-from bench.problem import Prepared, PreparedStream, Problem, valid_mask
+from bench.problem import Prepared, PreparedStream, Problem, named_states, valid_mask
 
 
 class JaxScan(Peer):
@@ -53,11 +53,11 @@ class _Scan:
             mask = _array(valid_mask(problem.lengths, case.shape.seq_len))
 
         def forward(weights: Any, input: Any) -> Any:
-            return _run_layers(case, weights, input, None, mask)[0]
+            return _run_layers(case, weights, input, None, mask)
 
         def train(weights: Any, input: Any, grad_output: Any) -> Any:
-            output, pull_back = jax.vjp(forward, weights, input)
-            return output, *pull_back(grad_output)
+            output, pull_back, last = jax.vjp(forward, weights, input, has_aux=True)
+            return output, last, *pull_back(grad_output)
 
         self._forward, self._train_step = jax.jit(forward), jax.jit(train)
         self._results: Any = None
@@ -72,10 +72,12 @@ class _Scan:
         self._results = jax.block_until_ready(results)
 
     def results(self) -> dict[str, Tensor]:
+        output, last, *grads = self._results
+        results = _results(output, last)
         if not self._train:
-            return {"output": _tensor(self._results)}
-        output, weights, grad_input = self._results
-        results = {"output": _tensor(output), "grad_input": _tensor(grad_input)}
+            return results
+        weights, grad_input = grads
+        results["grad_input"] = _tensor(grad_input)
         for name, grad in weights.items():
             results[f"grad_{name}"] = _tensor(grad.T)  # .T leaves a bias as it is
         return results
@@ -92,9 +94,14 @@ def _make_stream(problem: Problem) -> PreparedStream:
 
     class Stream(PreparedStream):
         def results(self) -> dict[str, Tensor]:
-            return {"output": _tensor(self._output)}
+            return _results(self._output, self._state)
 
     return Stream(call, _array(problem.input))
+
+
+def _results(output: Any, last: Any) -> dict[str, Tensor]:
+    states = [tuple(map(_tensor, state)) for state in last]
+    return {"output": _tensor(output)} | named_states(states)
 
 
 def _run_layers(case: Case, weights: Any, input: Any, states: Any, mask: Any) -> tuple[Any, Any]:

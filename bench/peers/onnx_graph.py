@@ -27,14 +27,15 @@ def make_graph(problem: Problem) -> onnx.ModelProto:
 class _Builder:
     def __init__(self, problem: Problem) -> None:
         self._problem, self._case = problem, problem.case
+        self._states = ("h", "c") if self._case.cell == "LSTM" else ("h",)
+        self._given = self._states if self._case.form in STREAMING else ()
         self._constants: list[onnx.TensorProto] = []
         self._nodes: list[onnx.NodeProto] = []
 
     def model(self) -> onnx.ModelProto:
         case, shape = self._case, self._case.shape
         width = case.directions * shape.hidden_size
-        states = (("h", "c") if case.cell == "LSTM" else ("h",)) if case.form in STREAMING else ()
-        last: dict[str, list[str]] = {name: [] for name in states}
+        last: dict[str, list[str]] = {name: [] for name in self._states}
         value = "input"
         for layer in range(case.num_layers):
             value = self._layer(layer, value, last)
@@ -46,8 +47,14 @@ class _Builder:
         graph = helper.make_graph(
             self._nodes,
             case.name,
-            [_info("input", [*rows, shape.input_size]), *(_info(name, sizes) for name in states)],
-            [_info("output", [*rows, width]), *(_info(f"{name}_n", sizes) for name in states)],
+            [
+                _info("input", [*rows, shape.input_size]),
+                *(_info(name, sizes) for name in self._given),
+            ],
+            [
+                _info("output", [*rows, width]),
+                *(_info(f"{name}_n", sizes) for name in self._states),
+            ],
             self._constants,
         )
         opset = helper.make_opsetid("", OPSET)
@@ -75,7 +82,7 @@ class _Builder:
             else ""
         )
         rows = (layer * case.directions, (layer + 1) * case.directions)
-        inputs += [self._rows(name, rows) for name in last]
+        inputs += [self._rows(name, rows) for name in self._given]
         outputs = [f"y_{layer}", *(f"last_{name}_{layer}" for name in last)]
         for name, parts in last.items():
             parts.append(f"last_{name}_{layer}")

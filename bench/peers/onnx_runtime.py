@@ -43,7 +43,12 @@ class _Session:
             self._feeds[name] = value
 
     def results(self) -> dict[str, Tensor]:
-        return {"output": torch.from_numpy(self._outputs[0])}
+        return name_outputs(self._outputs)
+
+
+def name_outputs(values: list[numpy.ndarray]) -> dict[str, Tensor]:
+    """The graph's outputs as results."""
+    return {name: torch.from_numpy(value) for name, value in zip(("output", "h_n", "c_n"), values)}
 
 
 def first_states(problem: Problem) -> dict[str, numpy.ndarray]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from bench.peers.onnx_runtime import first_states
+from bench.peers.onnx_runtime import first_states, name_outputs
 from bench.peers.peer import Peer
 from bench.problem import Prepared, Problem
 
@@ -46,4 +45,4 @@ class _Request:
             self._feeds[name] = self._request.get_output_tensor(idx).data.copy()
 
     def results(self) -> dict[str, Tensor]:
-        return {"output": torch.from_numpy(self._request.get_output_tensor(0).data.copy())}
+        return name_outputs([tensor.data.copy() for tensor in self._request.output_tensors])
