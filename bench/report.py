@@ -30,6 +30,8 @@ def render(records: Sequence[Record]) -> str:
         if is_timed:
             parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
             parts += [f"{title}: median ms\n{provider_table(chosen, _median_ms)}"]
+            streams = [r for r in chosen if case_of(r).form in STREAMING and r["status"] == "ok"]
+            parts += [f"{title}: microseconds a step\n{step_table(streams)}"] if streams else []
         parts += [f"{title}: largest error against float64\n{provider_table(chosen, _error)}"]
         parts += [f"{title}: the same of all shapes, by result\n{error_table(chosen)}"]
     if is_timed:
@@ -82,6 +84,20 @@ def provider_table(records: Sequence[Record], value: Callable[[Record], str]) ->
     ]
     head = ["cell", "mode", "B", "T", "I", "H", "kind", *names]
     return align([head, *lines], left=(0, 1, 6))
+
+
+def step_table(records: Sequence[Record]) -> str:
+    """Of calls of one step: one row a cell, width and provider, one column a batch size."""
+    batch_sizes = sorted({case_of(record).shape.batch_size for record in records})
+    rows: dict[tuple[str, ...], dict[int, str]] = {}
+    for record in records:
+        case = case_of(record)
+        key = (case.cell, case.kind, str(case.shape.hidden_size), record["provider"])
+        text = f"{1e6 * record['seconds']['median']:.1f}"
+        rows.setdefault(key, {})[case.shape.batch_size] = text + "*" * is_disturbed(record)
+    head = ["cell", "kind", "H", "provider", *(f"B {size}" for size in batch_sizes)]
+    lines = [[*key, *(found.get(size, "") for size in batch_sizes)] for key, found in rows.items()]
+    return align([head, *lines], left=(0, 1, 3))
 
 
 def best_peer(record: Record) -> dict[str, Any] | None:

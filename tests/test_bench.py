@@ -400,6 +400,18 @@ def test_errors_memory_and_absences_are_told_of_each_provider() -> None:
     assert report.failures_text([ours, absent]) == "failures: none"
 
 
+def test_calls_of_one_step_are_told_in_microseconds_by_batch_and_width() -> None:
+    one = Summary(1.0, 1.0, 1.0)
+    shapes = [Shape(size, 1, 128, 128) for size in (8, 1)]
+    cases = [Case("GRU", shape, "infer", "float32", 1, form="cell") for shape in shapes]
+    records = [record(case, "fusedrnn", 1.23e-5, one) for case in cases]
+    records.append(record(cases[1], "torch.nn", 0.5, one, other_cores=2.0))
+    head, ours, theirs = report.step_table(records).splitlines()
+    assert head.split() == ["cell", "kind", "H", "provider", "B", "1", "B", "8"]
+    assert ours.split() == ["GRU", "cell", "128", "fusedrnn", "12.3", "12.3"]
+    assert theirs.split() == ["GRU", "cell", "128", "torch.nn", "500000.0*"]
+
+
 def test_errors_of_all_shapes_and_those_larger_than_torchs_are_told() -> None:
     one = Summary(1.0, 1.0, 1.0)
     sizes = {128: (2e-7, 1e-7), 256: (3e-7, 4e-7)}
