@@ -21,6 +21,7 @@ from bench import (
     option_costs,
     oversubscription,
     plots,
+    quantized,
     recompute,
     report,
     revisions,
@@ -129,6 +130,23 @@ def run_options(options: argparse.Namespace) -> int:
     return int(any(record["status"] != "ok" for record in records))
 
 
+def run_quantized(options: argparse.Namespace) -> int:
+    """Time streaming steps on weights in fewer bytes; status 1 if a case fails."""
+    cases = quantized.select(options.cells, options.hidden_sizes, options.threads)
+    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="quantized-")
+    _warn(facts)
+    records = []
+    for case in cases:
+        measured = [store.complete(r, case, facts) for r in quantized.measure(case, effort)]
+        store.append(path, measured)
+        records += measured
+        print(f"{case.name}: {measured[0]['status']}", flush=True)
+    print(f"\n{quantized.render(records)}\n\nwritten to {path}")
+    return int(any(record["status"] != "ok" for record in records))
+
+
 def run_recompute(options: argparse.Namespace) -> int:
     """Measure memory and time of every `recompute`; status 1 if one fails."""
     facts = environment.describe()
@@ -185,8 +203,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
         required=True,
-        metavar="run | compare | instructions | compile | options | recompute | oversubscription | "
-        "diff | report",
+        metavar="run | compare | instructions | compile | options | quantized | recompute | "
+        "oversubscription | diff | report",
     )
 
     add = commands.add_parser("run", help="time fusedrnn and its peers side by side")
@@ -230,6 +248,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--hidden-sizes", nargs="+", type=int, default=sizes, metavar="H")
     add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
     add.add_argument("--budget", type=float, default=10.0, help="seconds of rounds a case")
+    add.add_argument("--quick", action="store_true", help="few rounds: a smoke test")
+    add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+    add = commands.add_parser("quantized", help="a streaming step on weights in fewer bytes")
+    add.set_defaults(command=run_quantized)
+    add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
+    add.add_argument("--cells", nargs="+", choices=quantized.CELLS, default=quantized.CELLS)
+    sizes = quantized.HIDDEN_SIZES
+    add.add_argument("--hidden-sizes", nargs="+", type=int, default=sizes, metavar="H")
+    add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
+    add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
     add.add_argument("--quick", action="store_true", help="few rounds: a smoke test")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 

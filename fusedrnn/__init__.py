@@ -3,12 +3,14 @@
 `fusedrnn.RNN`, `LSTM`, `GRU`, `RNNCell`, `LSTMCell` and `GRUCell` take the place of torch.nn's.
 Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model that exists;
 `with fusedrnn.patch():` around code that looks the classes up in torch.nn.
+`fusedrnn.quantize(model, dtype)` is for inference on weights in fewer bytes.
 """
 
 from fusedrnn import compat, functional
 from fusedrnn.convert import patch, replace, to_torch
 from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fusedrnn.planning import explain
+from fusedrnn.quantization import quantize
 
 __version__ = "0.1.0"
 
@@ -24,6 +26,7 @@ __all__ = [
     "explain",
     "functional",
     "patch",
+    "quantize",
     "replace",
     "to_torch",
 ]

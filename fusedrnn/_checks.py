@@ -49,10 +49,11 @@ def check_layers(
 ) -> None:
     """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
     weight = weights[0].weight_ih
-    if input.dtype != weight.dtype and not torch._C._is_any_autocast_enabled():
+    dtype = weights[0].dtype
+    if input.dtype != dtype and not torch._C._is_any_autocast_enabled():
         raise ValueError(
-            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
-            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+            f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
         )
     if batch_sizes is not None and input.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
@@ -106,10 +107,10 @@ def check_cell(
             raise RuntimeError(
                 f"hidden{idx} has inconsistent hidden_size: got {shown}, expected {width}"
             )
-    if input.dtype != weights.weight_ih.dtype and not torch._C._is_any_autocast_enabled():
+    if input.dtype != weights.dtype and not torch._C._is_any_autocast_enabled():
         raise RuntimeError(
-            f"input: expected dtype {weights.weight_ih.dtype}, that of the weights, got "
-            f"{input.dtype}; convert it with input.to({weights.weight_ih.dtype})"
+            f"input: expected dtype {weights.dtype}, that of the weights, got "
+            f"{input.dtype}; convert it with input.to({weights.dtype})"
         )
     _check_placement(input, states, weights.weight_ih)
 

@@ -136,8 +136,21 @@ def _layer_backward_fake(
     )
 
 
+def _quantized_forward_fake(
+    cell: str, *args: Tensor | bool | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors, scales, (batch_sizes, lengths, reset, return_c) = args[:15], args[15:21], args[21:]
+    for place, scale in zip((5, 6, 9, 10, 11, 14), scales, strict=True):
+        torch._check(
+            scale is None or scale.shape == tensors[place].shape[:1],
+            lambda s=scale: f"expected one scale a row of the weight, got {tuple(s.shape)}",
+        )
+    return _layer_forward_fake(cell, *tensors, batch_sizes, lengths, reset, False, return_c, 0)[:4]
+
+
 if available:
     torch.library.register_fake("fusedrnn::layer_forward", _layer_forward_fake)
+    torch.library.register_fake("fusedrnn::quantized_forward", _quantized_forward_fake)
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
     _vmap.register()
 else:

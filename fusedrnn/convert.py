@@ -23,7 +23,7 @@ from fusedrnn.modules.base import CellMixin, LayersMixin
 
 __all__ = ["Report", "patch", "replace", "to_torch"]
 
-_NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
+CLASS_NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -77,7 +77,7 @@ def replace(
     """
     to = compat_classes if compat else modules
     return _convert(
-        model, {getattr(torch_classes, name): getattr(to, name) for name in _NAMES}, skip
+        model, {getattr(torch_classes, name): getattr(to, name) for name in CLASS_NAMES}, skip
     )
 
 
@@ -101,7 +101,7 @@ def to_torch(model: nn.Module, *, skip: Collection[str | nn.Module] = ()) -> Rep
     classes = {
         getattr(source, name): getattr(torch_classes, name)
         for source in (modules, compat_classes)
-        for name in _NAMES
+        for name in CLASS_NAMES
     }
     return _convert(model, classes, skip)
 
@@ -113,7 +113,7 @@ def _convert(
 ) -> Report:
     report = Report(model)
     for name, module in model.named_modules():
-        old = _exact_type(module)
+        old = exact_type(module)
         if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or old in classes.values():
             continue
         reason = _reason_to_skip(name, module, classes, skip)
@@ -134,7 +134,7 @@ def _reason_to_skip(
 ) -> str | None:
     if any(item is module or item == name for item in skip):
         return "asked for"
-    exact = _exact_type(module)
+    exact = exact_type(module)
     if exact not in classes:
         base = next((base for base in exact.__mro__ if base in classes), None)
         if base is not None:
@@ -162,7 +162,7 @@ def _has_kernels(device: torch.device) -> bool:
     )
 
 
-def _exact_type(module: nn.Module) -> type[nn.Module]:
+def exact_type(module: nn.Module) -> type[nn.Module]:
     """The module's class; for a parametrized module, the one it had before."""
     cls = type(module)
     return cls.__bases__[0] if parametrize.is_parametrized(module) else cls
@@ -217,7 +217,9 @@ def patch() -> Iterator[None]:
     with _Patch.lock:
         if _Patch.depth == 0:
             _Patch.originals = [
-                (space, name, getattr(space, name)) for space in (nn, nn.modules) for name in _NAMES
+                (space, name, getattr(space, name))
+                for space in (nn, nn.modules)
+                for name in CLASS_NAMES
             ]
             for space, name, _ in _Patch.originals:
                 setattr(space, name, getattr(compat_classes, name))

@@ -468,6 +468,7 @@ def _run_stack(
         if return_states:
             every_state.append((h, c) if return_c else (h,))
         if return_gates:
+            layer_weights = [each.dequantize() for each in layer_weights]
             gates.append(layer_gates(cell, input, h, h_0, layer_weights, lengths, reset, reset_h))
         input = output
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)

@@ -14,16 +14,19 @@ import torch
 from torch import Tensor
 
 from fusedrnn import _library, reference
+from fusedrnn._quantized import QuantizedWeights
 from fusedrnn.reference import LayerWeights
 
-__all__ = ["LayerWeights", "cell_forward", "layer_forward"]
+__all__ = ["LayerWeights", "QuantizedWeights", "cell_forward", "layer_forward"]
 
 _NO_WEIGHTS = (None, None, None, None, None)
+_NO_SCALES = (None, None, None)
 
 if _library.available:
     # The overloads themselves: looking one up at a call takes as long as the smallest kernels.
     _layer_forward = torch.ops.fusedrnn.layer_forward.default
     _cell_forward = torch.ops.fusedrnn.cell_forward.default
+    _quantized_forward = torch.ops.fusedrnn.quantized_forward.default
 
 
 def layer_forward(
@@ -31,8 +34,8 @@ def layer_forward(
     input: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    weights: LayerWeights,
-    weights_reverse: LayerWeights | None = None,
+    weights: LayerWeights | QuantizedWeights,
+    weights_reverse: LayerWeights | QuantizedWeights | None = None,
     batch_sizes: Tensor | None = None,
     *,
     lengths: Tensor | None = None,
@@ -53,7 +56,8 @@ def layer_forward(
             bfloat16 or float16, as every other tensor but `batch_sizes`.
         h_0: `(D, B, P)`, or None for zeros.
         c_0: `(D, B, H)` for an LSTM, or None for zeros; None for other cells.
-        weights: of the forward direction.
+        weights: of the forward direction; `QuantizedWeights` for inference, with the other
+            tensors in float32.
         weights_reverse: of the reverse direction, or None for a layer in one direction.
         batch_sizes: `(T,)`, int64 on the CPU, positive and non-increasing, as in a
             `PackedSequence`; or None.
@@ -87,6 +91,21 @@ def layer_forward(
     if not _library.available:
         options = {"lengths": lengths, "reset": reset, "return_c": return_c}
         return _fallback(cell, input, states, weights, weights_reverse, batch_sizes, options)
+    if isinstance(weights, QuantizedWeights):
+        reverse = weights_reverse or (*_NO_WEIGHTS, *_NO_SCALES)
+        return _quantized_forward(
+            cell,
+            input,
+            *states,
+            *weights[:5],
+            *reverse[:5],
+            *weights[5:],
+            *reverse[5:],
+            batch_sizes,
+            lengths,
+            reset,
+            return_c,
+        )
     tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
     output, h_n, c_n, c, _ = _layer_forward(
         cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
@@ -95,7 +114,11 @@ def layer_forward(
 
 
 def cell_forward(
-    cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+    cell: str,
+    input: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
 ) -> tuple[Tensor, Tensor]:
     """Runs one time step: `layer_forward` of a sequence of one step, without its dimension.
 
@@ -104,7 +127,7 @@ def cell_forward(
         input: `(B, input_size)`, or `(input_size,)` for one row.
         h: `(B, P)`, or None for zeros; `(P,)` for one row.
         c: `(B, H)` for an LSTM, or None for zeros; `(H,)` for one row; None for other cells.
-        weights: of the cell.
+        weights: of the cell; as for `layer_forward`.
 
     Returns:
         h and c of the step, as h and c; for cells without c, `(0,)` in its place.
@@ -118,7 +141,7 @@ def cell_forward(
         >>> h.shape, c.shape
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
-    if _library.available:
+    if _library.available and not isinstance(weights, QuantizedWeights):
         return _cell_forward(cell, input, h, c, *weights)
     batched = input.dim() != 1
 
@@ -135,12 +158,22 @@ def _fallback(
     cell: str,
     input: Tensor,
     states: tuple[Tensor | None, ...],
-    weights: LayerWeights,
-    weights_reverse: LayerWeights | None,
+    weights: LayerWeights | QuantizedWeights,
+    weights_reverse: LayerWeights | QuantizedWeights | None,
     batch_sizes: Tensor | None,
     options: dict[str, Any],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """reference.layer_forward with the operator's behaviour under autocast."""
+    """reference.layer_forward with the operators' behaviour under autocast and for gradients."""
+    is_quantized = isinstance(weights, QuantizedWeights)
+    if is_quantized:
+        tensors = (input, *states, *weights)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            raise RuntimeError(
+                "quantized weights are for inference only, got a tensor that requires grad; call "
+                "it under torch.no_grad(), or detach the tensor"
+            )
+    weights = weights.dequantize()
+    weights_reverse = None if weights_reverse is None else weights_reverse.dequantize()
 
     def run(cast: Callable[[Tensor | None], Tensor | None]) -> tuple[Tensor, ...]:
         def cast_weights(w: LayerWeights | None) -> LayerWeights | None:
@@ -163,7 +196,7 @@ def _fallback(
     device = input.device.type
     if device == "meta" or not torch.is_autocast_enabled(device):
         return run(lambda tensor: tensor)
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.float32 if is_quantized else torch.get_autocast_dtype(device)
 
     def cast(tensor: Tensor | None) -> Tensor | None:
         eligible = tensor is not None and tensor.is_floating_point()

@@ -68,7 +68,10 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
     _check_module(module)
     data, seq_len, batch_size = _measure(module, input)
     dtype = data.dtype
-    if torch.is_autocast_enabled(data.device.type):
+    stored = getattr(module, "stored_dtype", None)  # of quantized weights
+    if stored is not None:
+        dtype = torch.float32
+    elif torch.is_autocast_enabled(data.device.type):
         dtype = torch.get_autocast_dtype(data.device.type)
     training = _wants_gradient(module, data, hx)
     title = (
@@ -93,7 +96,8 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
             )
         else:
             text = torch.ops.fusedrnn.explain_layer(
-                *_question(module, dtype, seq_len, batch_size, input_size, training)
+                *_question(module, dtype, seq_len, batch_size, input_size, training),
+                stored,
             )
         layers.append(text)
     explanation = Explanation(title, tuple(layers))

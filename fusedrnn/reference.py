@@ -30,6 +30,15 @@ class LayerWeights(NamedTuple):
     bias_hh: Tensor | None = None  # [G * H]
     weight_hr: Tensor | None = None  # [P, H]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What input, states and output have."""
+        return self.weight_ih.dtype
+
+    def dequantize(self) -> LayerWeights:
+        """These; those that `QuantizedWeights` stand for."""
+        return self
+
 
 # One time step: (x [B, G * H], r [B, G * H], h [B, H], c [B, H]) -> next h and c. x is the input
 # side of the pre-activation with its bias, r the recurrent side with its bias.

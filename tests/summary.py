@@ -6,6 +6,7 @@ pytest-xdist as well:
     property     (device, text)
     derivatives  (device, layer, option, the checks that passed), one of a table's cells
     losses       (how two processes share the work, cell, losses of one process, of two)
+    quantized    (cell, steps, errors by how weights are stored)
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def lines(recorded: Iterable[tuple[str, Any]]) -> list[str]:
         *(f"property ({device}): {text}" for device, text in by_name.get("property", ())),
         *_derivatives(by_name.get("derivatives", ())),
         *_losses(by_name.get("losses", ())),
+        *(
+            f"quantized {cell}, steps {steps}, error of the output: {errors}"
+            for cell, steps, errors in by_name.get("quantized", ())
+        ),
     ]
 
 

@@ -119,6 +119,7 @@ def test_recompute_keeps_the_bits_and_less_memory() -> None:
     ("command", "options"),
     [
         ("options", "--quick --kinds reset --cells GRU --modes infer --hidden-sizes 8"),
+        ("quantized", "--quick --cells GRU --hidden-sizes 8"),
         ("recompute", "--shape 2,50,8,8 --rounds 1"),
     ],
 )
@@ -136,4 +137,5 @@ def test_a_small_run_from_end_to_end(command: str, options: str, tmp_path: Path)
     assert "failures: none" in done.stdout
     records = [json.loads(line) for line in out.read_text().splitlines()]
     assert {record["status"] for record in records} == {"ok"}
-    assert len(records) == (3 if command == "options" else len(recompute.SETTINGS) + 1)
+    contestants = {"options": 3, "quantized": 6, "recompute": len(recompute.SETTINGS) + 1}
+    assert len(records) == contestants[command]

@@ -29,6 +29,11 @@ constexpr const char* kTensorNames[kLayerTensorCount] = {"input",
                                                          "bias_hh_reverse",
                                                          "weight_hr_reverse"};
 
+constexpr const char* kScaleNames[2 * kScaleCount] = {
+    "scale_ih", "scale_hh", "scale_hr", "scale_ih_reverse", "scale_hh_reverse", "scale_hr_reverse"};
+// The weight that a scale belongs to.
+constexpr DirectionWeight kScaled[kScaleCount] = {kWeightIh, kWeightHh, kWeightHr};
+
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
     case at::kFloat:
@@ -43,6 +48,8 @@ const char* dtype_name(at::ScalarType dtype) {
       return "int64";
     case at::kInt:
       return "int32";
+    case at::kChar:
+      return "int8";
     case at::kBool:
       return "bool";
     default:
@@ -66,6 +73,18 @@ void check_kind(const char* name, const Tensor& tensor, const Tensor& input, at:
 }
 void check_kind(const char* name, const Tensor& tensor, const Tensor& input) {
   check_kind(name, tensor, input, input.scalar_type());
+}
+
+// The same for every tensor; weights but biases have weight_dtype.
+void check_kinds(const LayerTensors& tensors, at::ScalarType weight_dtype) {
+  const Tensor& input = *tensors[kInput];
+  for (int place = 0; place < kLayerTensorCount; ++place) {
+    if (!tensors[place].has_value()) continue;
+    const int weight = (place - kWeights) % kWeightCount;
+    const bool is_other = place < kWeights || weight == kBiasIh || weight == kBiasHh;
+    check_kind(kTensorNames[place], *tensors[place], input,
+               is_other ? input.scalar_type() : weight_dtype);
+  }
 }
 
 // `formula` is printf text in which %d stands for the number of gates.
@@ -212,6 +231,41 @@ void check_presence(const CheckedLayer& layer) {
   }
 }
 
+// Sizes and which tensors there are; sets what is not yet set, and makes each tensor contiguous.
+void check_sizes(CheckedLayer& layer) {
+  layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
+  check_presence(layer);
+  check_batch_sizes(layer);
+  check_lengths(layer);
+  check_reset(layer);
+
+  layer.input_size = layer.tensors[kInput]->size(-1);
+  const Tensor& weight_hh = *layer.weight(0, kWeightHh);
+  const OptionalTensor& weight_hr = layer.weight(0, kWeightHr);
+  check_rank("weight_hh", weight_hh, 2, "(gates * hidden_size, width of h)");
+  if (weight_hr.has_value()) {
+    check_rank("weight_hr", *weight_hr, 2, "(proj_size, hidden_size)");
+    layer.proj_size = weight_hr->size(0);
+    layer.hidden_size = weight_hr->size(1);
+    TORCH_CHECK_VALUE(layer.proj_size > 0 && layer.proj_size < layer.hidden_size,
+                      "weight_hr: expected 0 < proj_size < hidden_size, got shape ",
+                      shape_text(weight_hr->sizes()));
+  } else {
+    layer.proj_size = 0;
+    layer.hidden_size = weight_hh.size(1);
+    TORCH_CHECK_VALUE(layer.hidden_size > 0, "weight_hh: expected hidden_size > 0, got shape ",
+                      shape_text(weight_hh.sizes()));
+  }
+  for (int direction = 0; direction < layer.directions; ++direction) {
+    check_direction(layer, direction);
+  }
+  check_states(layer, kH0, kC0);
+  check_states(layer, kResetH, kResetC);
+  for (OptionalTensor& tensor : layer.tensors) {
+    if (tensor.has_value()) tensor = tensor->contiguous();
+  }
+}
+
 }  // namespace
 
 const CellInfo& check_cell(std::string_view name) {
@@ -271,9 +325,22 @@ at::ScalarType CheckedLayer::saved_dtype() const {
   return recompute > 0 && storage != at::kDouble ? at::kFloat : storage;
 }
 
+const char* tensor_name(int place) { return kTensorNames[place]; }
+
 void check_kinds(const LayerTensors& tensors) {
-  for (int i = 0; i < kLayerTensorCount; ++i) {
-    if (tensors[i].has_value()) check_kind(kTensorNames[i], *tensors[i], *tensors[kInput]);
+  check_kinds(tensors, tensors[kInput]->scalar_type());
+}
+
+WeightFormat check_format(const char* name, at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+      return WeightFormat::kBFloat16;
+    case at::kHalf:
+      return WeightFormat::kFloat16;
+    case at::kChar:
+      return WeightFormat::kInt8;
+    default:
+      TORCH_CHECK(false, name, ": expected bfloat16, float16 or int8, got ", dtype_name(dtype));
   }
 }
 
@@ -281,43 +348,44 @@ CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
                          const Sequence& sequence, int64_t recompute) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
-  const Tensor& input = *tensors[kInput];
-  layer.dtype = check_dtype("input", input.scalar_type());
+  layer.dtype = check_dtype("input", tensors[kInput]->scalar_type());
   check_kinds(tensors);
   TORCH_CHECK_VALUE(recompute >= 0, "recompute: expected 0 or a number of steps, got ", recompute);
   layer.recompute = recompute;
   layer.tensors = tensors;
   layer.sequence = sequence;
-  layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
-  check_presence(layer);
-  check_batch_sizes(layer);
-  check_lengths(layer);
-  check_reset(layer);
+  check_sizes(layer);
+  return layer;
+}
 
-  layer.input_size = input.size(-1);
-  const Tensor& weight_hh = *layer.weight(0, kWeightHh);
-  const OptionalTensor& weight_hr = layer.weight(0, kWeightHr);
-  check_rank("weight_hh", weight_hh, 2, "(gates * hidden_size, width of h)");
-  if (weight_hr.has_value()) {
-    check_rank("weight_hr", *weight_hr, 2, "(proj_size, hidden_size)");
-    layer.proj_size = weight_hr->size(0);
-    layer.hidden_size = weight_hr->size(1);
-    TORCH_CHECK_VALUE(layer.proj_size > 0 && layer.proj_size < layer.hidden_size,
-                      "weight_hr: expected 0 < proj_size < hidden_size, got shape ",
-                      shape_text(weight_hr->sizes()));
-  } else {
-    layer.proj_size = 0;
-    layer.hidden_size = weight_hh.size(1);
-    TORCH_CHECK_VALUE(layer.hidden_size > 0, "weight_hh: expected hidden_size > 0, got shape ",
-                      shape_text(weight_hh.sizes()));
-  }
-  for (int direction = 0; direction < layer.directions; ++direction) {
-    check_direction(layer, direction);
-  }
-  check_states(layer, kH0, kC0);
-  check_states(layer, kResetH, kResetC);
-  for (OptionalTensor& tensor : layer.tensors) {
-    if (tensor.has_value()) tensor = tensor->contiguous();
+CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& tensors,
+                                   const WeightScales& scales, const Sequence& sequence) {
+  CheckedLayer layer;
+  layer.cell = check_cell(cell);
+  const Tensor& input = *tensors[kInput];
+  TORCH_CHECK(input.scalar_type() == at::kFloat,
+              "input: expected dtype float32, as quantized weights need, got ",
+              dtype_name(input.scalar_type()), "; convert it with input.float()");
+  layer.dtype = DType::kFloat32;
+  const at::ScalarType stored = tensors[weight_place(0, kWeightIh)]->scalar_type();
+  layer.format = check_format("weight_ih", stored);
+  check_kinds(tensors, stored);
+  layer.recompute = 0;
+  layer.tensors = tensors;
+  layer.scales = scales;
+  layer.sequence = sequence;
+  check_sizes(layer);
+  for (int place = 0; place < 2 * kScaleCount; ++place) {
+    const OptionalTensor& weight = layer.weight(place / kScaleCount, kScaled[place % kScaleCount]);
+    OptionalTensor& scale = layer.scales[place];
+    const bool needed = layer.format == WeightFormat::kInt8 && weight.has_value();
+    TORCH_CHECK_VALUE(scale.has_value() == needed, kScaleNames[place], ": expected ",
+                      needed ? "a tensor" : "None", ", got ", needed ? "None" : "a tensor",
+                      "; each weight in int8 has scales, and no other");
+    if (!needed) continue;
+    check_kind(kScaleNames[place], *scale, input);
+    check_shape(kScaleNames[place], *scale, {weight->size(0)}, "(rows of the weight,)", 0);
+    scale = scale->contiguous();
   }
   return layer;
 }

@@ -1,4 +1,4 @@
-// Every argument of layer_forward and layer_backward is checked here, before any work, so that
+// Every argument of the operators that run layers is checked here, before any work, so that
 // the kernels may trust what they are given.
 #pragma once
 
@@ -12,8 +12,8 @@ namespace fusedrnn {
 const CellInfo& check_cell(std::string_view name);
 DType check_dtype(const char* name, at::ScalarType dtype);
 
-// A checked layer. Its tensors are contiguous and of one dtype and device; those of an absent
-// direction or optional argument stay empty.
+// A checked layer. Its tensors are contiguous and of one device and, but for weights in a format of
+// their own, of one dtype; those of an absent direction or optional argument stay empty.
 struct CheckedLayer {
   CellInfo cell;
   DType dtype;
@@ -26,6 +26,8 @@ struct CheckedLayer {
   int64_t proj_size;    // 0 without projection
   int64_t recompute;    // 0: backward recomputes nothing
   LayerTensors tensors;
+  WeightFormat format = WeightFormat::kSame;
+  WeightScales scales;
   Sequence sequence;
   OptionalTensor order;     // packed by Packing: as in LayerShape
   int64_t padded_rows = 0;  // with order
@@ -44,6 +46,8 @@ struct CheckedLayer {
   }
 };
 
+const char* tensor_name(int place);  // of LayerTensor
+
 // Raises when a tensor is not dense, or not of input's device and dtype.
 void check_kinds(const LayerTensors& tensors);
 
@@ -52,6 +56,12 @@ void check_kinds(const LayerTensors& tensors);
 // if the environment variable FUSEDRNN_DEBUG is 1.
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
                          const Sequence& sequence, int64_t recompute);
+
+// The same for quantized weights.
+CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& tensors,
+                                   const WeightScales& scales, const Sequence& sequence);
+// The format of weights of that dtype in a float32 layer.
+WeightFormat check_format(const char* name, at::ScalarType dtype);
 
 // What layer_backward is given besides the layer. Makes each tensor contiguous.
 struct CheckedGrads {

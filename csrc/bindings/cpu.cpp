@@ -10,6 +10,7 @@
 #include "bindings/layer_args.h"
 #include "bindings/packing.h"
 #include "bindings/plan.h"
+#include "bindings/quantized.h"
 #include "bindings/runtime.h"
 #include "cpu/kernels.h"
 
@@ -41,6 +42,9 @@ void run_directions(int directions, const Plan& plan, const Run& run) {
 void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& result) {
   if (layer.total_rows == 0) return;
   const CpuPlan chosen = make_cpu_plan(to_problem(layer, save));
+  if (layer.format != WeightFormat::kSame && chosen.plan.weights != Weights::kInPlace) {
+    return run_forward(dequantize(layer), save, result);
+  }
   run_directions(layer.directions, chosen.plan, [&](int direction, Runtime& runtime) {
     return layer_forward_cpu(forward_args(layer, result, direction), chosen.plan, chosen.isa,
                              runtime);
@@ -75,10 +79,7 @@ bool needs_packing(const CheckedLayer& layer) {
   return layer.sequence.lengths.has_value() && layer.batch_size > 0;
 }
 
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
-  const ForkGuard fork_guard;
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
+ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
   const ForwardResult result = empty_forward_result(layer, keep);
   if (!needs_packing(layer)) {
     run_forward(layer, keep.save, result);
@@ -98,6 +99,19 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
     if (keep.return_c) packing.clear_padding(result.outputs[kC]);
   }
   return result;
+}
+
+ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
+                            const Sequence& sequence, const Keep& keep) {
+  const ForkGuard fork_guard;
+  return forward(check_layer(cell, tensors, sequence, keep.recompute), keep);
+}
+
+Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
+                          const WeightScales& scales, const Sequence& sequence, bool return_c) {
+  const ForkGuard fork_guard;
+  const CheckedLayer layer = check_quantized_layer(cell, tensors, scales, sequence);
+  return forward(layer, {false, return_c, 0}).outputs;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
@@ -169,6 +183,7 @@ LayerGrads refuse_backward(std::string_view, const OutputGrads&, const LayerTens
 TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
   m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward>));
   m.impl("layer_backward", TORCH_FN(backward_kernel<layer_backward>));
+  m.impl("quantized_forward", TORCH_FN(quantized_kernel<quantized_forward>));
 }
 
 TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {

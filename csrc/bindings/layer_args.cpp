@@ -48,9 +48,18 @@ LayerShape to_shape(const CheckedLayer& layer, int direction) {
 }
 
 LayerWeights to_weights(const CheckedLayer& layer, int direction) {
+  const auto scale = [&](WeightScale place) {
+    return static_cast<const float*>(read_ptr(layer.scales[direction * kScaleCount + place]));
+  };
   return {read_ptr(layer.weight(direction, kWeightIh)),
-          read_ptr(layer.weight(direction, kWeightHh)), read_ptr(layer.weight(direction, kBiasIh)),
-          read_ptr(layer.weight(direction, kBiasHh)), read_ptr(layer.weight(direction, kWeightHr))};
+          read_ptr(layer.weight(direction, kWeightHh)),
+          read_ptr(layer.weight(direction, kBiasIh)),
+          read_ptr(layer.weight(direction, kBiasHh)),
+          read_ptr(layer.weight(direction, kWeightHr)),
+          layer.format,
+          scale(kScaleIh),
+          scale(kScaleHh),
+          scale(kScaleHr)};
 }
 
 }  // namespace
@@ -66,7 +75,9 @@ Problem to_problem(const CheckedLayer& layer, bool training) {
           layer.proj_size,
           layer.directions,
           training,
-          layer.sequence.batch_sizes.has_value()};
+          layer.sequence.batch_sizes.has_value(),
+          /*runs_forward=*/true,
+          layer.format};
 }
 
 ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) {

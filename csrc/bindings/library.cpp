@@ -21,6 +21,11 @@
 // side and of their recurrent side; those not in output_mask or of absent tensors are [0].
 // Its own gradients, to any order, are compositions of torch operators (composite.h).
 //
+// quantized_forward is layer_forward in float32 for inference, with weights in a format of their
+// own:
+//   weight_ih, weight_hh, weight_hr in bfloat16, float16 or int8, all in one; int8 times the scale
+//   of their row, scale_ih and scale_hh [G * H], scale_hr [P], float32, else None
+//
 // cell_forward is layer_forward for one time step, of rows or of one row:
 //   input [B, I] or [I]      h [B, P] or [P]      c [B, H] or [H]; results h, c as these, and c [0]
 //   for a cell without c
@@ -56,6 +61,16 @@ TORCH_LIBRARY(fusedrnn, m) {
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
+      "quantized_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor? reset_h, Tensor? reset_c, "
+      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
+      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
+      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
+      "Tensor? scale_ih, Tensor? scale_hh, Tensor? scale_hr, "
+      "Tensor? scale_ih_reverse, Tensor? scale_hh_reverse, Tensor? scale_hr_reverse, "
+      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool return_c) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c)");
+  m.def(
       "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor weight_ih, "
       "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
       "-> (Tensor h, Tensor c)");
@@ -64,7 +79,8 @@ TORCH_LIBRARY(fusedrnn, m) {
   // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.
   m.def(
       "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
-      "int hidden_size, int proj_size, int directions, bool training) -> str");
+      "int hidden_size, int proj_size, int directions, bool training, "
+      "ScalarType? weight_dtype=None) -> str");
   m.def(
       "explain_layer_cuda(str cell, ScalarType dtype, int seq_len, int batch_size, "
       "int input_size, int hidden_size, int proj_size, int directions, bool training, "

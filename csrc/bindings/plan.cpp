@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,9 +32,11 @@ std::vector<std::string> isa_names(bool (*condition)(Isa)) {
 
 std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
                           int64_t batch_size, int64_t input_size, int64_t hidden_size,
-                          int64_t proj_size, int64_t directions, bool training) {
-  const Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
-                                        proj_size, directions, training, /*packed=*/false);
+                          int64_t proj_size, int64_t directions, bool training,
+                          std::optional<at::ScalarType> weight_dtype) {
+  Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
+                                  proj_size, directions, training, /*packed=*/false);
+  if (weight_dtype.has_value()) problem.format = check_format("weight_dtype", *weight_dtype);
   const CpuPlan chosen = make_cpu_plan(problem);
   std::string text(4096, '\0');
   text.resize(print_plan(problem, chosen.cpu, chosen.plan, text.data(), text.size()));

@@ -7,6 +7,7 @@ namespace {
 
 using ForwardSignature = decltype(forward_kernel<call_layer_forward>);
 using BackwardSignature = decltype(backward_kernel<call_layer_backward>);
+using QuantizedSignature = decltype(quantized_kernel<call_quantized_forward>);
 
 c10::OperatorHandle find_operator(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "");
@@ -36,6 +37,19 @@ LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
                                    h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8,
                                    w9, batch_sizes, lengths, reset, recompute, output, saved, mask);
   return std::apply([](auto&... grad) { return LayerGrads{std::move(grad)...}; }, result);
+}
+
+Outputs call_quantized_forward(std::string_view cell, const LayerTensors& tensors,
+                               const WeightScales& scales, const Sequence& sequence,
+                               bool return_c) {
+  static const auto op = find_operator("fusedrnn::quantized_forward").typed<QuantizedSignature>();
+  const auto& [input, h_0, c_0, reset_h, reset_c, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
+  const auto& [s0, s1, s2, s3, s4, s5] = scales;
+  const auto& [batch_sizes, lengths, reset] = sequence;
+  OutputsTuple result =
+      op.call(cell, *input, h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8, w9,
+              s0, s1, s2, s3, s4, s5, batch_sizes, lengths, reset, return_c);
+  return std::apply([](auto&... output) { return Outputs{std::move(output)...}; }, result);
 }
 
 }  // namespace fusedrnn

@@ -1,5 +1,5 @@
 // The schemas of library.cpp in C++. Their long argument lists are written out here alone:
-// kernels take LayerTensors, and forward_kernel and backward_kernel adapt them.
+// kernels take LayerTensors, and forward_kernel, backward_kernel and quantized_kernel adapt them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -32,6 +32,10 @@ constexpr int weight_place(int direction, int weight) {
   return kWeights + direction * kWeightCount + weight;
 }
 
+// The scales of quantized weights: the three of the forward direction, then of the reverse one.
+enum WeightScale : int { kScaleIh, kScaleHh, kScaleHr, kScaleCount };
+using WeightScales = std::array<std::optional<at::Tensor>, 2 * kScaleCount>;
+
 // The gradients that layer_backward returns: of those tensors, then of the pre-activations.
 enum GatesGrad : int { kGradGatesX = kLayerTensorCount, kGradGatesR };
 constexpr int kGradCount = kGradGatesR + 1;
@@ -54,13 +58,15 @@ struct Keep {
 
 enum LayerOutput : int { kOutput, kHN, kCN, kC };
 constexpr int kOutputCount = 4;
+using Outputs = std::array<Tensor, kOutputCount>;
 using OutputGrads = std::array<OptionalTensor, kOutputCount>;
 
 struct ForwardResult {
-  std::array<Tensor, kOutputCount> outputs;
+  Outputs outputs;
   Tensor saved;
 };
 using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using OutputsTuple = decltype(std::tuple_cat(Outputs()));
 using LayerGradsTuple = decltype(std::tuple_cat(LayerGrads()));
 
 // Calls the operators through the dispatcher.
@@ -70,6 +76,8 @@ LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
                                const LayerTensors& tensors, const Sequence& sequence,
                                int64_t recompute, const Tensor& output, const Tensor& saved,
                                const GradMask& mask);
+Outputs call_quantized_forward(std::string_view cell, const LayerTensors& tensors,
+                               const WeightScales& scales, const Sequence& sequence, bool return_c);
 
 // Kernel, a function like call_layer_forward, with the argument list of the schema.
 template <auto Kernel>
@@ -134,6 +142,40 @@ LayerGradsTuple backward_kernel(
   return std::tuple_cat(Kernel(cell, OutputGrads{grad_output, grad_h_n, grad_c_n, grad_c}, tensors,
                                {batch_sizes, lengths, reset}, recompute, output, saved,
                                output_mask));
+}
+
+// Kernel, a function like call_quantized_forward, with the argument list of the schema.
+template <auto Kernel>
+OutputsTuple quantized_kernel(
+    std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
+    const OptionalTensor& c_0, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
+    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
+    const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
+    const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
+    const OptionalTensor& weight_hr_reverse, const OptionalTensor& scale_ih,
+    const OptionalTensor& scale_hh, const OptionalTensor& scale_hr,
+    const OptionalTensor& scale_ih_reverse, const OptionalTensor& scale_hh_reverse,
+    const OptionalTensor& scale_hr_reverse, const OptionalTensor& batch_sizes,
+    const OptionalTensor& lengths, const OptionalTensor& reset, bool return_c) {
+  const LayerTensors tensors{input,
+                             h_0,
+                             c_0,
+                             reset_h,
+                             reset_c,
+                             weight_ih,
+                             weight_hh,
+                             bias_ih,
+                             bias_hh,
+                             weight_hr,
+                             weight_ih_reverse,
+                             weight_hh_reverse,
+                             bias_ih_reverse,
+                             bias_hh_reverse,
+                             weight_hr_reverse};
+  const WeightScales scales{scale_ih,         scale_hh,         scale_hr,
+                            scale_ih_reverse, scale_hh_reverse, scale_hr_reverse};
+  return std::tuple_cat(Kernel(cell, tensors, scales, {batch_sizes, lengths, reset}, return_c));
 }
 
 }  // namespace fusedrnn

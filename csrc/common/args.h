@@ -47,13 +47,19 @@ struct LayerShape {
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
 };
 
-// Weights of one direction, contiguous, type S, torch's gate order and layout.
+// Weights of one direction, contiguous, torch's gate order and layout. Biases have type S; the
+// others as well, or that of `format`, which only a forward pass with Weights::kInPlace reads.
 struct LayerWeights {
   const void* weight_ih;  // [kGates * hidden_size, input_size]
   const void* weight_hh;  // [kGates * hidden_size, output_size]
   const void* bias_ih;    // [kGates * hidden_size], or null
   const void* bias_hh;    // [kGates * hidden_size], or null
   const void* weight_hr;  // [proj_size, hidden_size], or null
+  WeightFormat format = WeightFormat::kSame;
+  // kInt8: what the elements of each row are multiples of; else null, as that of no weight.
+  const float* scale_ih = nullptr;  // [kGates * hidden_size]
+  const float* scale_hh = nullptr;  // [kGates * hidden_size]
+  const float* scale_hr = nullptr;  // [proj_size]
 };
 
 struct LayerForwardArgs {

@@ -26,6 +26,15 @@ struct Float16 {
   uint16_t bits;
 };
 
+// How the elements of a layer's weights are stored, biases apart: as those of its other tensors,
+// or, of a float32 layer that is not trained, in fewer bytes.
+enum class WeightFormat : int8_t {
+  kSame,
+  kBFloat16,
+  kFloat16,
+  kInt8,  // int8_t, times a float of its row
+};
+
 // The type that sums, states and gate mathematics use for a storage type.
 template <class S>
 struct Accum {
@@ -43,5 +52,9 @@ constexpr int64_t dtype_bytes(DType dtype) {
 }
 // Bytes of the accumulation type of `dtype`.
 constexpr int64_t accum_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : 4; }
+// Bytes of an element of the weights of a layer of `dtype`.
+constexpr int64_t weight_bytes(DType dtype, WeightFormat format) {
+  return format == WeightFormat::kSame ? dtype_bytes(dtype) : format == WeightFormat::kInt8 ? 1 : 2;
+}
 
 }  // namespace fusedrnn

@@ -40,13 +40,14 @@ struct CellKernels {
   void (*backward_cell)(const BackwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
 
   // persistent: packs panels [panel_begin, panel_end) of the weight of a product, then what
-  // each thread of the region does for the sweep's chunk; direct_sweep with unpacked weights.
+  // each thread of the region does for the sweep's chunk.
   PanelCount (*count_panels)(SweepProduct product, const LayerShape& shape);
   void (*pack_panels)(SweepProduct product, const LayerShape& shape, PanelElement element,
                       const void* weight, int64_t panel_begin, int64_t panel_end, void* packed);
   void (*forward_sweep)(const ForwardSweep& sweep, int thread_idx, int num_threads);
-  void (*direct_sweep)(const ForwardSweep& sweep, int thread_idx, int num_threads);
   void (*backward_sweep)(const BackwardSweep& sweep, int thread_idx, int num_threads);
+  // forward_sweep on the weights as they lie, by WeightFormat; only of float all are there.
+  void (*direct_sweeps[4])(const ForwardSweep& sweep, int thread_idx, int num_threads);
 };
 
 // Kernels of one storage type S with accumulation type A. Row strides are in elements.

@@ -56,14 +56,16 @@ void ForwardPass::run_steps(int64_t begin, int64_t end) {
   // steps are one chunk.
   const bool chunked =
       !multiplies_input_ || !layer_.rows_are_accum() || args_.shape.batch_sizes != nullptr;
+  const auto format = static_cast<int>(args_.weights.format);
   const int64_t chunk_steps = chunked ? layer_.chunk_steps : end - begin;
   for (; begin < end; begin += chunk_steps) {
     sweep_.begin = begin;
     sweep_.end = std::min(begin + chunk_steps, end);
     load_input();
     if (layer_.is_persistent()) {
-      layer_.run_region(is_direct() ? layer_.kernels.direct_sweep : layer_.kernels.forward_sweep,
-                        &sweep_);
+      layer_.run_region(
+          is_direct() ? layer_.kernels.direct_sweeps[format] : layer_.kernels.forward_sweep,
+          &sweep_);
     } else {
       for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
     }
@@ -99,7 +101,8 @@ void ForwardPass::prepare() {
 
   if (layer_.is_persistent()) {
     if (is_direct()) {
-      layer_.weight_bytes = gate_size * (shape.input_size + output_size) * dtype_bytes(shape.dtype);
+      layer_.weight_bytes = gate_size * (shape.input_size + output_size) *
+                            weight_bytes(shape.dtype, args_.weights.format);
     } else {
       if (multiplies_input_) {
         sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);

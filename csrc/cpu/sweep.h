@@ -102,7 +102,7 @@ struct ForwardSweep {
   // persistent only
   PanelElement panel_element;
   const void* packed_ih;  // panels of weight_ih; null: gx holds the product
-  const void* packed_hh;  // panels of weight_hh; null, as all of them: direct_sweep
+  const void* packed_hh;  // panels of weight_hh; null, as all of them: direct_sweeps
   const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;

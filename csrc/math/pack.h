@@ -7,11 +7,12 @@
 // (compile with -ffp-contract=fast).
 //
 // Memory may be unaligned. The 16-bit types load into and store from Pack<float>, converted
-// as math/half.h says.
+// as math/half.h says; int8_t loads into it.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "common/types.h"
@@ -58,6 +59,10 @@ struct Pack {
       Pack pack{};
       std::memcpy(&pack, ptr, n * sizeof(S));
       return pack;
+    } else if constexpr (std::is_same_v<S, int8_t>) {
+      Lanes<int8_t, kLanes> bytes{};
+      std::memcpy(&bytes, ptr, n);
+      return Pack(convert_lanes<Vector>(bytes));
     } else {
       Lanes<uint16_t, kLanes> half{};
       std::memcpy(&half, ptr, n * sizeof(S));

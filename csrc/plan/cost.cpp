@@ -109,7 +109,7 @@ class Model {
     const double arithmetic = 2 * (rows_ + more * steps_) * weights_ / (rate * sharers);
     const double traffic = steps_ * stream(weight_bytes_ / sharers, sharers * at_once_);
     return library_projection() + overlapped(arithmetic, traffic) + pointwise(threads) + at_once() +
-           steps_ * calls * call;
+           steps_ * calls * call + widening(threads);
   }
 
   double persistent(Split split, int num_threads, Weights weights) const {
@@ -131,25 +131,39 @@ class Model {
     const double readers = threads * at_once_;
     const double pack_rate = kPackRate * smaller(threads, kMemorySharers);
     const double pack_input = cpu_.isa == Isa::kGeneric ? 0 : 2 * input_bytes_ / pack_rate;
-    const double stored = static_cast<double>(dtype_bytes(problem_.dtype)) /
-                          static_cast<double>(accum_bytes(problem_.dtype));
     if (weights == Weights::kInPlace) {
       const double sides = 1 + input_weights_ / weights_;
       const double sums =
           rows_ * gates_ * hidden_ * kLaneSumSeconds * (cell_info(problem_.cell).split ? 2 : 1);
       const double arithmetic = 2 * rows_ * weights_ * sides / (rate_ * kInPlaceShare) + sums;
-      const double traffic = steps_ * stream(bytes * sides * stored, readers);
+      const auto element_bytes = weight_bytes(problem_.dtype, problem_.format);
+      const double traffic =
+          steps_ * stream(bytes * sides * share_of_accum(element_bytes), readers);
       return at_once() + region + steps + overlapped(arithmetic * share, traffic);
     }
     const bool keeps_storage = cpu_.isa != Isa::kGeneric && rows_ <= kStoragePanelRows * steps_;
-    const double panels = keeps_storage ? bytes * stored : bytes;
-    const double pack = 2 * weight_bytes_ / pack_rate + pack_input;
+    const double panels =
+        keeps_storage ? bytes * share_of_accum(dtype_bytes(problem_.dtype)) : bytes;
+    const double pack = 2 * weight_bytes_ / pack_rate + pack_input + widening(threads);
     const double arithmetic = 2 * rows_ * weights_ * share / rate_;
     return at_once() + input_projection() + 2 * region + pack + steps +
            overlapped(arithmetic, steps_ * stream(panels, readers));
   }
 
  private:
+  double share_of_accum(int64_t element_bytes) const {
+    return static_cast<double>(element_bytes) / static_cast<double>(accum_bytes(problem_.dtype));
+  }
+
+  // Weights in a format of their own are copied once a call for all that does not read them in
+  // place.
+  double widening(double threads) const {
+    if (problem_.format == WeightFormat::kSame) return 0;
+    const int64_t element_bytes = weight_bytes(problem_.dtype, problem_.format);
+    const double bytes = (weight_bytes_ + input_bytes_) * (1 + share_of_accum(element_bytes));
+    return bytes / (kPackRate * smaller(threads, kMemorySharers));
+  }
+
   static double fork_join(double threads) {
     return threads > 1 ? kForkJoinSeconds + kForkJoinThreadSeconds * threads : 0;
   }

@@ -15,11 +15,12 @@ struct Problem {
   int64_t total_rows;  // rows over all steps; seq_len * batch_size unless packed
   int64_t input_size;
   int64_t hidden_size;
-  int64_t proj_size;         // 0 without projection
-  int directions;            // 1 or 2
-  bool training;             // backward will be asked for, or this is the backward
-  bool packed;               // steps have rows of their own: batch_sizes are given
-  bool runs_forward = true;  // false: a backward that recomputes nothing
+  int64_t proj_size;                          // 0 without projection
+  int directions;                             // 1 or 2
+  bool training;                              // backward will be asked for, or this is the backward
+  bool packed;                                // steps have rows of their own: batch_sizes are given
+  bool runs_forward = true;                   // false: a backward that recomputes nothing
+  WeightFormat format = WeightFormat::kSame;  // of the weights
 };
 
 }  // namespace fusedrnn

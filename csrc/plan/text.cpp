@@ -22,6 +22,10 @@ void write_problem(const Problem& problem, Writer* writer) {
   if (problem.proj_size > 0) {
     writer->write(", proj_size %lld", static_cast<long long>(problem.proj_size));
   }
+  if (problem.format != WeightFormat::kSame) {
+    constexpr const char* kNames[] = {"", "bfloat16", "float16", "int8"};
+    writer->write(", weights in %s", kNames[static_cast<int>(problem.format)]);
+  }
 }
 
 void write_slower(double seconds, double chosen_seconds, const char* forced, Writer* writer) {

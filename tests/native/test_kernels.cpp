@@ -1,5 +1,7 @@
 // The kernels of a layer against plain double loops: every cell, storage type, schedule,
 // split, thread count, direction and kind of batch, on sizes around each tile.
+//
+// Long because all tests share one way to run a case.
 #include <cstdio>
 #include <cstring>
 #include <initializer_list>
@@ -11,6 +13,7 @@
 #include "check.h"
 #include "cpu/kernels.h"
 #include "layer_oracle.h"
+#include "stored_weight.h"
 #include "threads.h"
 
 using namespace fusedrnn;
@@ -29,6 +32,7 @@ struct Case : LayerCase {
   int64_t min_split_rows = 0;  // as in Plan
   bool multiplies_input = false;
   Weights weights = Weights::kPacked;
+  WeightFormat format = WeightFormat::kSame;
   bool padded = false;  // rows of the caller lie as LayerShape's order says, if packed
 
   std::string way() const override {
@@ -36,7 +40,7 @@ struct Case : LayerCase {
            " threads=" + std::to_string(threads) +
            " min_split_rows=" + std::to_string(min_split_rows) +
            (multiplies_input ? " multiplies_input" : "") + " weights " + weights_name(weights) +
-           (padded ? " padded" : "");
+           " format=" + std::to_string(static_cast<int>(format)) + (padded ? " padded" : "");
   }
 };
 
@@ -153,7 +157,8 @@ Buffer saved_buffer(const Case& k) {
 bool run_case(const Case& k, Run* run = nullptr) {
   constexpr int64_t kGap = 3;  // columns between rows of output that belong to another layer
   const unsigned seed = 7;
-  const Numbers problem = make_problem(k, seed);
+  Numbers problem = make_problem(k, seed);
+  const StoredWeights stored(k.format, k, &problem);
   const Oracle oracle(k, problem);
   const int64_t p = k.output_size(), rows = k.total_rows(), output_row_stride = p + kGap;
 
@@ -178,8 +183,9 @@ bool run_case(const Case& k, Run* run = nullptr) {
   shape.batch_sizes = k.packed ? batch_sizes.data() : nullptr;
   shape.reset = k.reset ? reset.data() : nullptr;
   shape.recompute = k.recompute;
-  const LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh),
-                             input(kBiasHh), input(kWeightHr)};
+  LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh), input(kBiasHh),
+                       input(kWeightHr)};
+  stored.set(&weights);
   Plan plan{};
   plan.schedule = k.schedule;
   plan.split = k.split;
@@ -398,6 +404,35 @@ TEST(weights_in_place_match_plain_loops_for_every_number_of_rows_and_depth) {
           k.proj_size = k.proj_size > 0 ? 1 + size / 2 : 0;
           CHECK(run_case(k));
         }
+      }
+    }
+  });
+}
+
+TEST(weights_in_formats_of_their_own_match_plain_loops_on_what_they_stand_for) {
+  for_each_cell_and_way([&](Case k) {
+    if (k.weights == Weights::kPacked) return;
+    k.training = false;
+    for (WeightFormat format :
+         {WeightFormat::kBFloat16, WeightFormat::kFloat16, WeightFormat::kInt8}) {
+      k.format = format;
+      k.packed = k.reset = k.steps_c = false;
+      k.seq_len = 2;
+      for (int64_t batch_size : {1, 2, 3, 4, 5, 9}) {
+        k.batch_size = batch_size;
+        for (int64_t size : {0, 1, 13, 16, 35, 131}) {
+          k.input_size = size;
+          k.hidden_size = 3 * batch_size + size / 2;
+          k.proj_size = k.proj_size > 0 ? 1 + size / 2 : 0;
+          CHECK(run_case(k));
+        }
+      }
+      k.seq_len = 7;
+      k.packed = k.reset = k.steps_c = true;
+      for (Direction direction : kDirections) {
+        k.direction = direction;
+        k.padded = direction == Direction::kReverse;
+        CHECK(run_case(k));
       }
     }
   });

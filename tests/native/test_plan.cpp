@@ -128,6 +128,26 @@ TEST(weights_are_packed_from_a_number_of_steps_on) {
   }
 }
 
+TEST(weights_in_fewer_bytes_are_read_in_place_for_at_least_as_many_steps) {
+  for_each_case([](Problem problem, const CpuInfo& cpu) {
+    const Plan same = plan_of(problem, cpu);
+    for (WeightFormat format :
+         {WeightFormat::kBFloat16, WeightFormat::kFloat16, WeightFormat::kInt8}) {
+      problem.format = format;
+      const Plan plan = plan_of(problem, cpu);
+      if (same.weights == Weights::kInPlace) CHECK(plan.weights == Weights::kInPlace);
+      // A copy comes before all else.
+      if (plan.weights != Weights::kInPlace) CHECK(plan.modelled_seconds > same.modelled_seconds);
+    }
+  });
+  Problem problem = make_problem(CellKind::kLstm, 1, 1, 512);
+  const double seconds = plan_of(problem, kTwoCores).modelled_seconds;
+  problem.format = WeightFormat::kInt8;
+  const Plan plan = plan_of(problem, kTwoCores);
+  CHECK(plan.modelled_seconds < seconds);
+  CHECK(text_of(problem, kTwoCores, plan).find("weights in int8") != std::string::npos);
+}
+
 TEST(the_number_of_threads_does_not_decide_how_weights_are_read) {
   for_each_case([](const Problem& problem, CpuInfo cpu) {
     const Weights weights = plan_of(problem, cpu, "persistent").weights;

@@ -4,7 +4,11 @@
 // A product is rows [rows, k_size] * weight^T, weight [units, k_size] with k contiguous. Each sum
 // is a vector along k at first. Those of a panel, V::kLanes units with all their gates, are then
 // added up across their lanes together, so that a panel ends in step.h as those of gemm.h do.
+// Weights may be stored as another type W, and are widened as they are read; the scales of int8_t
+// multiply the sums of each side.
 #pragma once
+
+#include <type_traits>
 
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/panel_element.h"
@@ -27,7 +31,7 @@ constexpr int direct_units(int rows) {
 }
 
 // The operands of a product: rows of a step, row 0 of which is at `row_0`, and a weight with rows
-// of k_size elements that ends at `end`.
+// of k_size elements that ends at `end`; of int8_t, scale has that of each row.
 template <class A, class W>
 struct DirectFactors {
   const A* row_0;
@@ -35,6 +39,7 @@ struct DirectFactors {
   const W* weight;
   const W* end;
   int64_t k_size;
+  const float* scale;
 };
 
 // acc[row * kUnits + unit] += the products of a vector along k of each row and unit.
@@ -142,6 +147,20 @@ FUSEDRNN_HD void multiply_direct_rows(int row_count, const A* row, int64_t row_s
   multiply_direct<V, kRows>(row, row_stride, unit_0, unit_count, end, k_size, accumulate, sums);
 }
 
+// Sums of the products of V::kLanes rows of a weight from `first` on, of which `count` are there,
+// as the weight's scales have them.
+template <class V, class A, class W>
+FUSEDRNN_HD V apply_scale(const V& sums, const DirectFactors<A, W>& product, int64_t first,
+                          int64_t count) {
+  if constexpr (std::is_same_v<W, int8_t>) {
+    const float* scale = product.scale + first;
+    if (count >= V::kLanes) return sums * V::load(scale);
+    return sums * V::load_partial(scale, static_cast<int>(count));
+  } else {
+    return sums;
+  }
+}
+
 // Calls finish(row, sums) for each of the rows with the sums of V::kLanes units from `unit` on,
 // of `units`: sums [kGroups] of the products of all factors or, with kApart, [kProducts][kGroups].
 template <class V, int kGroups, bool kApart, int kProducts, class A, class W, class Finish>
@@ -149,6 +168,7 @@ FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
                                        const DirectFactors<A, W> (&factors)[kProducts],
                                        int64_t unit, int64_t units, const Finish& finish) {
   constexpr int kSets = kApart ? kProducts : 1;
+  static_assert(kSets == kProducts || !std::is_same_v<W, int8_t>, "each side has its own scales");
   const int64_t blocks = (rows.count + kDirectBlockRows - 1) / kDirectBlockRows;
   for (int64_t block = 0; block < blocks; ++block) {
     const int64_t first = rows.count * block / blocks;
@@ -168,7 +188,8 @@ FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
         }
         if (!kApart && i + 1 < kProducts) continue;
         for (int row = 0; row < count; ++row) {
-          totals[row][(kApart ? i : 0) * kGroups + group] = sum_lanes(sums[row]);
+          totals[row][(kApart ? i : 0) * kGroups + group] =
+              apply_scale(sum_lanes(sums[row]), product, group * units + unit, units - unit);
         }
       }
     }
@@ -176,13 +197,13 @@ FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
   }
 }
 
-template <template <class> class Cell, class S>
+template <template <class> class Cell, class S, class W>
 struct Direct {
   using A = accum_t<S>;
   using V = Pack<A>;
-  using Factors = DirectFactors<A, S>;
+  using Factors = DirectFactors<A, W>;
   static constexpr int kGates = Cell<V>::kGates;
-  static constexpr bool kSplit = Cell<V>::kSplit;
+  static constexpr bool kApart = Cell<V>::kSplit || std::is_same_v<W, int8_t>;
 
   static void forward_sweep(const ForwardSweep& sweep, int thread_idx, int num_threads) {
     const FlushSubnormals flush;
@@ -195,13 +216,13 @@ struct Direct {
       const bool descending = sweep.alternate && (s & 1) != 0;
       const OwnRows rows = team.own_rows(sweep.steps.rows(s));
       const Factors input = factors(step.input, shape.input_size, weights.weight_ih,
-                                    kGates * hidden_size, shape.input_size);
+                                    weights.scale_ih, kGates * hidden_size, shape.input_size);
       const Factors recurrent = factors(step.h_prev, step.h_row_stride, weights.weight_hh,
-                                        kGates * hidden_size, output_size);
+                                        weights.scale_hh, kGates * hidden_size, output_size);
       for_each_vector_of_units(team, hidden_size, descending, [&](int64_t unit, auto lanes) {
-        multiply_direct_panel<V, kGates, kSplit, 2>(
+        multiply_direct_panel<V, kGates, kApart, 2>(
             rows, {input, recurrent}, unit, hidden_size, [&](int64_t row, const V* sums) {
-              if constexpr (kSplit) {
+              if constexpr (kApart) {
                 step.cell(row, unit, lanes, sums, sums + kGates, 1);
               } else {
                 step.cell(row, unit, lanes, sums, 1);
@@ -209,8 +230,8 @@ struct Direct {
             });
       });
       if (step.h_raw == nullptr) continue;
-      const Factors raw =
-          factors(step.h_raw, hidden_size, weights.weight_hr, output_size, hidden_size);
+      const Factors raw = factors(step.h_raw, hidden_size, weights.weight_hr, weights.scale_hr,
+                                  output_size, hidden_size);
       for_each_vector_of_units(team, output_size, descending, [&](int64_t unit, auto lanes) {
         multiply_direct_panel<V, 1, false, 1>(
             rows, {raw}, unit, output_size,
@@ -221,9 +242,9 @@ struct Direct {
 
  private:
   FUSEDRNN_HD static Factors factors(const A* row_0, int64_t row_stride, const void* weight,
-                                     int64_t units, int64_t k_size) {
-    const auto* first = static_cast<const S*>(weight);
-    return {row_0, row_stride, first, first + units * k_size, k_size};
+                                     const float* scale, int64_t units, int64_t k_size) {
+    const auto* first = static_cast<const W*>(weight);
+    return {row_0, row_stride, first, first + units * k_size, k_size, scale};
   }
 
   // Calls body(unit, lanes) for vectors of units, each on one thread.

@@ -31,7 +31,8 @@ constexpr int storage_panel_rows() {
 }
 
 // Widened by the instructions for it, which compilers do not find behind Pack::load: they widen
-// half a vector at a time, and decode Float16 by arithmetic.
+// half a vector at a time, and decode Float16 by arithmetic. The same for int8_t, of weights in
+// place.
 #if defined(__AVX512F__)
 FUSEDRNN_HD __m512 widen(const BFloat16* ptr) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ptr));
@@ -39,6 +40,10 @@ FUSEDRNN_HD __m512 widen(const BFloat16* ptr) {
 }
 FUSEDRNN_HD __m512 widen(const Float16* ptr) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(ptr)));
+}
+FUSEDRNN_HD __m512 widen(const int8_t* ptr) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(ptr));
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
 }
 #elif defined(__AVX2__) && defined(__F16C__)
 FUSEDRNN_HD __m256 widen(const BFloat16* ptr) {
@@ -48,6 +53,10 @@ FUSEDRNN_HD __m256 widen(const BFloat16* ptr) {
 FUSEDRNN_HD __m256 widen(const Float16* ptr) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(ptr)));
 }
+FUSEDRNN_HD __m256 widen(const int8_t* ptr) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(ptr));
+  return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
 #else
 FUSEDRNN_HD char widen(const void*) { return 0; }  // smaller than any vector
 #endif
@@ -55,7 +64,7 @@ FUSEDRNN_HD char widen(const void*) { return 0; }  // smaller than any vector
 // A vector of weights, of a panel or of the weight itself.
 template <class V, class P>
 FUSEDRNN_HD V load_panel(const P* ptr) {
-  if constexpr (sizeof(P) == 2) {
+  if constexpr (sizeof(P) < sizeof(float)) {
     if constexpr (sizeof(widen(ptr)) == sizeof(V)) {
       return V(bit_cast<typename V::Vector>(widen(ptr)));
     }

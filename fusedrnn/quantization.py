@@ -1,0 +1,122 @@
+"""Inference on weights in fewer bytes: `quantize`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import nn
+
+from fusedrnn import compat, modules
+from fusedrnn._quantized import DTYPES, store
+from fusedrnn.convert import CLASS_NAMES, exact_type, torch_classes
+from fusedrnn.modules import quantized
+
+__all__ = ["quantize"]
+
+_CLASSES = {
+    getattr(space, name): getattr(quantized, f"Quantized{name}")
+    for space in (torch_classes, modules, compat)
+    for name in CLASS_NAMES
+}
+
+
+def quantize(
+    model: nn.Module, dtype: torch.dtype, *, skip: Collection[str | nn.Module] = ()
+) -> nn.Module:
+    """Copies a model, with the weights of its recurrent layers stored in fewer bytes.
+
+    For inference, where a step of few rows takes as long as its weights take to read: bfloat16 and
+    float16 halve that, int8 quarters it. Everything else stays float32: input, states, output,
+    biases and sums. int8 has one float32 scale a row: w = scale * round(w / scale), with
+    scale = max |row| / 127. Calls of few steps on the CPU read the stored weights where they lie;
+    others, and CUDA, make them float32 again once a call, and gain memory, not time.
+
+    A weight is off by at most 2^-8 of itself in bfloat16, 2^-11 in float16 (below 6e-5 by at most
+    3e-8), and by 1/254 of its row's largest in int8; README.md has errors of results.
+
+    Args:
+        model: any module; it may itself be recurrent. Each `RNN`, `LSTM`, `GRU` and cell of
+            torch.nn or fusedrnn in it becomes one of fusedrnn's, and is called as before.
+        dtype: torch.bfloat16, torch.float16 or torch.int8.
+        skip: modules to leave as they are, by name in the model or as objects.
+
+    Returns:
+        The copy. Its weights are buffers: `state_dict` has them, and scales as `scale_hh_l0` beside
+        `weight_hh_l0`. They move with the module and keep their dtype under `float()` and the like.
+        No gradient can be asked for: input and states must not require one where gradients are
+        enabled. Under autocast, input becomes float32, and so is the result.
+
+    Raises:
+        TypeError: dtype is none of these, or a recurrent module has a class of its own.
+        ValueError: nothing in the model is recurrent, or a weight is not finite in dtype.
+        RuntimeError: a weight is not float32, or is computed, as by a parametrization.
+
+    Example:
+        >>> model = nn.ModuleDict({"encoder": nn.LSTM(5, 3), "head": nn.Linear(3, 2)})
+        >>> small = quantize(model, torch.int8)
+        >>> small["encoder"]
+        QuantizedLSTM(5, 3, stored in int8)
+        >>> with torch.no_grad():
+        ...     output, (h_n, c_n) = small["encoder"](torch.randn(1, 1, 5))
+        >>> output.shape
+        torch.Size([1, 1, 3])
+    """
+    if dtype not in DTYPES:
+        names = ", ".join(map(str, DTYPES))
+        raise TypeError(f"dtype: expected one of {names}, got {dtype}")
+    found = list(_recurrent(model, skip))
+    for name, module in found:
+        _check(name or type(module).__name__, module, dtype)
+    if not found:
+        raise ValueError(
+            f"model: expected a recurrent layer or cell in it, got {type(model).__name__} without; "
+            "pass a model that has one that is not in skip"
+        )
+    result = copy.deepcopy(model)
+    for name, module in found:
+        quantized.quantize_weights(result.get_submodule(name), _CLASSES[type(module)], dtype)
+    return result
+
+
+def _recurrent(
+    model: nn.Module, skip: Collection[str | nn.Module]
+) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in model.named_modules():
+        skipped = any(item is module or item == name for item in skip)
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not skipped:
+            yield name, module
+
+
+def _check(name: str, module: nn.Module, dtype: torch.dtype) -> None:
+    cls = exact_type(module)
+    if cls not in _CLASSES:
+        raise TypeError(
+            f"{name}: expected a class of torch.nn or fusedrnn, got {cls.__qualname__}, "
+            "whose own code may rely on its weights; name it in skip="
+        )
+    computed = next((key for key in _weight_names(module) if key not in module._parameters), None)
+    if computed is not None:
+        raise RuntimeError(
+            f"{name}.{computed}: expected a parameter, got what is computed from others; remove "
+            "the parametrization or the hook first, and keep its result"
+        )
+    for key, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise RuntimeError(
+                f"{name}.{key}: expected dtype torch.float32, got {parameter.dtype}; call "
+                "model.float() first"
+            )
+        if parameter.dim() == 2:
+            stored, scale = store(parameter.detach(), dtype)
+            if not (stored if scale is None else scale).isfinite().all():
+                raise ValueError(
+                    f"{name}.{key}: expected elements that are finite in {dtype}, got others"
+                )
+
+
+def _weight_names(module: nn.Module) -> list[str]:
+    if isinstance(module, nn.RNNBase):
+        return module._flat_weights_names
+    return ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if module.bias else [])]
