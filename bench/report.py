@@ -130,7 +130,7 @@ def means_text(records: Iterable[Record]) -> str:
                 str(len(pairs)),
                 f"{geometric_mean(to_peer):.2f}",
                 f"{min(to_peer):.2f}",
-                f"{geometric_mean(to_baseline):.2f}",
+                "" if math.isnan(sum(to_baseline)) else f"{geometric_mean(to_baseline):.2f}",
             ]
         )
     head = ["cell", "mode", "kind", "dtype", "threads", "cases", "mean", "least", BASELINE]
