@@ -1,6 +1,7 @@
 #include "cpu/layer.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <thread>
 
@@ -33,7 +34,13 @@ TeamSlot* take_team(int num_threads, Workspace& workspace) {
 
 }  // namespace
 
-void yield_thread() { std::this_thread::yield(); }
+void rest_thread() {
+#if defined(_WIN32)
+  std::this_thread::yield();  // the shortest sleep is milliseconds
+#else
+  std::this_thread::sleep_for(std::chrono::microseconds(20));
+#endif
+}
 
 Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const KernelTable& table,
              Runtime& layer_runtime)

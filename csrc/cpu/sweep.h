@@ -73,8 +73,10 @@ struct SweepSteps : Steps {
   }
 };
 
-// Gives the core to another thread. Not in isa/: see Note [ISA namespace].
-void yield_thread();
+// Leaves the core to others for a moment. It sleeps: after a yield, a process that keeps the core
+// busy has it for milliseconds, but a thread that slept is let in again as soon as it wakes. Not in
+// isa/: see Note [ISA namespace].
+void rest_thread();
 
 struct ForwardSweep {
   const LayerForwardArgs* args;

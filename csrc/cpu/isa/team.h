@@ -113,7 +113,7 @@ class Team {
         if (spin < kSpins) {
           pause_thread();
         } else {
-          yield_thread();
+          rest_thread();
         }
       }
     }
