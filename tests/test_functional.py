@@ -122,7 +122,15 @@ def test_wrong_number_of_weights_is_named() -> None:
         functional.gru(torch.randn(6, 3, 5), None, [])
 
 
-MODULES = ["", ".compat", ".convert", ".functional", ".modules.cells", ".modules.layers"]
+MODULES = [
+    "",
+    ".compat",
+    ".convert",
+    ".functional",
+    ".modules.cells",
+    ".modules.layers",
+    ".quantization",
+]
 
 
 @pytest.mark.parametrize("suffix", MODULES)
