@@ -84,8 +84,8 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
   const V one(A(1));
   const typename V::Mask inside = V(A(0)) < V::load_partial(reinterpret_cast<const A*>(&one), tail);
   V row_tails[kRows];
-  for (int i = 0; tail > 0 && i < kRows; ++i) {
-    row_tails[i] = V::load_partial(row + i * row_stride + whole, tail);
+  for (int i = 0; i < kRows; ++i) {
+    row_tails[i] = tail > 0 ? V::load_partial(row + i * row_stride + whole, tail) : V(A(0));
   }
   for (int first = 0; first < V::kLanes; first += kUnits) {
     const W* units[kUnits];

@@ -35,6 +35,10 @@ constexpr int tile_rows(int cols) { return kAccumulators / tile_cols(cols); }
 constexpr int kPrefetchBytes = 1024;
 constexpr int kLineBytes = 64;
 
+// The most k that one float is the sum of: of more, such sums are added up. The rounding errors of
+// one long sum would be several times those of a BLAS.
+constexpr int64_t kSumDepth = 256;
+
 // What a tile fetches into the second cache: a line for each of its k, so that the tiles of a
 // panel fetch kParts pieces of the next panel, and then again the first.
 template <class V, int kCols, class P>
@@ -54,11 +58,13 @@ template <class A>
 struct RowMajor {
   const A* ptr;
   int64_t row_stride;
+  FUSEDRNN_HD RowMajor from(int64_t k) const { return {ptr + k, row_stride}; }
   FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[row * row_stride + k]; }
 };
 template <class A, int kBlockRows>
 struct Interleaved {
   const A* ptr;
+  FUSEDRNN_HD Interleaved from(int64_t k) const { return {ptr + k * kBlockRows}; }
   FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[k * kBlockRows + row]; }
 };
 
@@ -71,9 +77,7 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) {
-      acc[row][col] = accumulate ? sums[row * kCols + col] : V(0.0f);
-    }
+    for (int col = 0; col < kTileCols; ++col) acc[row][col] = V(0.0f);
   }
   for (int64_t k = 0; k < k_size; ++k) {
     V weights[kTileCols];
@@ -95,7 +99,10 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
 #pragma GCC unroll 24
   for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
-    for (int col = 0; col < kTileCols; ++col) sums[row * kCols + col] = acc[row][col];
+    for (int col = 0; col < kTileCols; ++col) {
+      V& sum = sums[row * kCols + col];
+      sum = accumulate ? sum + acc[row][col] : acc[row][col];
+    }
   }
 }
 
@@ -151,17 +158,18 @@ FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, b
   }
 }
 
-// Not inlined: one copy serves every cell.
+// A part of a product: `depth` of its k, for whose tiles there are k_size. Not inlined: one copy
+// serves every cell.
 template <class V, int kRows, int kCols, class Left, class P>
-void multiply_rows(const Left& left, const P* panel, int64_t k_size, const char* ahead,
-                   bool accumulate, V* sums) {
+void multiply_part(const Left& left, const P* panel, int64_t depth, int64_t k_size,
+                   const char* ahead, bool accumulate, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const P* tile = panel + col * k_size * V::kLanes;
     if constexpr (tile_steps(kRows, kTileCols) > 1) {
-      multiply_few<V, kRows, kTileCols, kCols>(left, tile, k_size, accumulate, sums + col);
+      multiply_few<V, kRows, kTileCols, kCols>(left, tile, depth, accumulate, sums + col);
     } else {
-      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, k_size, ahead, accumulate, sums + col);
+      multiply_tile<V, kRows, kTileCols, kCols>(left, tile, depth, ahead, accumulate, sums + col);
       ahead += k_size * kLineBytes;
     }
   }
@@ -178,7 +186,15 @@ FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const P* panel,
                                                  sums);
     }
   }
-  multiply_rows<V, kRows, kCols>(left, panel, k_size, ahead, accumulate, sums);
+  constexpr int kTileCols = tile_cols(kCols);
+  constexpr int64_t kDepth = tile_steps(kRows, kTileCols) * kSumDepth;
+  int64_t k = 0;
+  do {
+    const int64_t depth = k_size - k < kDepth ? k_size - k : kDepth;
+    multiply_part<V, kRows, kCols>(left.from(k), panel + k * kTileCols * V::kLanes, depth, k_size,
+                                   ahead + k * kLineBytes, accumulate || k > 0, sums);
+    k += depth;
+  } while (k < k_size);
 }
 
 // A product of rows of a step, row 0 of which is at `row_0`, and a panel.
