@@ -5,6 +5,7 @@ The losses are printed when the tests end.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -68,26 +69,29 @@ def build(cell: str) -> nn.Module:
     return Regressor(cell)
 
 
+def wrap(model: nn.Module, how: str) -> nn.Module:
+    if how == "ddp":
+        return DistributedDataParallel(model)
+    mesh = init_device_mesh("cpu", (SIZE,))
+    fully_shard(model.rnn, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    shard = model.rnn.weight_hh_l0.to_local()
+    assert shard.size(0) < model.rnn.weight_hh_l0.size(0), "the weights are not sharded"
+    return model
+
+
 def work(rank: int, how: str, folder: str) -> None:
     """One process: every cell trained; process 0 keeps the losses."""
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=SIZE
     )
-    losses = {}
-    for cell in CELLS:
-        model = build(cell)
-        if how == "ddp":
-            model = DistributedDataParallel(model)
-        else:
-            mesh = init_device_mesh("cpu", (SIZE,))
-            fully_shard(model.rnn, mesh=mesh)
-            fully_shard(model, mesh=mesh)
-            shard = model.rnn.weight_hh_l0.to_local()
-            assert shard.size(0) < model.rnn.weight_hh_l0.size(0), "the weights are not sharded"
-        losses[cell] = train(model, rank, SIZE)
+    losses = {cell: train(wrap(build(cell), how), rank, SIZE) for cell in CELLS}
     if rank == 0:
         torch.save(losses, f"{folder}/losses.pt")
+    # No model keeps the group of its mesh alive, and no process leaves while another talks to it.
+    gc.collect()
+    dist.barrier()
     dist.destroy_process_group()
 
 
