@@ -7,8 +7,9 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -116,34 +117,30 @@ def run_options(options: argparse.Namespace) -> int:
     cases = option_costs.select(
         options.kinds, options.cells, options.modes, options.hidden_sizes, options.threads
     )
-    effort = QUICK if options.quick else Effort(options.budget, options.rounds)
-    facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="options-")
-    _warn(facts)
-    records = []
-    for case in cases:
-        measured = [store.complete(r, case, facts) for r in option_costs.measure(case, effort)]
-        store.append(path, measured)
-        records += measured
-        print(f"{case.name}: {measured[0]['status']}", flush=True)
-    print(f"\n{option_costs.render(records)}\n\nwritten to {path}")
-    return int(any(record["status"] != "ok" for record in records))
+    return _run_contests(option_costs, cases, options, prefix="options-")
 
 
 def run_quantized(options: argparse.Namespace) -> int:
     """Time streaming steps on weights in fewer bytes; status 1 if a case fails."""
     cases = quantized.select(options.cells, options.hidden_sizes, options.threads)
+    return _run_contests(quantized, cases, options, prefix="quantized-")
+
+
+def _run_contests(
+    contest: ModuleType, cases: Iterable[Case], options: argparse.Namespace, prefix: str
+) -> int:
+    """Time and record each case by a module that has `measure` and `render`."""
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="quantized-")
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix)
     _warn(facts)
     records = []
     for case in cases:
-        measured = [store.complete(r, case, facts) for r in quantized.measure(case, effort)]
+        measured = [store.complete(r, case, facts) for r in contest.measure(case, effort)]
         store.append(path, measured)
         records += measured
         print(f"{case.name}: {measured[0]['status']}", flush=True)
-    print(f"\n{quantized.render(records)}\n\nwritten to {path}")
+    print(f"\n{contest.render(records)}\n\nwritten to {path}")
     return int(any(record["status"] != "ok" for record in records))
 
 
