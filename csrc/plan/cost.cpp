@@ -40,8 +40,6 @@ constexpr double kUsableCache = 0.9;
 constexpr double kActivationSeconds = 1.8e-9;
 constexpr double kVectorsOf16[] = {1, 2.7, 4};  // how much faster an Isa is at it
 
-// Rows a step up to which panels are kept as 16-bit weights are stored.
-constexpr double kStoragePanelRows = 4;
 // Products of weights in place run at this share of the rate; and seconds that it takes to add up
 // the lanes of a sum.
 constexpr double kInPlaceShare = 0.5;

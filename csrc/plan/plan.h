@@ -25,6 +25,10 @@ enum class Split : int8_t {
   kUnits,  // each thread owns hidden units with all their gates: one barrier a step
 };
 
+// The most rows of a step for which packed weights of a 16-bit type stay in 16 bits, with vectors
+// of more than 16 bytes.
+constexpr int kStoragePanelRows = 4;
+
 // How a persistent forward pass reads the weights.
 enum class Weights : int8_t {
   kPacked,   // copied once a call into panels that a step reads faster

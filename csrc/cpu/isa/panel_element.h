@@ -27,7 +27,7 @@ inline namespace FUSEDRNN_ISA {
 // than 16 bytes the arithmetic is the limit.
 template <class S>
 constexpr int storage_panel_rows() {
-  return sizeof(S) < sizeof(accum_t<S>) && kVectorBytes > 16 ? 4 : 0;
+  return sizeof(S) < sizeof(accum_t<S>) && kVectorBytes > 16 ? kStoragePanelRows : 0;
 }
 
 // Widened by the instructions for it, which compilers do not find behind Pack::load: they widen
