@@ -186,12 +186,42 @@ print(whole.hexdigest(), text.splitlines()[1].split(", ")[1])
 """
 
 
-def run_program(*arguments: str) -> list[str]:
-    """What PROGRAM prints; killed when it hangs."""
+# Runs a layer whose products torch computes, with more threads than cores, and prints how many
+# threads the process got by it, at most.
+COUNT_THREADS = """
+import os, sys, threading
+import torch
+from layer_cases import backward_args, make_layer
+torch.set_num_threads(1)
+args = backward_args(make_layer("lstm", torch.float32, sizes=(100, 1, 128, 128)))
+threads = 4 * os.cpu_count()
+torch.set_num_threads(threads)
+def count():
+    return len(os.listdir("/proc/self/task"))
+def run():
+    if "pinned later" in sys.argv:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(threads)
+    for _ in range(20):
+        torch.ops.fusedrnn.layer_backward(*args)
+    left.append(torch.get_num_threads())
+left = []
+before = most = count()
+caller = threading.Thread(target=run)
+caller.start()
+while caller.is_alive():
+    most = max(most, count())
+assert left == [threads], left
+print(most - before)
+"""
+
+
+def run_program(*arguments: str, program: str = PROGRAM) -> list[str]:
+    """What the program prints; killed when it hangs."""
     folder = Path(__file__).resolve().parent
     path = os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments],
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         text=True,
@@ -207,6 +237,14 @@ def test_a_process_on_one_core_plans_for_one_thread(when: str) -> None:
     digest, threads = run_program(when)
     assert threads == "1 thread"
     assert digest == run_program()[0]
+
+
+@linux
+@pytest.mark.parametrize(("when", "cores"), [("", CORES), ("pinned later", 1)])
+def test_torch_computes_products_on_no_more_threads_than_cores(when: str, cores: int) -> None:
+    """Else each of its barriers waits a time slice for a thread that has no core."""
+    [created] = run_program(when, program=COUNT_THREADS)
+    assert int(created) <= cores  # the caller's own, and what joins it
 
 
 def test_a_busy_machine_changes_no_bit_and_nothing_hangs() -> None:

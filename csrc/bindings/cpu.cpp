@@ -103,13 +103,13 @@ ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
-  const ForkGuard fork_guard;
+  const ThreadsGuard threads_guard;
   return forward(check_layer(cell, tensors, sequence, keep.recompute), keep);
 }
 
 Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
                           const WeightScales& scales, const Sequence& sequence, bool return_c) {
-  const ForkGuard fork_guard;
+  const ThreadsGuard threads_guard;
   const CheckedLayer layer = check_quantized_layer(cell, tensors, scales, sequence);
   return forward(layer, {false, return_c, 0}).outputs;
 }
@@ -117,7 +117,7 @@ Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
                           const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
                           const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  const ForkGuard fork_guard;
+  const ThreadsGuard threads_guard;
   const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
   const CheckedGrads given = check_grads(layer, grads, output, saved);
   LayerGrads result = empty_grads(layer, mask);

@@ -44,6 +44,15 @@ at::Tensor matrix(DType dtype, Transpose transpose, const void* data, int64_t ro
                        plain ? at::IntArrayRef{ld, 1} : at::IntArrayRef{1, ld}, options);
 }
 
+// Of the calling thread's affinity; or all of them, where OpenMP itself has bound each thread.
+int available_cores() {
+#ifdef _OPENMP
+  return omp_get_num_procs();
+#else
+  return std::numeric_limits<int>::max();
+#endif
+}
+
 }  // namespace
 
 bool built_with_openmp() {
@@ -59,24 +68,21 @@ bool concurrent_threads() { return built_with_openmp(); }
 int available_threads() {
 #ifdef _OPENMP
   if (omp_in_parallel()) return 1;
-  // Of the calling thread's affinity; or all cores, where OpenMP itself has bound each thread.
-  const int cores = omp_get_num_procs();
-#else
-  const int cores = std::numeric_limits<int>::max();
 #endif
-  return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), cores);
+  return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), available_cores());
 }
 
-ForkGuard::ForkGuard() {
+ThreadsGuard::ThreadsGuard() {
   ran_kernels.store(true, std::memory_order_relaxed);
-  if (!forked.load(std::memory_order_relaxed)) return;
   const int threads = at::get_num_threads();
   if (threads == 1) return;
+  const int allowed = forked.load(std::memory_order_relaxed) ? 1 : available_cores();
+  if (allowed >= threads) return;
   restore_threads_ = threads;
-  at::set_num_threads(1);
+  at::set_num_threads(allowed);
 }
 
-ForkGuard::~ForkGuard() {
+ThreadsGuard::~ThreadsGuard() {
   if (restore_threads_ > 0) at::set_num_threads(restore_threads_);
 }
 

@@ -19,15 +19,16 @@ bool concurrent_threads();
 // Whether a parallel region is built on OpenMP.
 bool built_with_openmp();
 
-// Keeps a process that was forked from hanging. A thread pool does not survive a fork, and
-// its first use in the child waits for ever, in torch as well. While a guard lives in a forked
-// process, torch and this library run on the calling thread alone.
-class ForkGuard {
+// While one lives, torch and this library run on no more threads than there are cores: a product
+// of torch's on more waits a time slice at each of its barriers. In a process that was forked after
+// kernels ran, on the calling thread alone: a thread pool does not survive a fork, and its first
+// use in the child waits for ever, in torch as well.
+class ThreadsGuard {
  public:
-  ForkGuard();
-  ~ForkGuard();
-  ForkGuard(const ForkGuard&) = delete;
-  ForkGuard& operator=(const ForkGuard&) = delete;
+  ThreadsGuard();
+  ~ThreadsGuard();
+  ThreadsGuard(const ThreadsGuard&) = delete;
+  ThreadsGuard& operator=(const ThreadsGuard&) = delete;
 
  private:
   int restore_threads_ = 0;  // 0: nothing to restore
