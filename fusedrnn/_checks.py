@@ -30,7 +30,7 @@ def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
         noun = " tensor" if name == "RNN" else ""
         raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{noun} instead")
     ranks = [state.dim() for state in states]
-    if any(found != rank for found in ranks):
+    if ranks.count(rank) < len(ranks):
         names, found = ("hx", f"{ranks[0]}-D tensor")
         if name == "LSTM":
             names, found = ("hx and cx", f"({ranks[0]}-D, {ranks[1]}-D) tensors")

@@ -38,6 +38,13 @@ class Options(NamedTuple):
     recompute: str
 
 
+def any_given(options: Options) -> bool:
+    """Whether any option differs from its default."""
+    lengths, reset, reset_state, return_states, return_gates, recompute = options
+    is_default = lengths is None and reset is None and reset_state is None and recompute == "none"
+    return not is_default or bool(return_states) or bool(return_gates)
+
+
 class Prepared(NamedTuple):
     """Checked, and as `fusedrnn.ops.layer_forward` takes them for time-major input."""
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import _library
 from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks
-from fusedrnn._options import Options, Prepared, prepare, prepare_packed
+from fusedrnn._options import Options, Prepared, any_given, prepare, prepare_packed
 from fusedrnn._steps import (
     GRUGates,
     LSTMGates,
@@ -396,11 +397,15 @@ def _run_layers(
         states = tuple(state.unsqueeze(1) for state in states)
     elif batch_first:
         input = input.transpose(0, 1)
-    check_layers(cell, input, states, weights, None)
-    prepared = prepare(options, name, input, weights, batched, batch_first)
-    output, states, every_state, gates = _run_stack(
-        cell, input, states, weights, directions, dropout, None, prepared
-    )
+    every_state = gates = ()
+    if len(weights) == directions and not any_given(options) and _operator_checks(input):
+        output, states = _run_plain_layer(cell, input, states, weights)
+    else:
+        check_layers(cell, input, states, weights, None)
+        prepared = prepare(options, name, input, weights, batched, batch_first)
+        output, states, every_state, gates = _run_stack(
+            cell, input, states, weights, directions, dropout, None, prepared
+        )
     if not batched:
         output, states = output.squeeze(1), tuple(state.squeeze(1) for state in states)
     elif batch_first:
@@ -474,6 +479,20 @@ def _run_stack(
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
 
 
+def _run_plain_layer(
+    cell: str, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[LayerWeights]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Runs one layer without options on time-major input; see `_operator_checks`."""
+    h_0, c_0 = (*states, None, None)[:2]
+    try:
+        output, h_n, c_n, _ = layer_forward(cell, input, h_0, c_0, *weights)
+        return output, (h_n, c_n) if cell == "lstm" else (h_n,)
+    except (RuntimeError, ValueError) as error:
+        refusal = error
+    check_layers(cell, input, states, weights, None)
+    raise refusal
+
+
 def _join_layers(layers: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Each tensor of all layers, [num_layers * directions, ...]; () of no layers."""
     if len(layers) == 1:
@@ -497,12 +516,8 @@ def _split_layers(
 def _run_cell(
     name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
 ) -> tuple[Tensor, Tensor]:
-    """Runs one time step.
-
-    The compiled operator refuses whatever `check_cell` does, so in eager mode that is asked only
-    afterwards, for torch's words, and a step that is right does not pay for it.
-    """
-    if torch.compiler.is_compiling() or not _library.available:
+    """Runs one time step; see `_operator_checks`."""
+    if not _operator_checks(input):
         check_cell(name, cell, input, h, c, weights)
         return cell_forward(cell, input, h, c, weights)
     try:
@@ -511,3 +526,21 @@ def _run_cell(
         refusal = error
     check_cell(name, cell, input, h, c, weights)
     raise refusal
+
+
+def _operator_checks(input: Tensor) -> bool:
+    """Whether the compiled operator refuses whatever `check_layers` and `check_cell` do.
+
+    Then they are asked only after a refusal, for torch's words, and a call that is right does not
+    pay for them. They come first where no kernel sees these tensors: in a trace, in torch.func's
+    transforms, for tensors without data, and for gradients in forward mode, whose composition
+    trusts its arguments.
+    """
+    return (
+        _library.available
+        and not torch.compiler.is_compiling()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and forward_ad._current_level < 0
+        and type(input) is Tensor
+        and not input.is_meta
+    )

@@ -14,6 +14,7 @@ import pytest
 import torch
 from cases import CELLS, layers, one_cell, pack
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import fusedrnn
 from fusedrnn import compat, functional
@@ -254,6 +255,29 @@ def test_weights_that_do_not_fit_raise(compiled_part: None) -> None:
     with pytest.raises(RuntimeError, match="dtype"):
         weights = good._replace(weight_hh=good.weight_hh.double())
         functional.gru(torch.zeros(6, 3, 5), None, [weights])
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_arguments_are_checked_where_no_kernel_sees_them(cell: str) -> None:
+    stack, step = layers(fusedrnn, cell, 5, 7), one_cell(fusedrnn, cell, 5, 7)
+    input, rows = torch.zeros(6, 3, 5), torch.zeros(3, 5)
+    of_stack, of_step = _zeros(cell, 1, 1, 7), _zeros(cell, 1, 7)  # would be right for every row
+    size, batch = "Expected hidden.* size ", "Input batch size 3 doesn't match hidden0 batch size 1"
+    with forward_ad.dual_level():
+        with pytest.raises(RuntimeError, match=size):
+            stack(forward_ad.make_dual(input, input), of_stack)
+        with pytest.raises(RuntimeError, match=batch):
+            step(forward_ad.make_dual(rows, rows), of_step)
+    for samples in (0, 2):
+        with pytest.raises(RuntimeError, match=size):
+            torch.vmap(lambda x: stack(x, of_stack)[0])(input.expand(samples, 6, 3, 5))
+        with pytest.raises(RuntimeError, match=batch):
+            torch.vmap(lambda x: step(x, of_step))(rows.expand(samples, 3, 5))
+    for device in ("cpu", "meta"):
+        with pytest.raises(ValueError, match="does not match weight dtype"):
+            stack.to(device)(input.to(device, torch.float64))
+        with pytest.raises(RuntimeError, match="input: expected dtype torch.float32"):
+            step.to(device)(rows.to(device, torch.float64))
 
 
 def test_a_failed_call_leaves_the_module_usable() -> None:

@@ -108,10 +108,10 @@ class LayersMixin:
     def _layer_weights(self) -> list[LayerWeights]:
         layers = []
         for names in self._all_weights:
-            tensors = _read(self, names)
-            biases = tensors[2:4] if self.bias else (None, None)
-            weight_hr = tensors[-1] if self.proj_size > 0 else None
-            layers.append(LayerWeights(tensors[0], tensors[1], *biases, weight_hr))
+            weights = _read(self, names)
+            if not self.bias:
+                weights[2:2] = (None, None)
+            layers.append(LayerWeights(*weights))
         return layers
 
 
