@@ -30,7 +30,7 @@ from fusedrnn._steps import (
     layer_gates,
     split_directions,
 )
-from fusedrnn.ops import LayerWeights, cell_forward, layer_forward
+from fusedrnn.ops import LayerWeights, cell_forward, layer_forward, plain_layer_forward
 
 __all__ = [
     "GRUGates",
@@ -485,7 +485,7 @@ def _run_plain_layer(
     """Runs one layer without options on time-major input; see `_operator_checks`."""
     h_0, c_0 = (*states, None, None)[:2]
     try:
-        output, h_n, c_n, _ = layer_forward(cell, input, h_0, c_0, *weights)
+        output, h_n, c_n = plain_layer_forward(cell, input, h_0, c_0, *weights)
         return output, (h_n, c_n) if cell == "lstm" else (h_n,)
     except (RuntimeError, ValueError) as error:
         refusal = error

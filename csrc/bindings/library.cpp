@@ -26,6 +26,8 @@
 //   weight_ih, weight_hh, weight_hr in bfloat16, float16 or int8, all in one; int8 times the scale
 //   of their row, scale_ih and scale_hh [G * H], scale_hr [P], float32, else None
 //
+// plain_layer_forward is layer_forward for one direction without options.
+//
 // cell_forward is layer_forward for one time step, of rows or of one row:
 //   input [B, I] or [I]      h [B, P] or [P]      c [B, H] or [H]; results h, c as these, and c [0]
 //   for a cell without c
@@ -70,6 +72,10 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor? scale_ih_reverse, Tensor? scale_hh_reverse, Tensor? scale_hr_reverse, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool return_c) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c)");
+  m.def(
+      "plain_layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor weight_ih, "
+      "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
       "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor weight_ih, "
       "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "

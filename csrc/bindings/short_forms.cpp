@@ -1,0 +1,70 @@
+// layer_forward with few arguments, because in a small call converting its 22 takes as long as the
+// kernel: plain_layer_forward, one direction without options, and cell_forward, one time step.
+// Compositions of operators, so that autograd, autocast, vmap and compilers see layer_forward.
+#include <torch/library.h>
+
+#include <tuple>
+#include <utility>
+
+#include "bindings/schema.h"
+
+namespace fusedrnn {
+namespace {
+
+std::tuple<Tensor, Tensor, Tensor> plain_layer_forward(
+    std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
+    const OptionalTensor& c_0, const Tensor& weight_ih, const Tensor& weight_hh,
+    const OptionalTensor& bias_ih, const OptionalTensor& bias_hh, const OptionalTensor& weight_hr) {
+  LayerTensors tensors;
+  tensors[kInput] = input;
+  tensors[kH0] = h_0;
+  tensors[kC0] = c_0;
+  tensors[weight_place(0, kWeightIh)] = weight_ih;
+  tensors[weight_place(0, kWeightHh)] = weight_hh;
+  tensors[weight_place(0, kBiasIh)] = bias_ih;
+  tensors[weight_place(0, kBiasHh)] = bias_hh;
+  tensors[weight_place(0, kWeightHr)] = weight_hr;
+  auto [output, h_n, c_n, c] = call_layer_forward(cell, tensors, {}, {false, false, 0}).outputs;
+  return {std::move(output), std::move(h_n), std::move(c_n)};
+}
+
+// Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W].
+Tensor add_step(const Tensor& rows, bool batched) {
+  return batched ? rows.unsqueeze(0) : rows.unsqueeze(0).unsqueeze(0);
+}
+OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
+  return rows.has_value() ? OptionalTensor(add_step(*rows, batched)) : std::nullopt;
+}
+
+Tensor remove_step(const Tensor& rows, bool batched) {
+  return batched ? rows.squeeze(0) : rows.squeeze(0).squeeze(0);
+}
+
+std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& input,
+                                        const OptionalTensor& h, const OptionalTensor& c,
+                                        const Tensor& weight_ih, const Tensor& weight_hh,
+                                        const OptionalTensor& bias_ih,
+                                        const OptionalTensor& bias_hh,
+                                        const OptionalTensor& weight_hr) {
+  const bool batched = input.dim() != 1;
+  auto [output, h_n, c_n] =
+      plain_layer_forward(cell, add_step(input, batched), add_step(h, batched),
+                          add_step(c, batched), weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
+  const bool has_c = c_n.dim() > 1;
+  return {remove_step(h_n, batched), has_c ? remove_step(c_n, batched) : std::move(c_n)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeImplicitAutograd, m) {
+  m.impl("plain_layer_forward", TORCH_FN(plain_layer_forward));
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+// vmap does not take compositions by itself.
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchBatched, m) {
+  m.impl("plain_layer_forward", TORCH_FN(plain_layer_forward));
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+}  // namespace fusedrnn
