@@ -28,7 +28,7 @@ def run(hidden_size: int) -> None:
         VALUES[: 4 * hidden_size**2].view(-1, hidden_size),
     )
     with torch.no_grad():
-        functional.lstm(torch.zeros(20, 2, 1), None, [weights])
+        functional.lstm(torch.zeros(24, 4, 1), None, [weights])
 
 
 def faults() -> int:
@@ -38,6 +38,17 @@ def faults() -> int:
 
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def large_page_bytes() -> int:
+    """Of the regions for which large pages were asked."""
+    asked, size = 0, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if line.startswith("Size:"):
+            size = 1024 * int(line.split()[1])
+        elif line.startswith("VmFlags:") and " hg" in line:
+            asked += size
+    return asked
 
 
 def test_later_calls_touch_no_fresh_memory() -> None:
@@ -66,3 +77,15 @@ def test_a_pool_ends_with_its_thread() -> None:
         thread.start()
         thread.join()
     assert resident_bytes() - before < 24 * MIB
+
+
+@pytest.mark.skipif(
+    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="a kernel without large pages"
+)
+def test_packed_weights_lie_in_large_pages() -> None:
+    before = large_page_bytes()
+    asked: list[int] = []
+    thread = threading.Thread(target=lambda: (run(1500), asked.append(large_page_bytes())))
+    thread.start()
+    thread.join()
+    assert asked[0] - before >= 32 * MIB  # of 34 MiB and what fits into no whole page

@@ -2,8 +2,13 @@
 
 #include <c10/core/impl/alloc_cpu.h>
 
+#include <cstdint>
 #include <utility>
 #include <vector>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace fusedrnn {
 namespace {
@@ -22,6 +27,19 @@ struct Pool {
 
 thread_local Pool pool;
 
+// Asks for large pages where whole ones fit: a step that reads many megabytes of packed weights
+// would wait for page tables as well.
+void use_large_pages(void* data, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;
+  const auto begin = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t first = (begin + kPageBytes - 1) / kPageBytes * kPageBytes;
+  const uintptr_t last = (begin + bytes) / kPageBytes * kPageBytes;
+  // A refusal changes nothing.
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 }  // namespace
 
 void FreeScratch::operator()(void* data) const { c10::free_cpu(data); }
@@ -38,6 +56,7 @@ ScratchBlock take_scratch(size_t bytes) {
   if (best < pool.blocks.size()) return pool.remove(best);
   ScratchBlock block;
   block.data.reset(c10::alloc_cpu(bytes));
+  use_large_pages(block.data.get(), bytes);
   block.bytes = bytes;
   return block;
 }
