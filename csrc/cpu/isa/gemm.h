@@ -33,6 +33,10 @@ constexpr int tile_rows(int cols) { return kAccumulators / tile_cols(cols); }
 // A panel is fetched twice: into the second cache while the panel before it is multiplied, and
 // this many bytes ahead of its use into the first.
 constexpr int kPrefetchBytes = 1024;
+// Up to so many rows a tile waits for its panel more than it computes. There all of it is fetched,
+// so many bytes ahead into the second cache.
+constexpr int kStreamedRows = 6;
+constexpr int kStreamedBytes = 8192;
 constexpr int kLineBytes = 64;
 
 // The most k that one float is the sum of: of more, such sums are added up. The rounding errors of
@@ -68,6 +72,23 @@ struct Interleaved {
   FUSEDRNN_HD A at(int row, int64_t k) const { return ptr[k * kBlockRows + row]; }
 };
 
+// Fetches what comes after one k of a tile of kRows rows, and moves `ahead` on.
+template <class V, int kRows, int kTileCols, class P>
+FUSEDRNN_HD void fetch_ahead(const P* tile, const char** ahead) {
+  const char* bytes = reinterpret_cast<const char*>(tile);
+  prefetch(bytes + kPrefetchBytes);
+  if constexpr (kRows <= kStreamedRows) {
+#pragma GCC unroll 8
+    for (int line = 0; line < kTileCols * V::kLanes * static_cast<int>(sizeof(P));
+         line += kLineBytes) {
+      prefetch_outer(bytes + kStreamedBytes + line);
+    }
+  } else {
+    prefetch_outer(*ahead);
+    *ahead += kLineBytes;
+  }
+}
+
 // sums[row * kCols + col] = rows * tile, or += if `accumulate`, for kRows rows and kTileCols
 // vectors of columns; `ahead` is a part of NextPanel.
 template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
@@ -83,9 +104,7 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
     V weights[kTileCols];
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) weights[col] = load_panel<V>(tile + col * V::kLanes);
-    prefetch(reinterpret_cast<const char*>(tile) + kPrefetchBytes);
-    prefetch_outer(ahead);
-    ahead += kLineBytes;
+    fetch_ahead<V, kRows, kTileCols>(tile, &ahead);
     tile += kTileCols * V::kLanes;
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
