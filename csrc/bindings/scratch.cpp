@@ -27,8 +27,7 @@ struct Pool {
 
 thread_local Pool pool;
 
-// Asks for large pages where whole ones fit: a step that reads many megabytes of packed weights
-// would wait for page tables as well.
+// Where whole ones fit.
 void use_large_pages(void* data, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;
@@ -56,7 +55,7 @@ ScratchBlock take_scratch(size_t bytes) {
   if (best < pool.blocks.size()) return pool.remove(best);
   ScratchBlock block;
   block.data.reset(c10::alloc_cpu(bytes));
-  use_large_pages(block.data.get(), bytes);
+  if (bytes <= kMaxPoolBytes) use_large_pages(block.data.get(), bytes);
   block.bytes = bytes;
   return block;
 }

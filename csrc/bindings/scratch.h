@@ -1,6 +1,7 @@
 // Scratch memory of the CPU kernels, kept from one call to the next: memory fresh from the system
-// costs a page fault for every 4 KiB, which a large call would pay each time. Linux is asked for
-// large pages: reading 64 MiB of packed weights again and again through small ones is slower.
+// costs a page fault for every 4 KiB, which a large call would pay each time. What is kept is in
+// large pages where Linux grants them: reading 64 MiB of packed weights at every step through small
+// ones is slower. Memory that is written once is slower in large pages.
 //
 // Every thread that calls has a pool of its own, so that there is no lock that a fork could find
 // taken. A pool keeps at most kMaxPoolBytes in at most kMaxPoolBlocks blocks, whatever shapes it
