@@ -9,6 +9,19 @@
 
 namespace fusedrnn {
 
+namespace {
+
+// Whether a call of so many steps begins where this thread's last one ended: of a streamed layer
+// the weights there are still in cache. No result depends on it.
+bool begin_descending(int64_t steps) {
+  thread_local bool descending = false;
+  const bool begins = descending;
+  descending = begins != ((steps & 1) != 0);
+  return begins;
+}
+
+}  // namespace
+
 ForwardPass::ForwardPass(const LayerForwardArgs& args, const Plan& plan, const KernelTable& table,
                          Runtime& runtime)
     : args_(args), layer_(args.shape, plan, table, runtime) {}
@@ -101,6 +114,7 @@ void ForwardPass::prepare() {
 
   if (layer_.is_persistent()) {
     if (is_direct()) {
+      sweep_.descending = begin_descending(shape.seq_len);
       layer_.weight_bytes = gate_size * (shape.input_size + output_size) *
                             weight_bytes(shape.dtype, args_.weights.format);
     } else {

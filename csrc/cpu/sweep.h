@@ -108,7 +108,8 @@ struct ForwardSweep {
   const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;
-  bool alternate;  // take the panels in descending order every other step
+  bool alternate;   // take the panels in descending order every other step
+  bool descending;  // weights in place: of the steps 0, 2, ... instead of 1, 3, ...
 };
 
 struct BackwardSweep {
