@@ -63,6 +63,20 @@ def test_runs_give_the_same_bits(
         _assert_same_bits(run(module, input, hx), expected)
 
 
+@pytest.mark.parametrize("steps", (1, 2, 3))
+@pytest.mark.parametrize("cell", CELLS)
+def test_calls_that_begin_at_either_end_of_the_weights_give_the_same_bits(
+    cell: str, steps: int
+) -> None:
+    """As calls in turn do with weights that are read in place and exceed a cache."""
+    module = layers(fusedrnn, cell, 5, 1700)
+    input = torch.randn(steps, 1, 5)
+    with torch.no_grad():
+        expected, _ = module(input)
+        for _ in range(3):
+            assert torch.equal(module(input)[0], expected)
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_packed_runs_give_the_same_bits(
     cell: str, deterministic_algorithms: None, device: str
