@@ -116,13 +116,6 @@ void TorchRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64
   }
 }
 
-TorchRuntime::~TorchRuntime() {
-  for (ScratchBlock& block : blocks_) give_back_scratch(std::move(block));
-}
-
-void* TorchRuntime::scratch(size_t bytes) {
-  blocks_.push_back(take_scratch(bytes));
-  return blocks_.back().data.get();
-}
+void* TorchRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }
 
 }  // namespace fusedrnn

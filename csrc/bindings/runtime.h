@@ -1,8 +1,6 @@
 // torch's threads, matrix products and memory as the CPU library's Runtime.
 #pragma once
 
-#include <vector>
-
 #include "bindings/scratch.h"
 #include "cpu/runtime.h"
 
@@ -36,11 +34,6 @@ class ThreadsGuard {
 
 class TorchRuntime final : public Runtime {
  public:
-  TorchRuntime() = default;
-  ~TorchRuntime() override;
-  TorchRuntime(const TorchRuntime&) = delete;
-  TorchRuntime& operator=(const TorchRuntime&) = delete;
-
   void parallel(int max_threads, ParallelBody body) override;
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
             const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
@@ -48,7 +41,7 @@ class TorchRuntime final : public Runtime {
   void* scratch(size_t bytes) override;
 
  private:
-  std::vector<ScratchBlock> blocks_;
+  Scratch scratch_;
 };
 
 }  // namespace fusedrnn

@@ -4,32 +4,41 @@
 // ones is slower. Memory that is written once is slower in large pages.
 //
 // Every thread that calls has a pool of its own, so that there is no lock that a fork could find
-// taken. A pool keeps at most kMaxPoolBytes in at most kMaxPoolBlocks blocks, whatever shapes it
-// has seen: what was given back last stays, what was given back first goes. It ends with its
-// thread.
+// taken: kPoolBytes of addresses, of which only what a call has used is memory. Each call takes its
+// pieces from the start on, so that all of them, forward and backward, use the same memory, and
+// what is kept is what the largest used. A piece that has no room there lives as long as its call.
+// A pool ends with its thread.
 #pragma once
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 namespace fusedrnn {
 
-constexpr size_t kMaxPoolBytes = size_t{64} << 20;
-constexpr int kMaxPoolBlocks = 32;
+// Holds the packed weight_hh of an LSTM of 2048 units, 64 MiB, and what few rows need beside it.
+constexpr size_t kPoolBytes = size_t{80} << 20;
 
 struct FreeScratch {
   void operator()(void* data) const;
 };
-struct ScratchBlock {
-  std::unique_ptr<void, FreeScratch> data;
-  size_t bytes = 0;
+using ScratchBlock = std::unique_ptr<void, FreeScratch>;
+
+// The scratch memory of one call, on the thread that made this. The last one made ends first.
+class Scratch {
+ public:
+  Scratch();
+  ~Scratch();
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+
+  // Uninitialised, aligned to 64 bytes, valid as long as this. Raises torch's error where there is
+  // no memory.
+  void* take(size_t bytes);
+
+ private:
+  size_t first_;  // byte of the pool
+  std::vector<ScratchBlock> outside_pool_;
 };
-
-// A block of at least `bytes`, uninitialised, aligned to 64 bytes: from this thread's pool if that
-// has one of fitting size, else new. Raises torch's error where there is no memory.
-ScratchBlock take_scratch(size_t bytes);
-
-// Keeps a block in this thread's pool.
-void give_back_scratch(ScratchBlock block);
 
 }  // namespace fusedrnn

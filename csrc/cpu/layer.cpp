@@ -11,11 +11,12 @@ namespace fusedrnn {
 
 namespace {
 
-SweepSteps make_steps(const LayerShape& shape, Workspace& workspace) {
+SweepSteps make_steps(const LayerShape& shape, Runtime& runtime) {
   SweepSteps steps{
       {nullptr, shape.seq_len, shape.batch_size, shape.direction}, shape.order, shape.padded_rows};
   if (shape.batch_sizes != nullptr) {
-    auto* offsets = static_cast<int64_t*>(workspace.take((shape.seq_len + 1) * sizeof(int64_t)));
+    auto* offsets = static_cast<int64_t*>(
+        runtime.scratch(static_cast<size_t>(shape.seq_len + 1) * sizeof(int64_t)));
     offsets[0] = 0;
     for (int64_t t = 0; t < shape.seq_len; ++t) offsets[t + 1] = offsets[t] + shape.batch_sizes[t];
     steps.offsets = offsets;
@@ -24,11 +25,11 @@ SweepSteps make_steps(const LayerShape& shape, Workspace& workspace) {
 }
 
 // Aligned to a pair of cache lines.
-TeamSlot* take_team(int num_threads, Workspace& workspace) {
+TeamSlot* take_team(int num_threads, Runtime& runtime) {
   constexpr uintptr_t kAlign = 128;
   static_assert(sizeof(TeamSlot) % kAlign == 0, "slots share no pair of lines");
   const auto piece = reinterpret_cast<uintptr_t>(
-      workspace.take(num_threads * static_cast<int64_t>(sizeof(TeamSlot)) + kAlign));
+      runtime.scratch(static_cast<size_t>(num_threads) * sizeof(TeamSlot) + kAlign));
   return reinterpret_cast<TeamSlot*>((piece + kAlign - 1) / kAlign * kAlign);
 }
 
@@ -51,8 +52,7 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
       rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
       kernels(rows.cells[static_cast<int>(layer_shape.cell)]),
       runtime(layer_runtime),
-      workspace(layer_runtime),
-      steps(make_steps(layer_shape, workspace)),
+      steps(make_steps(layer_shape, layer_runtime)),
       accum_dtype(layer_shape.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),
       is_accum(layer_shape.dtype == accum_dtype),
       num_threads(std::max(plan.num_threads, 1)),
@@ -64,8 +64,14 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
       panel_element(shape.batch_size <= rows.storage_panel_rows ? PanelElement::kStorage
                                                                 : PanelElement::kAccum) {
   if (!is_persistent()) return;
-  team = take_team(num_threads, workspace);
+  team = take_team(num_threads, runtime);
   slice_limit_bytes = query_cpu(table.isa, num_threads, true).l2_bytes * 9 / 10;
+}
+
+void* Layer::take_zeros(int64_t elements) {
+  void* piece = take(elements);
+  std::memset(piece, 0, static_cast<size_t>(elements * accum_bytes(shape.dtype)));
+  return piece;
 }
 
 const void* Layer::pack(SweepProduct product, const void* weight) {
@@ -74,7 +80,7 @@ const void* Layer::pack(SweepProduct product, const void* weight) {
   const int64_t element_bytes =
       panel_element == PanelElement::kStorage ? dtype_bytes(shape.dtype) : accum_bytes(shape.dtype);
   const int64_t bytes = count.panels * count.panel_elements * element_bytes;
-  void* packed = workspace.take(bytes);
+  void* packed = take_bytes(bytes);
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
     kernels.pack_panels(product, shape, panel_element, weight, begin, end, packed);
   });
@@ -149,30 +155,38 @@ void Layer::gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int
   runtime.gemm(accum_dtype, trans_a, trans_b, m, n, k, a, lda, b, ldb, beta, c, ldc);
 }
 
+void* Layer::take_panels(int64_t n, int64_t k) {
+  const PanelCount count = rows.count_matmul_panels(n, k);
+  return take(count.panels * count.panel_elements);
+}
+
 Operand Layer::take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb) {
-  Operand operand{trans_b, n, k, nullptr, 0, nullptr};
-  // A weight that fewer rows are multiplied by is not worth packing.
-  constexpr int64_t kMinRowsOfWeight = 512;
-  if (has_matmul && (b == nullptr || chunk_max_rows >= kMinRowsOfWeight)) {
-    const PanelCount count = rows.count_matmul_panels(n, k);
-    operand.packed = take(count.panels * count.panel_elements);
-    if (matmul_scratch == nullptr) {
-      matmul_scratch = take(num_threads * rows.matmul_scratch_elements);
-    }
-  }
-  if (b != nullptr) replace_operand(b, ldb, k, &operand);
+  // Fewer rows are not worth packing for.
+  constexpr int64_t kMinRows = 512;
+  Operand operand{trans_b, n, k, b, ldb, nullptr};
+  if (!has_matmul || chunk_max_rows < kMinRows) return operand;
+  operand.packed = take_panels(n, k);
+  set_operand(n, k, b, ldb, &operand);
   return operand;
 }
 
-void Layer::replace_operand(const void* b, int64_t ldb, int64_t k, Operand* operand) const {
+Operand Layer::take_rows_operand(int64_t max_cols) {
+  Operand operand{Transpose::kNo, max_cols, 0, nullptr, max_cols, nullptr};
+  if (!has_matmul) return operand;
+  operand.packed = take_panels(max_cols, chunk_max_rows);
+  matmul_scratch = take(num_threads * rows.matmul_scratch_elements);
+  return operand;
+}
+
+void Layer::set_operand(int64_t n, int64_t k, const void* b, int64_t ldb, Operand* operand) const {
+  operand->n = n;
   operand->k = k;
   operand->b = b;
   operand->ldb = ldb;
-  if (operand->packed == nullptr) return;
-  const PanelCount count = rows.count_matmul_panels(operand->n, operand->k);
+  if (operand->packed == nullptr || k == 0) return;
+  const PanelCount count = rows.count_matmul_panels(n, k);
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
-    rows.pack_matmul_panels(operand->trans, operand->n, operand->k, b, ldb, begin, end,
-                            operand->packed);
+    rows.pack_matmul_panels(operand->trans, n, k, b, ldb, begin, end, operand->packed);
   });
 }
 

@@ -6,9 +6,9 @@
 #include "cells/registry.h"
 #include "common/args.h"
 #include "cpu/kernel_table.h"
+#include "cpu/parallel.h"
 #include "cpu/runtime.h"
 #include "cpu/sweep.h"
-#include "cpu/workspace.h"
 #include "plan/arithmetic.h"
 #include "plan/plan.h"
 
@@ -48,10 +48,10 @@ class Layer {
     return static_cast<const char*>(base) + offset * accum_bytes(shape.dtype);
   }
 
-  void* take(int64_t elements) { return workspace.take(elements * accum_bytes(shape.dtype)); }
-  void* take_zeros(int64_t elements) {
-    return workspace.take_zeros(elements * accum_bytes(shape.dtype));
-  }
+  // Scratch memory for elements of A, and for any bytes; as long as the runtime.
+  void* take(int64_t elements) { return take_bytes(elements * accum_bytes(shape.dtype)); }
+  void* take_zeros(int64_t elements);
+  void* take_bytes(int64_t bytes) { return runtime.scratch(static_cast<size_t>(bytes)); }
 
   // src of type S as A: src itself where they are the same, else a converted copy in
   // `copy`, or in new scratch if that is null. Contiguous; null stays null.
@@ -73,12 +73,13 @@ class Layer {
   void gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k, const void* a,
             int64_t lda, const void* b, int64_t ldb, double beta, void* c, int64_t ldc) const;
 
-  // op(b) [k, n] for matmul: packed into new scratch, or as it is for the runtime's products. A
-  // given b is a weight, for the rows of a chunk; with a null b, replace_operand gives one before
-  // its use.
+  // op(b) [k, n] of a weight for matmul with the rows of a chunk: packed into new scratch, or as it
+  // is for the runtime's products.
   Operand take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb);
-  // Another b for an operand, with no larger a k, into the same scratch.
-  void replace_operand(const void* b, int64_t ldb, int64_t k, Operand* operand) const;
+  // An operand for matmul of a transposed a. Before each use set_operand gives it a b with a row
+  // for each row of a chunk, or of fewer, and at most so many columns.
+  Operand take_rows_operand(int64_t max_cols);
+  void set_operand(int64_t n, int64_t k, const void* b, int64_t ldb, Operand* operand) const;
   // c = op(a) * operand, or c += op(a) * operand if `accumulate`.
   void matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, const Operand& operand,
               bool accumulate, void* c, int64_t ldc) const;
@@ -91,6 +92,8 @@ class Layer {
 
   bool is_persistent() const { return plan.schedule == Schedule::kPersistent; }
 
+  // Scratch memory for the panels of an operand.
+  void* take_panels(int64_t n, int64_t k);
   // The packed weight of a product; null for a null weight.
   const void* pack(SweepProduct product, const void* weight);
 
@@ -141,7 +144,6 @@ class Layer {
   const DTypeKernels& rows;
   const CellKernels& kernels;
   Runtime& runtime;
-  Workspace workspace;
   SweepSteps steps;
   DType accum_dtype;
   bool is_accum;  // S is A
@@ -152,7 +154,7 @@ class Layer {
   int64_t chunk_steps;
   int64_t chunk_max_rows;
   PanelElement panel_element;      // of packed weights
-  void* matmul_scratch = nullptr;  // A, a piece for each thread
+  void* matmul_scratch = nullptr;  // A, of a transposed a, a piece for each thread
   TeamSlot* team = nullptr;        // persistent: [num_threads]
   int64_t weight_bytes = 0;        // of the weights that a persistent sweep reads in every step
   int64_t slice_limit_bytes = 0;   // what stays in a core's cache from one step to the next

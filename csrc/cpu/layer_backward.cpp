@@ -78,23 +78,11 @@ class Backward {
       weight_ih_ = layer_.take_operand(
           Transpose::kNo, shape.input_size, gate_size,
           layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
-      if (!layer_.rows_are_accum()) grad_input_ = layer_.take(max_rows * shape.input_size);
-    }
-    if (grad_weight_ih_ != nullptr) {
-      if (!layer_.rows_are_accum()) input_copy_ = layer_.take(max_rows * shape.input_size);
-      input_ = take_rows_operand(shape.input_size);
-    }
-    if (grad_weight_hh_ != nullptr) {
-      h_before_copy_ = layer_.take(max_rows * output_size);
-      h_before_ = take_rows_operand(output_size);
-    }
-    if (grad_weight_hr_ != nullptr) {
-      h_raw_copy_ = layer_.take(max_rows * hidden_size);
-      h_raw_ = take_rows_operand(hidden_size);
     }
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
     if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
     sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
+    take_rows();
   }
 
   // What forward would have saved of the chunk, and the c that its first step started from.
@@ -108,8 +96,7 @@ class Backward {
     const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
     if (recomputed_ == nullptr) {
       const int64_t max_rows = std::min((part_steps + 1) * shape.batch_size, shape.total_rows);
-      recomputed_ =
-          layer_.workspace.take(max_rows * width * hidden_size * dtype_bytes(shape.dtype));
+      recomputed_ = layer_.take_bytes(max_rows * width * hidden_size * dtype_bytes(shape.dtype));
     }
     const int64_t end = std::min(begin + part_steps, shape.seq_len);
     const RowRange rows = layer_.chunk_rows(std::max<int64_t>(begin - 1, 0), end);
@@ -127,9 +114,26 @@ class Backward {
                            width * hidden_size, steps.rows(begin - 1), hidden_size, false);
   }
 
-  // A right operand with a row for each row of a chunk.
-  Operand take_rows_operand(int64_t cols) {
-    return layer_.take_operand(Transpose::kNo, cols, layer_.chunk_max_rows, nullptr, cols);
+  // Each as wide as the widest that it will hold.
+  void take_rows() {
+    const int64_t input_size = args_.shape.input_size, output_size = layer_.output_size;
+    const int64_t hidden_size = layer_.hidden_size;
+    const auto cols_if = [](bool wanted, int64_t cols) { return wanted ? cols : 0; };
+    const bool wants_ih = grad_weight_ih_ != nullptr, wants_hh = grad_weight_hh_ != nullptr;
+    const int64_t hr_cols = cols_if(grad_weight_hr_ != nullptr, hidden_size);
+    const bool copies_input = !layer_.rows_are_accum() && (wants_ih || args_.grad_input != nullptr);
+    const int64_t copy_cols = std::max({cols_if(copies_input, input_size),
+                                        cols_if(wants_hh && !h_is_output(), output_size), hr_cols});
+    if (copy_cols > 0) copy_ = layer_.take(layer_.chunk_max_rows * copy_cols);
+    const int64_t cols =
+        std::max({cols_if(wants_ih, input_size), cols_if(wants_hh, output_size), hr_cols});
+    if (cols > 0) operand_ = layer_.take_rows_operand(cols);
+  }
+
+  // Whether the h that a step after the first starts from are rows of the output, as A.
+  bool h_is_output() const {
+    return layer_.rows_are_accum() && layer_.steps.offsets == nullptr &&
+           args_.shape.reset == nullptr;
   }
 
   void prepare_recurrent_weights() {
@@ -186,26 +190,24 @@ class Backward {
 
   void multiply_chunk() {
     const int64_t input_size = args_.shape.input_size, hidden_size = layer_.hidden_size;
-    const int64_t count = chunk_.count;
     if (args_.grad_input != nullptr) multiply_grad_input();
     if (grad_weight_ih_ != nullptr) {
       const void* input =
-          layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, input_copy_);
-      add_grad_weight(sweep_.dgx, layer_.gate_size, input, &input_, grad_weight_ih_);
+          layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, copy_);
+      add_grad_weight(sweep_.dgx, layer_.gate_size, chunk_, input, input_size, input_size,
+                      has_sums_, grad_weight_ih_);
     }
-    if (grad_weight_hh_ != nullptr) {
-      gather_h_before();
-      add_grad_weight(sweep_.dgr, layer_.gate_size, h_before_copy_, &h_before_, grad_weight_hh_);
-    }
+    if (grad_weight_hh_ != nullptr) add_grad_weight_hh();
     if (grad_weight_hr_ != nullptr) {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
-      layer_.parallel(count, hidden_size, [&](int64_t begin, int64_t end) {
+      layer_.parallel(chunk_.count, hidden_size, [&](int64_t begin, int64_t end) {
         layer_.rows.lstm_output(
             layer_.storage(sweep_.saved,
                            (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
-            layer_.accum(h_raw_copy_, begin * hidden_size), end - begin, hidden_size);
+            layer_.accum(copy_, begin * hidden_size), end - begin, hidden_size);
       });
-      add_grad_weight(sweep_.dh, layer_.output_size, h_raw_copy_, &h_raw_, grad_weight_hr_);
+      add_grad_weight(sweep_.dh, layer_.output_size, chunk_, copy_, hidden_size, hidden_size,
+                      has_sums_, grad_weight_hr_);
     }
     if (sums_x_ != nullptr) {
       sum_columns(sweep_.dgx, sums_x_);
@@ -220,19 +222,45 @@ class Backward {
     layer_.store_steps(grads, sweep_.begin, sweep_.end, layer_.gate_size, false, dst);
   }
 
-  // grad_weight [grad_cols, cols] += grads^T * values over the rows of the chunk.
-  void add_grad_weight(const void* grads, int64_t grad_cols, const void* values, Operand* operand,
+  // grad_weight [grad_cols, cols] = or += grads^T * values over the given rows of the chunk, with
+  // which values begins.
+  void add_grad_weight(const void* grads, int64_t grad_cols, RowRange rows, const void* values,
+                       int64_t values_row_stride, int64_t cols, bool accumulate,
                        void* grad_weight) {
-    layer_.replace_operand(values, operand->n, chunk_.count, operand);
-    layer_.matmul(Transpose::kYes, grad_cols, grads, grad_cols, *operand, has_sums_, grad_weight,
-                  operand->n);
+    grads = layer_.accum(grads, (rows.first - chunk_.first) * grad_cols);
+    layer_.set_operand(cols, rows.count, values, values_row_stride, &operand_);
+    layer_.matmul(Transpose::kYes, grad_cols, grads, grad_cols, operand_, accumulate, grad_weight,
+                  cols);
+  }
+
+  void add_grad_weight_hh() {
+    const int64_t cols = layer_.output_size;
+    const auto add = [&](RowRange rows, const void* h_before, int64_t row_stride, bool accumulate) {
+      add_grad_weight(sweep_.dgr, layer_.gate_size, rows, h_before, row_stride, cols, accumulate,
+                      grad_weight_hh_);
+    };
+    if (!h_is_output()) {
+      gather_h_before();
+      add(chunk_, copy_, cols, has_sums_);
+      return;
+    }
+    const int64_t begin = std::max<int64_t>(sweep_.begin, 1), end = sweep_.end;
+    if (begin < end) {
+      const int64_t first = layer_.chunk_rows(begin - 1, end - 1).first;
+      add(layer_.chunk_rows(begin, end),
+          layer_.accum(args_.output, first * args_.output_row_stride), args_.output_row_stride,
+          has_sums_);
+    } else if (!has_sums_) {
+      add({chunk_.first, 0}, nullptr, cols, false);  // zeros
+    }
+    if (sweep_.begin == 0 && args_.h_0 != nullptr)
+      add(layer_.chunk_rows(0, 1), args_.h_0, cols, true);
   }
 
   void multiply_grad_input() {
     const int64_t input_size = args_.shape.input_size;
     const bool in_place = layer_.rows_are_accum();
-    void* product =
-        in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : grad_input_;
+    void* product = in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : copy_;
     layer_.matmul(Transpose::kNo, chunk_.count, sweep_.dgx, layer_.gate_size, weight_ih_,
                   in_place && args_.accumulate_grad_input, product, input_size);
     if (in_place) return;
@@ -240,7 +268,7 @@ class Backward {
                        args_.grad_input);
   }
 
-  // h_before_copy_ = the h that each row of the chunk started from.
+  // copy_ = the h that each row of the chunk started from.
   void gather_h_before() {
     const SweepSteps& steps = layer_.steps;
     const int64_t cols = layer_.output_size;
@@ -249,7 +277,7 @@ class Backward {
       for (int64_t s = sweep_.begin + begin; s < sweep_.begin + end; ++s) {
         const int64_t rows = steps.rows(s);
         const int64_t old_rows = std::min(rows, steps.rows(s - 1));
-        void* to = layer_.accum(h_before_copy_, (steps.row(s) - chunk_.first) * cols);
+        void* to = layer_.accum(copy_, (steps.row(s) - chunk_.first) * cols);
         for (int64_t row = 0; row < old_rows; ++row) {
           const int64_t place = steps.place(s - 1, row) * args_.output_row_stride;
           layer_.rows.load_rows(layer_.storage(args_.output, place), args_.output_row_stride,
@@ -329,13 +357,11 @@ class Backward {
   void* grad_weight_ih_ = nullptr;  // gradients as A
   void* grad_weight_hh_ = nullptr;
   void* grad_weight_hr_ = nullptr;
-  void* grad_input_ = nullptr;  // A [rows of the chunk, I]
-  Operand input_{}, h_before_{}, h_raw_{};
-  void* input_copy_ = nullptr;     // A [rows of the chunk, I]
-  void* h_before_copy_ = nullptr;  // A [rows of the chunk, P]
-  void* h_raw_copy_ = nullptr;     // A [rows of the chunk, H], h before the projection
-  void* sums_x_ = nullptr;         // A [G * H], gradient of bias_ih
-  void* sums_r_ = nullptr;         // A [G * H], gradient of bias_hh
+  // Of one matrix with the rows of the chunk after the other:
+  Operand operand_{};       // right operand of the gradient of a weight
+  void* copy_ = nullptr;    // A, what that is packed from, or the gradient of the input
+  void* sums_x_ = nullptr;  // A [G * H], gradient of bias_ih
+  void* sums_r_ = nullptr;  // A [G * H], gradient of bias_hh
 };
 
 // Gradients of an empty batch.

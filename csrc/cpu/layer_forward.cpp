@@ -53,7 +53,7 @@ void ForwardPass::rerun(const Rerun& part) {
   sweep_.saved_first_row = part.saved_first_row;
   if (sweep_.args == nullptr) {
     const int64_t rows = std::min(layer_.recompute_steps() * shape.batch_size, shape.total_rows);
-    sweep_.output = layer_.workspace.take(rows * layer_.output_size * dtype_bytes(shape.dtype));
+    sweep_.output = layer_.take_bytes(rows * layer_.output_size * dtype_bytes(shape.dtype));
     sweep_.output_row_stride = layer_.output_size;
     sweep_.output_is_scratch = true;
     prepare();

@@ -1,43 +1,11 @@
-// Scratch memory and threads of one call of a layer.
+// A loop over a range on several threads.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "cpu/runtime.h"
 
 namespace fusedrnn {
-
-// Hands out pieces of few blocks of the runtime's scratch memory.
-class Workspace {
- public:
-  explicit Workspace(Runtime& runtime) : runtime_(runtime) {}
-
-  // Uninitialised, aligned to 64 bytes, valid as long as the runtime.
-  void* take(int64_t bytes) {
-    constexpr int64_t kAlign = 64, kBlockBytes = 32 * 1024;
-    bytes = (bytes + kAlign - 1) / kAlign * kAlign;
-    if (bytes > left_) {
-      left_ = bytes > kBlockBytes ? bytes : kBlockBytes;
-      next_ = static_cast<char*>(runtime_.scratch(static_cast<size_t>(left_)));
-    }
-    void* piece = next_;
-    next_ += bytes;
-    left_ -= bytes;
-    return piece;
-  }
-  void* take_zeros(int64_t bytes) {
-    void* piece = take(bytes);
-    std::memset(piece, 0, static_cast<size_t>(bytes));
-    return piece;
-  }
-
- private:
-  Runtime& runtime_;
-  char* next_ = nullptr;
-  int64_t left_ = 0;
-};
 
 // Calls body(thread_idx, begin, end) on contiguous parts of [0, count), on several threads if
 // `count` items of `item_work` elements each are worth it.
