@@ -142,6 +142,7 @@ def peak_bytes(case: Case, provider: str) -> int | None:
 @pytest.mark.parametrize(
     ("cell", "shape"),
     [
+        ("GRU", Shape(4, 50, 1024, 1024)),
         ("GRU", Shape(64, 35, 650, 650)),
         ("RNN", Shape(16, 100, 256, 256)),
         ("RNN", Shape(64, 50, 256, 256)),

@@ -96,7 +96,8 @@ struct LayerBackwardArgs {
   const void* grad_h_n;  // S [batch_size, output_size], contiguous, or null: zeros
   const void* grad_c_n;  // S [batch_size, hidden_size], contiguous, or null: zeros
   const void* grad_c;    // S [total_rows, hidden_size], contiguous, or null: zeros
-  // Results, contiguous, overwritten; null when not wanted.
+  // Results, contiguous, overwritten, from the start on for scratch, so they overlap nothing else;
+  // null when not wanted.
   void* grad_input;            // S [total_rows, input_size]
   bool accumulate_grad_input;  // add to grad_input: the second direction of a layer
   void* grad_h_0;              // S [batch_size, output_size]

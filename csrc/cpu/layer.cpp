@@ -74,13 +74,14 @@ void* Layer::take_zeros(int64_t elements) {
   return piece;
 }
 
-const void* Layer::pack(SweepProduct product, const void* weight) {
+const void* Layer::pack(SweepProduct product, const void* weight, void* place,
+                        int64_t place_bytes) {
   if (weight == nullptr) return nullptr;
   const PanelCount count = kernels.count_panels(product, shape);
   const int64_t element_bytes =
       panel_element == PanelElement::kStorage ? dtype_bytes(shape.dtype) : accum_bytes(shape.dtype);
   const int64_t bytes = count.panels * count.panel_elements * element_bytes;
-  void* packed = take_bytes(bytes);
+  void* packed = place != nullptr && bytes <= place_bytes ? place : take_bytes(bytes);
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
     kernels.pack_panels(product, shape, panel_element, weight, begin, end, packed);
   });

@@ -94,8 +94,10 @@ class Layer {
 
   // Scratch memory for the panels of an operand.
   void* take_panels(int64_t n, int64_t k);
-  // The packed weight of a product; null for a null weight.
-  const void* pack(SweepProduct product, const void* weight);
+  // The packed weight of a product, in `place` if it has room there, else in new scratch; null for
+  // a null weight.
+  const void* pack(SweepProduct product, const void* weight, void* place = nullptr,
+                   int64_t place_bytes = 0);
 
   // How the threads share the steps [begin, end): by rows only if there are enough of them.
   Split split_of(int64_t begin, int64_t end) const {

@@ -69,11 +69,11 @@ class Backward {
       sweep_.dc = layer_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
     if (shape.proj_size > 0) sweep_.dh = layer_.take(max_rows * output_size);
-    prepare_recurrent_weights();
 
     grad_weight_ih_ = accumulator(args_.grad_weight_ih, gate_size * shape.input_size);
     grad_weight_hh_ = accumulator(args_.grad_weight_hh, gate_size * output_size);
     grad_weight_hr_ = accumulator(args_.grad_weight_hr, output_size * hidden_size);
+    prepare_recurrent_weights();
     if (args_.grad_input != nullptr) {
       weight_ih_ = layer_.take_operand(
           Transpose::kNo, shape.input_size, gate_size,
@@ -139,7 +139,11 @@ class Backward {
   void prepare_recurrent_weights() {
     const LayerWeights& weights = args_.weights;
     if (layer_.is_persistent()) {
-      sweep_.packed_hh = layer_.pack(SweepProduct::kGradHidden, weights.weight_hh);
+      // Where one chunk is all, its gradient is written after the last read of the packed weight.
+      void* place = layer_.chunk_steps == args_.shape.seq_len ? grad_weight_hh_ : nullptr;
+      const int64_t place_elements = layer_.gate_size * layer_.output_size;
+      sweep_.packed_hh = layer_.pack(SweepProduct::kGradHidden, weights.weight_hh, place,
+                                     place_elements * accum_bytes(args_.shape.dtype));
       sweep_.packed_hr = layer_.pack(SweepProduct::kGradProjected, weights.weight_hr);
       return;
     }

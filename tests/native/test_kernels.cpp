@@ -471,6 +471,29 @@ TEST(layer_matches_plain_loops_for_lengths_and_chunks) {
   });
 }
 
+// The gradient of weight_hh has room for the packed weight.
+TEST(layer_matches_plain_loops_where_units_fill_the_panels) {
+  for_each_cell_and_way([&](Case k) {
+    if (k.weights == Weights::kInPlace) return;
+    k.hidden_size = 32;
+    if (k.proj_size > 0) k.proj_size = 32;
+    k.seq_len = 3;
+    for (DType dtype : kAllDTypes) {
+      for (int64_t chunk_steps : {2, 3}) {
+        for (int bits = 0; bits < 8; ++bits) {
+          k.dtype = dtype;
+          k.chunk_steps = chunk_steps;
+          k.packed = bits & 1;
+          k.reset = bits & 2;
+          k.recompute = bits & 4 ? 1 : 0;
+          k.batch_size = k.packed ? 7 : 3;
+          CHECK(run_case(k));
+        }
+      }
+    }
+  });
+}
+
 TEST(layer_matches_plain_loops_with_resets_and_the_results_of_every_step) {
   for_each_cell_and_way([&](Case k) {
     for (DType dtype : kAllDTypes) {
