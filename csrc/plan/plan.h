@@ -47,7 +47,7 @@ struct Plan {
   int num_threads;          // of a direction, at most CpuInfo::num_threads
   int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
   Weights weights;          // persistent only
-  bool multiplies_input;    // persistent: the sweep projects the input; packed, without kSplit only
+  bool multiplies_input;    // persistent: the sweep projects the input
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of all directions under the chosen schedule
   int rejection_count;

@@ -342,7 +342,7 @@ void for_each_cell_and_way(const Body& body) {
         body(k);
         if (k.schedule != Schedule::kPersistent) continue;
         k.multiplies_input = true;
-        if (!cell_info(cell).split) body(k);
+        body(k);
         k.weights = Weights::kInPlace;
         body(k);
       }

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <string>
 
+#include "cells/registry.h"
 #include "check.h"
 #include "plan/plan.h"
 
@@ -349,10 +350,14 @@ TEST(a_chunk_is_large_for_the_product_and_small_for_the_cache) {
 TEST(the_sweep_multiplies_the_input_when_rows_outweigh_two_weights) {
   for_each_case([](const Problem& problem, const CpuInfo& cpu) {
     const Plan plan = plan_of(problem, cpu);
-    const bool can = plan.schedule == Schedule::kPersistent && problem.cell != CellKind::kGru &&
-                     cpu.isa != Isa::kGeneric;
-    CHECK(plan.multiplies_input ==
-          (plan.weights == Weights::kInPlace || (can && problem.batch_size >= 16)));
+    const CellInfo& cell = cell_info(problem.cell);
+    const int64_t output_size = problem.proj_size > 0 ? problem.proj_size : problem.hidden_size;
+    const int64_t weights = cell.gates * problem.hidden_size * (problem.input_size + output_size);
+    const bool are_large = weights * accum_bytes(problem.dtype) > 2 * cpu.l2_bytes;
+    const bool can = plan.schedule == Schedule::kPersistent && cpu.isa != Isa::kGeneric &&
+                     !(cell.split && problem.training);
+    CHECK(plan.multiplies_input == (plan.weights == Weights::kInPlace ||
+                                    (can && problem.batch_size >= (are_large ? 64 : 16))));
     char text[2048];
     print_plan(problem, cpu, plan, text, sizeof(text));
     CHECK((std::strstr(text, "projection: in the sweep") != nullptr) == plan.multiplies_input);
@@ -370,7 +375,7 @@ TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
        {"lstm float32: seq_len 100, batch_size 32, input_size 512, hidden_size 512, proj_size 96, "
         "2 directions, inference\n",
         "persistent: modelled ", ", 32 threads split by ", "weights: packed once a call\n",
-        "directions: one after the other\n", "input projection: in the sweep\n",
+        "directions: one after the other\n", "input projection: 20 steps at once\n",
         "not per_step: modelled "}) {
     CHECK_THAT(text.find(part) != std::string::npos, "'%s' is not in\n%s", part, text.c_str());
   }

@@ -223,9 +223,9 @@ struct Direct {
         multiply_direct_panel<V, kGates, kApart, 2>(
             rows, {input, recurrent}, unit, hidden_size, [&](int64_t row, const V* sums) {
               if constexpr (kApart) {
-                step.cell(row, unit, lanes, sums, sums + kGates, 1);
+                step.cell(row, unit, lanes, {sums, 1, 0}, {sums + kGates, 1, 0});
               } else {
-                step.cell(row, unit, lanes, sums, 1);
+                step.cell(row, unit, lanes, {}, {sums, 1, 0});
               }
             });
       });

@@ -225,9 +225,14 @@ struct Factors {
   int64_t k_size;
 };
 
-// Calls finish(row, sums) with the sum of the products for each of the rows, sums [kCols]; and
-// prepare(row) some time before. next_panel will probably be the first panel of the next call.
-template <class V, int kCols, int kProducts, class S, class Prepare, class Finish>
+// Sums of all rows of a block.
+constexpr int block_sums(int cols) { return tile_rows(cols) * cols; }
+
+// Calls finish(row, count, sums) with the sums of the products for `count` rows from `row` on,
+// until it had all rows; and prepare(row) for each some time before. sums [count][kCols] are those
+// of all products or, with kApart, follow those of the product before after block_sums(kCols).
+// next_panel will probably be the first panel of the next call.
+template <class V, int kCols, bool kApart, int kProducts, class S, class Prepare, class Finish>
 FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
                                 const Factors<accum_t<S>> (&products)[kProducts],
                                 const void* next_panel, const Prepare& prepare,
@@ -239,7 +244,7 @@ FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
     const int64_t first = rows.count * block / blocks;
     const int64_t last = rows.count * (block + 1) / blocks;
     for (int64_t idx = first; idx < last; ++idx) prepare(rows.first + idx);
-    V sums[kRows * kCols];
+    V sums[(kApart ? kProducts : 1) * block_sums(kCols)];
     for (int i = 0; i < kProducts; ++i) {
       const Factors<A>& product = products[i];
       const bool is_last = i + 1 == kProducts;
@@ -252,7 +257,7 @@ FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
         const NextPanel<V, kCols, P> ahead{static_cast<const P*>(next), next_size};
         multiply_block<V, kCols, decltype(max_rows)::value>(
             static_cast<int>(last - first), left, panel, product.k_size, ahead.part(block * kTiles),
-            i > 0, sums);
+            !kApart && i > 0, sums + (kApart ? i : 0) * block_sums(kCols));
       };
       if constexpr (storage_panel_rows<S>() > 0) {
         static_assert(storage_panel_rows<S>() <= kRows, "one block has them");
@@ -264,9 +269,7 @@ FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
       }
       multiply(std::integral_constant<int, kRows>{}, static_cast<const A*>(product.panel));
     }
-    for (int64_t idx = first; idx < last; ++idx) {
-      finish(rows.first + idx, sums + (idx - first) * kCols);
-    }
+    finish(rows.first + first, last - first, sums);
   }
 }
 

@@ -32,7 +32,7 @@ struct PerStep {
         gates[gate] = load_lanes_or_zero<V>(
             offset_or_null(product, (row * kGates + gate) * units + unit), lanes);
       }
-      step.cell(row, unit, lanes, gates, 1);
+      step.cell(row, unit, lanes, {}, {gates, 1, 0});
     });
   }
 

@@ -17,6 +17,9 @@ struct Persistent {
   static constexpr int kGates = Cell<V>::kGates;
   static constexpr int kUnitVectors = 2;  // of a panel without gates
   static constexpr int kGateVectors = kGates > 1 ? 1 : kUnitVectors;
+  static constexpr int kCols = kGates * kGateVectors;
+  // Rows of the cell at once: so many that their values and the constants fit into the registers.
+  static constexpr int kGroupRows = Cell<V>::kStates > 1 ? 2 : kGates > 1 ? 3 : 4;
 
   static void forward_sweep(const ForwardSweep& sweep, int thread_idx, int num_threads) {
     const FlushSubnormals flush;
@@ -33,42 +36,47 @@ struct Persistent {
         const auto prepare = [&](int64_t row) {
           step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
         };
-        const auto finish = [&](int64_t row, const V* sums) {
-          for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
-            step.cell(row, unit, lanes, sums + v, kGateVectors);
-          });
-        };
         const int64_t next = next_panel(gates, panel, descending);
         const Factors<A> recurrent{step.h_prev, step.h_row_stride,
                                    panel_ptr(sweep.panel_element, sweep.packed_hh, gates, panel),
                                    gates.k_size};
-        if constexpr (!Cell<V>::kSplit) {
-          if (sweep.packed_ih != nullptr) {
-            const Factors<A> input{step.input, inputs.k_size,
-                                   panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, panel),
-                                   inputs.k_size};
-            multiply_panel<V, kGates * kGateVectors, 2, S>(
-                sweep.panel_element, rows, {input, recurrent},
-                panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, next), prepare, finish);
-            return;
-          }
+        if (sweep.packed_ih == nullptr) {
+          multiply_panel<V, kCols, false, 1, S>(
+              sweep.panel_element, rows, {recurrent},
+              panel_ptr(sweep.panel_element, sweep.packed_hh, gates, next), prepare,
+              [&](int64_t row, int64_t count, const V* sums) {
+                finish_cells(step, gates, panel, row, count, nullptr, sums);
+              });
+          return;
         }
-        multiply_panel<V, kGates * kGateVectors, 1, S>(
-            sweep.panel_element, rows, {recurrent},
-            panel_ptr(sweep.panel_element, sweep.packed_hh, gates, next), prepare, finish);
+        const Factors<A> input{step.input, inputs.k_size,
+                               panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, panel),
+                               inputs.k_size};
+        multiply_panel<V, kCols, Cell<V>::kSplit, 2, S>(
+            sweep.panel_element, rows, {input, recurrent},
+            panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, next), prepare,
+            [&](int64_t row, int64_t count, const V* sums) {
+              if constexpr (Cell<V>::kSplit) {
+                finish_cells(step, gates, panel, row, count, sums, sums + block_sums(kCols));
+              } else {
+                finish_cells(step, gates, panel, row, count, nullptr, sums);
+              }
+            });
       });
       if (step.h_raw == nullptr) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors, 1, S>(
+        multiply_panel<V, kUnitVectors, false, 1, S>(
             sweep.panel_element, rows,
             {{step.h_raw, shape.hidden_size,
               panel_ptr(sweep.panel_element, sweep.packed_hr, projected, panel), projected.k_size}},
             panel_ptr(sweep.panel_element, sweep.packed_hr, projected,
                       next_panel(projected, panel, descending)),
             [](int64_t) {},
-            [&](int64_t row, const V* sums) {
+            [&](int64_t row, int64_t count, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
-                step.hidden(row, unit, lanes, sums[v]);
+                for (int64_t i = 0; i < count; ++i) {
+                  step.hidden(row + i, unit, lanes, sums[i * kUnitVectors + v]);
+                }
               });
             });
       });
@@ -99,36 +107,40 @@ struct Persistent {
       OwnRows multiplied = team.own_rows(product_rows);
       if (multiplied.count > rows.count) multiplied.count = rows.count;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
-        const auto finish_row = [&](int64_t row, const V* sums) {
+        const auto finish = [&](int64_t row, int64_t count, const V* sums) {
           for_each_unit<kUnitVectors>(hidden, panel, [&](int v, int64_t unit, auto lanes) {
-            step.hidden(row, unit, lanes, sums[v]);
+            for (int64_t i = 0; i < count; ++i) {
+              step.hidden(row + i, unit, lanes, sums[i * kUnitVectors + v]);
+            }
           });
         };
-        multiply_panel<V, kUnitVectors, 1, S>(
+        multiply_panel<V, kUnitVectors, false, 1, S>(
             sweep.panel_element, multiplied,
             {{dgr_before, gate_size, panel_ptr(sweep.panel_element, sweep.packed_hh, hidden, panel),
               hidden.k_size}},
             panel_ptr(sweep.panel_element, sweep.packed_hh, hidden,
                       next_panel(hidden, panel, descending)),
             [&](int64_t row) { step.prefetch_hidden(row, panel * kUnitVectors * V::kLanes); },
-            finish_row);
+            finish);
         const V zeros[kUnitVectors] = {V(A(0)), V(A(0))};
         for (int64_t idx = multiplied.count; idx < rows.count; ++idx) {
-          finish_row(rows.first + idx, zeros);
+          finish(rows.first + idx, 1, zeros);
         }
       });
       if (step.dh == nullptr || step.rows == 0) continue;
       team.for_each_panel(projected.panel_count<V>(), descending, [&](int64_t panel) {
-        multiply_panel<V, kUnitVectors, 1, S>(
+        multiply_panel<V, kUnitVectors, false, 1, S>(
             sweep.panel_element, team.own_rows(step.rows),
             {{step.dh, step.output_size,
               panel_ptr(sweep.panel_element, sweep.packed_hr, projected, panel), projected.k_size}},
             panel_ptr(sweep.panel_element, sweep.packed_hr, projected,
                       next_panel(projected, panel, descending)),
             [&](int64_t row) { step.prefetch_cell(row, panel * kUnitVectors * V::kLanes); },
-            [&](int64_t row, const V* sums) {
+            [&](int64_t row, int64_t count, const V* sums) {
               for_each_unit<kUnitVectors>(projected, panel, [&](int v, int64_t unit, auto lanes) {
-                step.cell(row, unit, lanes, sums[v]);
+                for (int64_t i = 0; i < count; ++i) {
+                  step.cell(row + i, unit, lanes, sums[i * kUnitVectors + v]);
+                }
               });
             });
       });
@@ -136,6 +148,19 @@ struct Persistent {
   }
 
  private:
+  // The cell on `count` rows from `row` on, given the sums of the rows and a panel [count][kCols].
+  static void finish_cells(const ForwardStep<Cell, S>& step, const PanelLayout& gates,
+                           int64_t panel, int64_t row, int64_t count, const V* input_sums,
+                           const V* sums) {
+    for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
+      const Products<V> input{input_sums == nullptr ? nullptr : input_sums + v, kGateVectors,
+                              kCols};
+      const Products<V> recurrent{sums + v, kGateVectors, kCols};
+      constexpr bool is_full = std::is_same_v<decltype(lanes), AllLanes>;
+      step.template cells<is_full ? kGroupRows : 1>(row, count, unit, lanes, input, recurrent);
+    });
+  }
+
   FUSEDRNN_HD static const void* panel_ptr(PanelElement element, const void* packed,
                                            const PanelLayout& layout, int64_t panel) {
     const int64_t bytes = element == PanelElement::kStorage ? sizeof(S) : sizeof(A);

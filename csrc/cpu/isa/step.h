@@ -8,6 +8,7 @@
 #include "cells/registry.h"
 #include "common/macros.h"
 #include "cpu/sweep.h"
+#include "math/group.h"
 #include "math/pack.h"
 
 namespace fusedrnn {
@@ -81,6 +82,20 @@ FUSEDRNN_HD T* offset_or_null(T* base, int64_t offset) {
   return base != nullptr ? base + offset : nullptr;
 }
 
+// Products of rows and of the gates of a vector of units, in memory.
+template <class V>
+struct Products {
+  const V* first;  // of the first row, may be null
+  int gate_stride, row_stride;
+};
+
+// Those of a gate and kRows rows.
+template <int kRows, class V>
+FUSEDRNN_HD Group<V, kRows> group_rows(const Products<V>& products, int gate) {
+  return make_group<V, kRows>(
+      [&](int i) { return products.first[gate * products.gate_stride + i * products.row_stride]; });
+}
+
 template <template <class> class Cell, class S>
 struct ForwardStep {
   using A = accum_t<S>;
@@ -130,66 +145,85 @@ struct ForwardStep {
     }
   }
 
-  // The cell, given the recurrent side of its pre-activations without bias, and without gx the
-  // input side as well, of which those of successive gates are `stride` apart.
-  template <class Count>
-  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* product,
-                        int stride) const {
-    cell(row, unit, lanes, static_cast<const V*>(nullptr), product, stride);
-  }
-
-  // The same, given the input side apart, of successive gates; or null.
-  template <class Count>
-  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V* input_product,
-                        const V* product, int stride) const {
-    Values<V, C::kGates> x, r;
-    const A* gx_row = offset_or_null(gx, row * gx_row_stride + unit);
+  // The cell on kRows rows from `row` on at once, given the recurrent side of the pre-activations
+  // without bias, and without gx the input side as well, or else that one apart: `input` may be
+  // empty.
+  template <int kRows = 1, class Count>
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const Products<V>& input,
+                        const Products<V>& recurrent) const {
+    using Rows = Group<V, kRows>;
+    const auto load_rows = [&](const A* src, int64_t row_stride) {
+      return make_group<V, kRows>(
+          [&](int i) { return load_lanes<V>(src + (row + i) * row_stride + unit, lanes); });
+    };
+    const auto store_rows = [&](const Rows& values, auto* dst, int64_t row_stride) {
+      for (int i = 0; i < kRows; ++i) {
+        store_lanes(values.member[i], dst + (row + i) * row_stride + unit, lanes);
+      }
+    };
+    Values<Rows, C::kGates> x, r;
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
-      x[gate] = load_lanes<V>(bias_x + column + unit, lanes);
-      if (gx_row != nullptr) x[gate] += load_lanes<V>(gx_row + column, lanes);
-      if (input_product != nullptr) x[gate] += input_product[gate];
+      const V bias = load_lanes<V>(bias_x + column + unit, lanes);
+      x[gate] = make_group<V, kRows>([&](int) { return bias; });
+      if (gx != nullptr) x[gate] = x[gate] + load_rows(gx + column, gx_row_stride);
+      if (input.first != nullptr) x[gate] = x[gate] + group_rows<kRows>(input, gate);
       // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
       // before their parts have arrived.
       if (C::kSplit) {
-        r[gate] = product[gate * stride] + load_lanes<V>(bias_r + column + unit, lanes);
+        const V bias = load_lanes<V>(bias_r + column + unit, lanes);
+        r[gate] =
+            group_rows<kRows>(recurrent, gate) + make_group<V, kRows>([&](int) { return bias; });
       } else {
-        x[gate] += product[gate * stride];
-        r[gate] = V(0.0f);
+        x[gate] = x[gate] + group_rows<kRows>(recurrent, gate);
+        r[gate] = Rows(0.0f);
       }
     }
-    Values<V, C::kStates> prev, next;
+    Values<Rows, C::kStates> prev, next;
     // A cell that uses h itself is never projected, so its h has hidden_size columns.
-    prev[0] = h_raw != nullptr ? V(0.0f) : load_lanes<V>(h_prev + row * h_row_stride + unit, lanes);
+    prev[0] = h_raw != nullptr ? Rows(0.0f) : load_rows(h_prev, h_row_stride);
     if (C::kStates > 1) {
-      const int64_t state = row * hidden_size + unit;
-      prev[C::kStates - 1] = reset != nullptr && reset[place_in(order, row)] != 0
-                                 ? load_lanes_or_zero<V>(offset_or_null(reset_c, state), lanes)
-                                 : load_lanes<V>(c + state, lanes);
+      prev[C::kStates - 1] = make_group<V, kRows>([&](int i) {
+        const int64_t state = (row + i) * hidden_size + unit;
+        return reset != nullptr && reset[place_in(order, row + i)] != 0
+                   ? load_lanes_or_zero<V>(offset_or_null(reset_c, state), lanes)
+                   : load_lanes<V>(c + state, lanes);
+      });
     }
-    Values<V, C::kSaved> kept;
-    C::forward(x, r, Values<V, C::kParams>{}, prev, next, kept);
+    Values<Rows, C::kSaved> kept;
+    Cell<Rows>::forward(x, r, Values<Rows, C::kParams>{}, prev, next, kept);
 
     if (C::kStates > 1) {
-      const int64_t state = row * hidden_size + unit;
-      store_lanes(next[C::kStates - 1], c + state, lanes);
-      if (all_c != nullptr) {
-        const int64_t place = place_in(order, row) * hidden_size + unit;
-        store_lanes(next[C::kStates - 1], all_c + place, lanes);
+      store_rows(next[C::kStates - 1], c, hidden_size);
+      for (int i = 0; all_c != nullptr && i < kRows; ++i) {
+        const int64_t place = place_in(order, row + i) * hidden_size + unit;
+        store_lanes(next[C::kStates - 1].member[i], all_c + place, lanes);
       }
     }
     if (saved != nullptr && kSavedWidth > 0) {
-      S* saved_row = saved + row * kSavedWidth * hidden_size + unit;
-      for (int k = 0; k < C::kSaved; ++k) store_lanes(kept[k], saved_row + k * hidden_size, lanes);
+      const int64_t width = kSavedWidth * hidden_size;
+      for (int k = 0; k < C::kSaved; ++k) store_rows(kept[k], saved + k * hidden_size, width);
       for (int k = 1; k < C::kStates; ++k) {
-        store_lanes(next[k], saved_row + (C::kSaved + k - 1) * hidden_size, lanes);
+        store_rows(next[k], saved + (C::kSaved + k - 1) * hidden_size, width);
       }
     }
     if (h_raw != nullptr) {
-      store_lanes(next[0], h_raw + row * hidden_size + unit, lanes);
+      store_rows(next[0], h_raw, hidden_size);
     } else {
-      hidden(row, unit, lanes, next[0]);
+      for (int i = 0; i < kRows; ++i) hidden(row + i, unit, lanes, next[0].member[i]);
     }
+  }
+
+  // The cell on `count` rows from `row` on, at most kRows at once.
+  template <int kRows, class Count>
+  FUSEDRNN_HD void cells(int64_t row, int64_t count, int64_t unit, Count lanes, Products<V> input,
+                         Products<V> recurrent) const {
+    for (; count >= kRows; row += kRows, count -= kRows) {
+      cell<kRows>(row, unit, lanes, input, recurrent);
+      if (input.first != nullptr) input.first += kRows * input.row_stride;
+      recurrent.first += kRows * recurrent.row_stride;
+    }
+    if constexpr (kRows > 1) cells<kRows - 1>(row, count, unit, lanes, input, recurrent);
   }
 
   // Hands h to the output and, as the output rounds it, to the next step, unless a reset replaces
