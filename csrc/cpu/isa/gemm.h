@@ -41,7 +41,7 @@ constexpr int kLineBytes = 64;
 
 // The most k that one float is the sum of: of more, such sums are added up. The rounding errors of
 // one long sum would be several times those of a BLAS.
-constexpr int64_t kSumDepth = 256;
+constexpr int64_t kSumDepth = 128;
 
 // What a tile fetches into the second cache: a line for each of its k, so that the tiles of a
 // panel fetch kParts pieces of the next panel, and then again the first.
