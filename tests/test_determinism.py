@@ -29,7 +29,8 @@ def deterministic_algorithms() -> Iterator[None]:
 def _assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     assert actual.keys() == expected.keys()
     for name, result in expected.items():
-        assert torch.equal(actual[name], result), name
+        differ = (actual[name] != result).sum().item()
+        assert torch.equal(actual[name], result), f"{name}: {differ} of {result.numel()} differ"
 
 
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
