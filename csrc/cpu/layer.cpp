@@ -206,7 +206,10 @@ void Layer::matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, con
   const int64_t parts = split_rows ? m : panels;
   parallel_for(runtime, num_threads, parts, m * n / parts * k / kProductsOfElement,
                [&](int thread_idx, int64_t begin, int64_t end) {
-                 void* scratch = accum(matmul_scratch, thread_idx * rows.matmul_scratch_elements);
+                 void* scratch = nullptr;
+                 if (trans_a == Transpose::kYes) {
+                   scratch = accum(matmul_scratch, thread_idx * rows.matmul_scratch_elements);
+                 }
                  if (split_rows) {
                    rows.matmul(args, begin, end, 0, panels, scratch);
                  } else {
