@@ -257,8 +257,9 @@ class Backward {
     } else if (!has_sums_) {
       add({chunk_.first, 0}, nullptr, cols, false);  // zeros
     }
-    if (sweep_.begin == 0 && args_.h_0 != nullptr)
+    if (sweep_.begin == 0 && args_.h_0 != nullptr) {
       add(layer_.chunk_rows(0, 1), args_.h_0, cols, true);
+    }
   }
 
   void multiply_grad_input() {

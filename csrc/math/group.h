@@ -29,10 +29,6 @@ FUSEDRNN_HD Members<T, N> operator+(const Members<T, N>& a, Integer b) {
   return Members<T, N>::each([&](int i) { return T(a.member[i] + b); });
 }
 template <class T, int N, class Integer>
-FUSEDRNN_HD Members<T, N> operator-(const Members<T, N>& a, Integer b) {
-  return Members<T, N>::each([&](int i) { return T(a.member[i] - b); });
-}
-template <class T, int N, class Integer>
 FUSEDRNN_HD Members<T, N> operator&(const Members<T, N>& a, Integer b) {
   return Members<T, N>::each([&](int i) { return T(a.member[i] & b); });
 }
@@ -52,9 +48,10 @@ FUSEDRNN_HD Members<T, N> operator<<(const Members<T, N>& a, int bits) {
 template <class V, int N>
 struct Group : Members<V, N> {
   Group() = default;
-  FUSEDRNN_HD explicit Group(typename ValueTraits<V>::Scalar value) {
-    for (V& v : this->member) v = V(value);
+  FUSEDRNN_HD explicit Group(const V& value) {
+    for (V& v : this->member) v = value;
   }
+  FUSEDRNN_HD explicit Group(typename ValueTraits<V>::Scalar value) : Group(V(value)) {}
   FUSEDRNN_HD explicit Group(const Members<V, N>& members) : Members<V, N>(members) {}
 };
 

@@ -84,8 +84,7 @@ class Model {
         rows_(static_cast<double>(problem.total_rows)),
         steps_(static_cast<double>(problem.seq_len)),
         rate_(kProductRate[static_cast<int>(cpu.isa)] * 4 / accum_bytes(problem.dtype)) {
-    const double output =
-        static_cast<double>(problem.proj_size > 0 ? problem.proj_size : problem.hidden_size);
+    const double output = static_cast<double>(problem.output_size());
     weights_ = gates_ * hidden_ * output;
     if (problem.proj_size > 0) weights_ += hidden_ * output;
     input_weights_ = gates_ * hidden_ * static_cast<double>(problem.input_size);

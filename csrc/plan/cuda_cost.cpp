@@ -77,8 +77,7 @@ class CudaModel {
         sms_(device.sm_count),
         gates_(cell_info(problem.cell).gates),
         hidden_(static_cast<double>(problem.hidden_size)),
-        output_(
-            static_cast<double>(problem.proj_size > 0 ? problem.proj_size : problem.hidden_size)),
+        output_(static_cast<double>(problem.output_size())),
         rows_(static_cast<double>(problem.total_rows)),
         steps_(static_cast<double>(problem.seq_len)),
         directions_(problem.directions),

@@ -17,8 +17,8 @@ constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent"
 constexpr int64_t kMinRowsOfThread = 8;
 
 // Rows a step for which the sweep multiplies the input as well. Measured on two cores with 2 MiB
-// of L2 each, input as wide as hidden: 32 rows gained 2 to 19 % with weights of up to 2 MiB
-// together and lost 1 to 6 % from 6 MiB on, 64 rows gained or lost up to 2 % with 10 MiB.
+// of L2 each, input as wide as hidden: 16 to 256 rows gained 2 to 19 % with weights of up to 2 MiB
+// together, 32 rows lost 1 to 6 % from 6 MiB on, 64 rows lost 1 to gained 3 % with 10 MiB and more.
 constexpr int64_t kMinRowsOfInput = 16;
 constexpr int64_t kMinRowsOfLargeInput = 64;
 
@@ -107,9 +107,8 @@ bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const C
   if (choice.schedule != Schedule::kPersistent || cpu.isa == Isa::kGeneric) return false;
   const CellInfo& cell = cell_info(problem.cell);
   if (cell.split && problem.training) return false;
-  const int64_t output_size = problem.proj_size > 0 ? problem.proj_size : problem.hidden_size;
-  const int64_t bytes = cell.gates * problem.hidden_size * (problem.input_size + output_size) *
-                        accum_bytes(problem.dtype);
+  const int64_t bytes = cell.gates * problem.hidden_size *
+                        (problem.input_size + problem.output_size()) * accum_bytes(problem.dtype);
   const int64_t rows = bytes <= 2 * cpu.l2_bytes ? kMinRowsOfInput : kMinRowsOfLargeInput;
   return problem.total_rows >= rows * problem.seq_len;
 }

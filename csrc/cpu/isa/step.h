@@ -164,16 +164,14 @@ struct ForwardStep {
     Values<Rows, C::kGates> x, r;
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
-      const V bias = load_lanes<V>(bias_x + column + unit, lanes);
-      x[gate] = make_group<V, kRows>([&](int) { return bias; });
+      x[gate] = Rows(load_lanes<V>(bias_x + column + unit, lanes));
       if (gx != nullptr) x[gate] = x[gate] + load_rows(gx + column, gx_row_stride);
       if (input.first != nullptr) x[gate] = x[gate] + group_rows<kRows>(input, gate);
       // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
       // before their parts have arrived.
       if (C::kSplit) {
-        const V bias = load_lanes<V>(bias_r + column + unit, lanes);
         r[gate] =
-            group_rows<kRows>(recurrent, gate) + make_group<V, kRows>([&](int) { return bias; });
+            group_rows<kRows>(recurrent, gate) + Rows(load_lanes<V>(bias_r + column + unit, lanes));
       } else {
         x[gate] = x[gate] + group_rows<kRows>(recurrent, gate);
         r[gate] = Rows(0.0f);
@@ -220,7 +218,7 @@ struct ForwardStep {
                          Products<V> recurrent) const {
     for (; count >= kRows; row += kRows, count -= kRows) {
       cell<kRows>(row, unit, lanes, input, recurrent);
-      if (input.first != nullptr) input.first += kRows * input.row_stride;
+      input.first = offset_or_null(input.first, kRows * input.row_stride);
       recurrent.first += kRows * recurrent.row_stride;
     }
     if constexpr (kRows > 1) cells<kRows - 1>(row, count, unit, lanes, input, recurrent);
