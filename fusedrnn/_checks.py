@@ -29,11 +29,13 @@ def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
     if rank not in (2, 3):
         noun = " tensor" if name == "RNN" else ""
         raise ValueError(f"{name}: Expected input to be 2D or 3D, got {rank}D{noun} instead")
-    ranks = [state.dim() for state in states]
-    if ranks.count(rank) < len(ranks):
-        names, found = ("hx", f"{ranks[0]}-D tensor")
+    for state in states:
+        if state.dim() == rank:
+            continue
+        ranks = [f"{state.dim()}-D" for state in states]
+        names, found = ("hx", f"{ranks[0]} tensor")
         if name == "LSTM":
-            names, found = ("hx and cx", f"({ranks[0]}-D, {ranks[1]}-D) tensors")
+            names, found = ("hx and cx", f"({ranks[0]}, {ranks[1]}) tensors")
         raise RuntimeError(
             f"For {'batched' if rank == 3 else 'unbatched'} {rank}-D input, {names} should also "
             f"be {rank}-D but got {found}"

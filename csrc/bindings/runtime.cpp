@@ -69,7 +69,9 @@ int available_threads() {
 #ifdef _OPENMP
   if (omp_in_parallel()) return 1;
 #endif
-  return at::in_parallel_region() ? 1 : std::min(at::get_num_threads(), available_cores());
+  const int threads = at::get_num_threads();
+  if (threads == 1 || at::in_parallel_region()) return 1;
+  return std::min(threads, available_cores());  // which asks the system
 }
 
 ThreadsGuard::ThreadsGuard() {

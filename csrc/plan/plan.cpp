@@ -113,14 +113,6 @@ bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const C
   return problem.total_rows >= rows * problem.seq_len;
 }
 
-void reject(const Candidate& rejected, const Candidate& chosen, bool forced, Plan* plan) {
-  Rejection& rejection = plan->rejections[plan->rejection_count++];
-  rejection.schedule = rejected.schedule;
-  Writer writer(rejection.reason, sizeof(rejection.reason));
-  write_slower(rejected.seconds, chosen.seconds, forced ? schedule_name(chosen.schedule) : nullptr,
-               &writer);
-}
-
 }  // namespace
 
 const char* schedule_name(Schedule schedule) { return kScheduleNames[static_cast<int>(schedule)]; }
@@ -132,12 +124,12 @@ const char* weights_name(Weights weights) {
 }
 
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
-  const bool is_forced = forced != nullptr && forced[0] != '\0';
+  plan->is_forced = forced != nullptr && forced[0] != '\0';
   Candidate candidates[kCpuScheduleCount];
   int chosen = -1;
   for (int i = 0; i < kCpuScheduleCount; ++i) {
     candidates[i] = best_of(static_cast<Schedule>(i), problem, cpu);
-    if (is_forced) {
+    if (plan->is_forced) {
       if (std::strcmp(forced, kScheduleNames[i]) == 0) chosen = i;
     } else if (chosen < 0 || candidates[i].seconds < candidates[chosen].seconds) {
       chosen = i;
@@ -157,9 +149,9 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
   plan->weights = choice.weights;
   plan->multiplies_input = choose_multiplies_input(problem, cpu, choice);
   plan->modelled_seconds = choice.seconds;
-  plan->rejection_count = 0;
+  Rejection* rejection = plan->rejections;
   for (int i = 0; i < kCpuScheduleCount; ++i) {
-    if (i != chosen) reject(candidates[i], choice, is_forced, plan);
+    if (i != chosen) *rejection++ = {candidates[i].schedule, candidates[i].seconds};
   }
   return {};
 }
@@ -196,9 +188,11 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
   if (plan.schedule == Schedule::kPersistent && cpu.num_threads > 1 && !cpu.concurrent_threads) {
     writer.write("no split by units: its barrier needs threads that run at the same time\n");
   }
-  for (int i = 0; i < plan.rejection_count; ++i) {
-    writer.write("not %s: %s\n", schedule_name(plan.rejections[i].schedule),
-                 plan.rejections[i].reason);
+  for (const Rejection& rejection : plan.rejections) {
+    writer.write("not %s: ", schedule_name(rejection.schedule));
+    write_slower(rejection.modelled_seconds, plan.modelled_seconds,
+                 plan.is_forced ? schedule_name(plan.schedule) : nullptr, &writer);
+    writer.write("\n");
   }
   return writer.length();
 }

@@ -37,7 +37,7 @@ enum class Weights : int8_t {
 
 struct Rejection {
   Schedule schedule;
-  char reason[160];  // what it needs and what there is, or how much slower it is modelled
+  double modelled_seconds;
 };
 
 struct Plan {
@@ -50,8 +50,8 @@ struct Plan {
   bool multiplies_input;    // persistent: the sweep projects the input
   int64_t chunk_steps;      // time steps whose input projection is computed at once
   double modelled_seconds;  // of all directions under the chosen schedule
-  int rejection_count;
-  Rejection rejections[kCpuScheduleCount];
+  bool is_forced;
+  Rejection rejections[kCpuScheduleCount - 1];
 };
 
 const char* schedule_name(Schedule schedule);
