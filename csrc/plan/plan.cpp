@@ -25,7 +25,7 @@ constexpr int64_t kMinRowsOfLargeInput = 64;
 // Rows of an input projection: enough for a large product to reach its rate, and no more than
 // stay in cache until the sweep reads them.
 constexpr int64_t kMinChunkRows = 768;
-constexpr int64_t kChunkBytes = int64_t{2} << 20;
+constexpr int64_t kChunkBytes = int64_t{512} << 10;
 
 // What both directions at the same time must save: threads that have gone to sleep take tens of
 // microseconds to wake, and more where other processes have their cores.

@@ -69,17 +69,21 @@ struct MatMul {
 
  private:
   // block [rows / kRows][depth][kRows] = a [depth, rows] with row stride lda; the last rows of
-  // the block may be left out.
+  // the block may be left out. Few k at a time, so that a line of the block is filled at once.
   FUSEDRNN_HD static void interleave(const A* a, int64_t lda, int64_t rows, int64_t depth,
                                      A* block) {
-    for (int64_t k = 0; k < depth; ++k) {
-      const A* from = a + k * lda;
-      A* to = block + k * kRows;
+    constexpr int64_t kSteps = 8;
+    for (int64_t k_begin = 0; k_begin < depth; k_begin += kSteps) {
+      const int64_t k_end = depth - k_begin < kSteps ? depth : k_begin + kSteps;
       int64_t row = 0;
       for (; row + kRows <= rows; row += kRows) {
-        std::memcpy(to + row * depth, from + row, kRows * sizeof(A));
+        for (int64_t k = k_begin; k < k_end; ++k) {
+          std::memcpy(block + row * depth + k * kRows, a + k * lda + row, kRows * sizeof(A));
+        }
       }
-      if (row < rows) std::memcpy(to + row * depth, from + row, (rows - row) * sizeof(A));
+      for (int64_t k = k_begin; row < rows && k < k_end; ++k) {
+        std::memcpy(block + row * depth + k * kRows, a + k * lda + row, (rows - row) * sizeof(A));
+      }
     }
   }
 
