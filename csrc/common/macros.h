@@ -9,6 +9,9 @@
 // The linker keeps one copy of an inline function, whichever object it came
 // from. Without a namespace per instruction set, a function compiled for
 // AVX-512 could serve the generic entry point and crash an older machine.
+// Functions outside those namespaces are safe because FUSEDRNN_HD inlines them:
+// a build for the address sanitizer, where it does not, is for a machine that
+// has every instruction set in it.
 #pragma once
 
 #if defined(__CUDACC__)

@@ -23,7 +23,7 @@ constexpr int64_t kMinRowsOfInput = 16;
 constexpr int64_t kMinRowsOfLargeInput = 64;
 
 // Rows of an input projection: enough for a large product to reach its rate, and no more than
-// stay in cache until the sweep reads them.
+// stay in cache until the sweep reads them, or backward the gradients of their gates again.
 constexpr int64_t kMinChunkRows = 768;
 constexpr int64_t kChunkBytes = int64_t{512} << 10;
 
