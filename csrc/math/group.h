@@ -25,10 +25,6 @@ struct Members {
 };
 
 template <class T, int N, class Integer>
-FUSEDRNN_HD Members<T, N> operator+(const Members<T, N>& a, Integer b) {
-  return Members<T, N>::each([&](int i) { return T(a.member[i] + b); });
-}
-template <class T, int N, class Integer>
 FUSEDRNN_HD Members<T, N> operator&(const Members<T, N>& a, Integer b) {
   return Members<T, N>::each([&](int i) { return T(a.member[i] & b); });
 }

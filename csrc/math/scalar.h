@@ -57,7 +57,7 @@ template <>
 struct Constants<float> {
   static constexpr uint32_t kSignBit = 0x80000000u;
   static constexpr int kMantissaBits = 23;
-  static constexpr uint32_t kExponentBias = 127;
+  static constexpr int kExponentBias = 127;
   // Adding it rounds to a whole number and leaves that number in the low bits.
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23
   static constexpr uint32_t kRoundBits = 0x4B400000u;
@@ -73,7 +73,7 @@ template <>
 struct Constants<double> {
   static constexpr uint64_t kSignBit = 0x8000000000000000u;
   static constexpr int kMantissaBits = 52;
-  static constexpr uint64_t kExponentBias = 1023;
+  static constexpr int kExponentBias = 1023;
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr uint64_t kRoundBits = 0x4338000000000000u;
   static constexpr double kLog2E = 1.4426950408889634;
@@ -123,13 +123,14 @@ FUSEDRNN_HD V tanh_tail(const V& s, double) {
                     9.169249601850413e-05, -3.031407282907864e-05, 6.095140326690588e-06);
 }
 
-// x = n * ln(2) + r. Returns exp(r) - 1 and sets *n_bits to the bits of n + kRound.
+// x = n * ln(2) + r. Returns exp(r) - 1 and leaves n + offset in the low bits of *n_bits.
 template <class V, class Bits = typename ValueTraits<V>::Bits>
-FUSEDRNN_HD V reduced_expm1(const V& x, Bits* n_bits) {
+FUSEDRNN_HD V reduced_expm1(const V& x, int offset, Bits* n_bits) {
   using T = typename ValueTraits<V>::Scalar;
   using C = Constants<T>;
-  const V shifted = madd(x, V(C::kLog2E), V(C::kRound));
-  const V n = shifted - V(C::kRound);
+  const V round = V(C::kRound + static_cast<T>(offset));
+  const V shifted = madd(x, V(C::kLog2E), round);
+  const V n = shifted - round;
   const V r = madd(n, V(-C::kLn2Low), madd(n, V(-C::kLn2High), x));
   *n_bits = bit_cast<Bits>(shifted);
   return madd(r * r, exp_tail(r, T()), r);
@@ -142,8 +143,9 @@ FUSEDRNN_HD V exp_value(const V& x) {
   using Bits = typename ValueTraits<V>::Bits;
   const V below = select(x > V(C::kExpMax), V(C::kExpMax), x);
   Bits n_bits;
-  const V q = reduced_expm1(select(below < V(C::kExpMin), V(C::kExpMin), below), &n_bits);
-  const Bits biased = n_bits - (C::kRoundBits - 2 * C::kExponentBias);
+  const V bounded = select(below < V(C::kExpMin), V(C::kExpMin), below);
+  const V q = reduced_expm1(bounded, 2 * C::kExponentBias, &n_bits);
+  const Bits biased = n_bits - C::kRoundBits;
   const Bits half = biased >> 1;
   const V factor = bit_cast<V>(Bits(half << C::kMantissaBits));
   const V other_factor = bit_cast<V>(Bits((biased - half) << C::kMantissaBits));
@@ -160,27 +162,27 @@ FUSEDRNN_HD V sigmoid_value(const V& x) {
   // From 40 on, 1 + exp(-x) rounds to 1 in either precision.
   const V below = select(x > V(40.0f), V(40.0f), x);
   Bits n_bits;
-  const V q = reduced_expm1(-select(below < V(C::kExpMin), V(C::kExpMin), below), &n_bits);
-  const V factor =
-      bit_cast<V>(Bits((n_bits + (C::kExponentBias - kScaleBits)) << C::kMantissaBits));
+  const V bounded = select(below < V(C::kExpMin), V(C::kExpMin), below);
+  const V q = reduced_expm1(-bounded, C::kExponentBias - kScaleBits, &n_bits);
+  const V factor = bit_cast<V>(Bits(n_bits << C::kMantissaBits));
   return scale / madd(factor, q, factor + scale);
 }
 
 template <class V>
 FUSEDRNN_HD V tanh_value(const V& x) {
   using T = typename ValueTraits<V>::Scalar;
+  using C = Constants<T>;
   using Bits = typename ValueTraits<V>::Bits;
   // From 20 on, tanh rounds to 1 in either precision.
   const V limit = V(20.0f);
-  const Bits sign = bit_cast<Bits>(x) & Constants<T>::kSignBit;
+  const Bits sign = bit_cast<Bits>(x) & C::kSignBit;
   const V abs = bit_cast<V>(Bits(bit_cast<Bits>(x) ^ sign));
   const V bounded = select(abs > limit, limit, abs);
   const V square = bounded * bounded;
   const V near_zero = madd(bounded * square, tanh_tail(square, T()), bounded);
   Bits n_bits;
-  const V q = reduced_expm1(bounded + bounded, &n_bits);
-  const V factor =
-      bit_cast<V>(Bits((n_bits + Constants<T>::kExponentBias) << Constants<T>::kMantissaBits));
+  const V q = reduced_expm1(bounded + bounded, C::kExponentBias, &n_bits);
+  const V factor = bit_cast<V>(Bits(n_bits << C::kMantissaBits));
   const V away = V(1.0f) - V(2.0f) / madd(factor, q, factor + V(1.0f));
   const V magnitude = select(bounded < V(0.625f), near_zero, away);
   return bit_cast<V>(Bits(bit_cast<Bits>(magnitude) | sign));
