@@ -65,7 +65,6 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
                                                                 : PanelElement::kAccum) {
   if (!is_persistent()) return;
   team = take_team(num_threads, runtime);
-  slice_limit_bytes = query_cpu(table.isa, num_threads, true).l2_bytes * 9 / 10;
 }
 
 void* Layer::take_zeros(int64_t elements) {
@@ -85,7 +84,6 @@ const void* Layer::pack(SweepProduct product, const void* weight, void* place,
   parallel(count.panels, count.panel_elements, [&](int64_t begin, int64_t end) {
     kernels.pack_panels(product, shape, panel_element, weight, begin, end, packed);
   });
-  weight_bytes += bytes;
   return packed;
 }
 

@@ -110,9 +110,7 @@ class Layer {
     Sweep& sweep = *sweep_ptr;
     sweep.team = team;
     sweep.split = split_of(sweep.begin, sweep.end);
-    const int sharers = sweep.split == Split::kUnits ? num_threads : 1;
     sweep.panel_element = panel_element;
-    sweep.alternate = weight_bytes / sharers > slice_limit_bytes;
     for (int i = 0; i < num_threads; ++i) new (&team[i]) TeamSlot{};
     auto body = [&](int thread_idx, int count) { kernel(sweep, thread_idx, count); };
     runtime.parallel(num_threads, body);
@@ -158,8 +156,6 @@ class Layer {
   PanelElement panel_element;      // of packed weights
   void* matmul_scratch = nullptr;  // A, of a transposed a, a piece for each thread
   TeamSlot* team = nullptr;        // persistent: [num_threads]
-  int64_t weight_bytes = 0;        // of the weights that a persistent sweep reads in every step
-  int64_t slice_limit_bytes = 0;   // what stays in a core's cache from one step to the next
 };
 
 }  // namespace fusedrnn

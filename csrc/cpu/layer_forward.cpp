@@ -115,8 +115,6 @@ void ForwardPass::prepare() {
   if (layer_.is_persistent()) {
     if (is_direct()) {
       sweep_.descending = begin_descending(shape.seq_len);
-      layer_.weight_bytes = gate_size * (shape.input_size + output_size) *
-                            weight_bytes(shape.dtype, args_.weights.format);
     } else {
       if (multiplies_input_) {
         sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);

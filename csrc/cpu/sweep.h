@@ -108,8 +108,7 @@ struct ForwardSweep {
   const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;
-  bool alternate;   // take the panels in descending order every other step
-  bool descending;  // weights in place: of the steps 0, 2, ... instead of 1, 3, ...
+  bool descending;  // weights in place: in the steps 0, 2, ... instead of 1, 3, ...
 };
 
 struct BackwardSweep {
@@ -135,7 +134,6 @@ struct BackwardSweep {
   const void* packed_hr;  // panels of weight_hr
   TeamSlot* team;         // one a thread, zero before each region
   Split split;
-  bool alternate;  // take the panels in descending order every other step
 };
 
 }  // namespace fusedrnn

@@ -213,7 +213,7 @@ struct Direct {
     Team team(sweep, thread_idx, num_threads);
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
-      const bool descending = sweep.alternate && ((s & 1) != 0) != sweep.descending;
+      const bool descending = ((s & 1) != 0) != sweep.descending;
       const OwnRows rows = team.own_rows(sweep.steps.rows(s));
       const Factors input = factors(step.input, shape.input_size, weights.weight_ih,
                                     weights.scale_ih, kGates * hidden_size, shape.input_size);

@@ -34,7 +34,7 @@ struct Persistent {
     Team team(sweep, thread_idx, num_threads);
     for (int64_t s = sweep.begin; s < sweep.end; ++s) {
       const ForwardStep<Cell, S> step(sweep, s);
-      const bool descending = sweep.alternate && (s & 1) != 0;
+      const bool descending = (s & 1) != 0;
       const OwnRows rows = team.own_rows(sweep.steps.rows(s));
       team.for_each_panel(gates.panel_count<V>(), descending, [&](int64_t panel) {
         const auto prepare = [&](int64_t row) {
@@ -99,7 +99,7 @@ struct Persistent {
     const int64_t begin = sweep.begin == 0 && leaves ? -1 : sweep.begin;
     for (int64_t s = sweep.end - 1; s >= begin; --s) {
       const BackwardStep<Cell, S> step(sweep, s);
-      const bool descending = sweep.alternate && (s & 1) != 0;
+      const bool descending = (s & 1) != 0;
       const int64_t product_rows = sweep.steps.rows(s + 1);
       const A* dgr_before = static_cast<const A*>(sweep.dgr_end);
       if (s + 1 < sweep.end) {
