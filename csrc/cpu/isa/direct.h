@@ -42,7 +42,8 @@ struct DirectFactors {
   const float* scale;
 };
 
-// acc[row * kUnits + unit] += the products of a vector along k of each row and unit.
+// acc[row * kUnits + unit] += the products of a vector along k of each row and unit. Widening makes
+// so much work of a line of weights that too few are on their way; else fetching only costs time.
 template <class V, int kRows, int kUnits, class A, class W>
 FUSEDRNN_HD void multiply_vectors(const A* row, int64_t row_stride, const W* const (&units)[kUnits],
                                   int64_t k, int64_t ahead, V (&acc)[kRows * kUnits]) {
@@ -50,7 +51,7 @@ FUSEDRNN_HD void multiply_vectors(const A* row, int64_t row_stride, const W* con
 #pragma GCC unroll 4
   for (int unit = 0; unit < kUnits; ++unit) {
     values[unit] = load_panel<V>(units[unit] + k);
-    prefetch(units[unit] + k + ahead);
+    if constexpr (sizeof(W) < sizeof(A)) prefetch(units[unit] + k + ahead);
   }
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
