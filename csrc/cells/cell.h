@@ -9,6 +9,7 @@
 //   kParams    learnable values per unit besides weights and biases
 //   kSplit     the gradients of the input side and the recurrent side differ
 //   kRowStats  forward needs statistics over the row of units
+//   kReadsPrevH, kReadsNextH  backward reads prev[0], next[0]
 //
 //   forward(x, r, params, prev, next, saved)
 //   backward(saved, params, prev, next, dnext, dx, dr, dprev, dparams)

@@ -17,6 +17,8 @@ struct Gru {
   static constexpr int kParams = 0;
   static constexpr bool kSplit = true;
   static constexpr bool kRowStats = false;
+  static constexpr bool kReadsPrevH = true;
+  static constexpr bool kReadsNextH = false;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>& prev,

@@ -16,6 +16,8 @@ struct Lstm {
   static constexpr int kParams = 0;
   static constexpr bool kSplit = false;
   static constexpr bool kRowStats = false;
+  static constexpr bool kReadsPrevH = false;
+  static constexpr bool kReadsNextH = false;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>& prev,

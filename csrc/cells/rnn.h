@@ -38,6 +38,8 @@ struct Rnn {
   static constexpr int kParams = 0;
   static constexpr bool kSplit = false;
   static constexpr bool kRowStats = false;
+  static constexpr bool kReadsPrevH = false;
+  static constexpr bool kReadsNextH = true;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>&,

@@ -15,17 +15,25 @@ struct PanelCount {
   int64_t panel_elements;
 };
 
-// c = op(a) * b, or c += op(a) * b, on A; b [k, n] is packed, c [rows, n] row-major. Strides in
-// elements.
-struct MatMulArgs {
-  Transpose trans_a;
+// One of the right operands of a product and what it makes: c = op(a) * b, or c += op(a) * b, on A,
+// c [rows, n] row-major. The packed b [k, n] goes with k of op(a) from first_k on.
+struct MatMulRight {
   int64_t n, k;
-  const void* a;
-  int64_t lda;
+  int64_t first_k;
   const void* packed_b;
   bool accumulate;
   void* c;
   int64_t ldc;
+};
+
+// Products of one op(a) [rows, k]. Strides in elements.
+struct MatMulArgs {
+  Transpose trans_a;
+  int64_t k;
+  const void* a;
+  int64_t lda;
+  const MatMulRight* rights;
+  int right_count;
 };
 
 // Kernels of one cell and storage type.
@@ -63,7 +71,8 @@ struct DTypeKernels {
   void (*column_sums)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
                       int64_t col_end, void* sums);
   // Products of whole matrices: the size of packed op(b) [k, n], packing of some of its panels,
-  // and some rows and panels of c. A transposed a needs scratch for each thread.
+  // and some rows and panels of c, where panels count on from one right operand to the next. A
+  // transposed a needs scratch for each thread.
   PanelCount (*count_matmul_panels)(int64_t n, int64_t k);
   void (*pack_matmul_panels)(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb,
                              int64_t panel_begin, int64_t panel_end, void* packed);

@@ -173,7 +173,9 @@ Operand Layer::take_rows_operand(int64_t max_cols) {
   Operand operand{Transpose::kNo, max_cols, 0, nullptr, max_cols, nullptr};
   if (!has_matmul) return operand;
   operand.packed = take_panels(max_cols, chunk_max_rows);
-  matmul_scratch = take(num_threads * rows.matmul_scratch_elements);
+  if (matmul_scratch == nullptr) {
+    matmul_scratch = take(num_threads * rows.matmul_scratch_elements);
+  }
   return operand;
 }
 
@@ -189,17 +191,28 @@ void Layer::set_operand(int64_t n, int64_t k, const void* b, int64_t ldb, Operan
   });
 }
 
-void Layer::matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, const Operand& operand,
-                   bool accumulate, void* c, int64_t ldc) const {
-  const int64_t n = operand.n, k = operand.k;
-  if (operand.packed == nullptr || m == 0 || n == 0 || k == 0) {
-    gemm(trans_a, operand.trans, m, n, k, a, lda, operand.b, operand.ldb, accumulate ? 1 : 0, c,
-         ldc);
-    return;
+void Layer::matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, int64_t lda,
+                   const Product* products, int count) const {
+  MatMulRight rights[kMaxProducts];
+  int right_count = 0;
+  int64_t n = 0, panels = 0;
+  for (int i = 0; i < count; ++i) {
+    const Product& product = products[i];
+    const Operand& operand = *product.operand;
+    if (operand.packed != nullptr && operand.n > 0 && operand.k > 0) {
+      rights[right_count++] = {operand.n,          operand.k, product.first_k, operand.packed,
+                               product.accumulate, product.c, product.ldc};
+      n += operand.n;
+      panels += rows.count_matmul_panels(operand.n, operand.k).panels;
+      continue;
+    }
+    const int64_t skipped = product.first_k * (trans_a == Transpose::kYes ? lda : 1);
+    gemm(trans_a, operand.trans, m, operand.n, operand.k, accum(a, skipped), lda, operand.b,
+         operand.ldb, product.accumulate ? 1 : 0, product.c, product.ldc);
   }
+  if (m == 0 || right_count == 0) return;
   constexpr int64_t kProductsOfElement = 32;  // multiply-adds that take as long as one element
-  const MatMulArgs args{trans_a, n, k, a, lda, operand.packed, accumulate, c, ldc};
-  const int64_t panels = rows.count_matmul_panels(n, k).panels;
+  const MatMulArgs args{trans_a, k, a, lda, rights, right_count};
   const bool split_rows = m >= panels;
   const int64_t parts = split_rows ? m : panels;
   parallel_for(runtime, num_threads, parts, m * n / parts * k / kProductsOfElement,

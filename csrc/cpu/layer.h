@@ -29,6 +29,16 @@ struct Operand {
   void* packed;  // A, or null
 };
 
+// A product with an operand: c = or, if `accumulate`, += op(a) * operand, whose b goes with op(a)
+// from its k first_k on.
+struct Product {
+  const Operand* operand;
+  int64_t first_k;
+  bool accumulate;
+  void* c;  // A
+  int64_t ldc;
+};
+
 class Layer {
  public:
   Layer(const LayerShape& layer_shape, const Plan& layer_plan, const KernelTable& table,
@@ -80,9 +90,10 @@ class Layer {
   // for each row of a chunk, or of fewer, and at most so many columns.
   Operand take_rows_operand(int64_t max_cols);
   void set_operand(int64_t n, int64_t k, const void* b, int64_t ldb, Operand* operand) const;
-  // c = op(a) * operand, or c += op(a) * operand if `accumulate`.
-  void matmul(Transpose trans_a, int64_t m, const void* a, int64_t lda, const Operand& operand,
-              bool accumulate, void* c, int64_t ldc) const;
+  // At most kMaxProducts products of one op(a) [m, k].
+  static constexpr int kMaxProducts = 2;
+  void matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, int64_t lda,
+              const Product* products, int count) const;
 
   template <class Body>
   void parallel(int64_t count, int64_t item_work, const Body& body) const {

@@ -125,9 +125,9 @@ class Backward {
     const int64_t copy_cols = std::max({cols_if(copies_input, input_size),
                                         cols_if(wants_hh && !h_is_output(), output_size), hr_cols});
     if (copy_cols > 0) copy_ = layer_.take(layer_.chunk_max_rows * copy_cols);
-    const int64_t cols =
-        std::max({cols_if(wants_ih, input_size), cols_if(wants_hh, output_size), hr_cols});
-    if (cols > 0) operand_ = layer_.take_rows_operand(cols);
+    const int64_t cols = std::max(cols_if(wants_ih, input_size), hr_cols);
+    if (cols > 0) rows_ = layer_.take_rows_operand(cols);
+    if (wants_hh) h_before_ = layer_.take_rows_operand(output_size);
   }
 
   // Whether the h that a step after the first starts from are rows of the output, as A.
@@ -193,15 +193,9 @@ class Backward {
   }
 
   void multiply_chunk() {
-    const int64_t input_size = args_.shape.input_size, hidden_size = layer_.hidden_size;
+    const int64_t hidden_size = layer_.hidden_size;
     if (args_.grad_input != nullptr) multiply_grad_input();
-    if (grad_weight_ih_ != nullptr) {
-      const void* input =
-          layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, copy_);
-      add_grad_weight(sweep_.dgx, layer_.gate_size, chunk_, input, input_size, input_size,
-                      has_sums_, grad_weight_ih_);
-    }
-    if (grad_weight_hh_ != nullptr) add_grad_weight_hh();
+    add_grad_weights();
     if (grad_weight_hr_ != nullptr) {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
       layer_.parallel(chunk_.count, hidden_size, [&](int64_t begin, int64_t end) {
@@ -210,8 +204,10 @@ class Backward {
                            (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
             layer_.accum(copy_, begin * hidden_size), end - begin, hidden_size);
       });
-      add_grad_weight(sweep_.dh, layer_.output_size, chunk_, copy_, hidden_size, hidden_size,
-                      has_sums_, grad_weight_hr_);
+      layer_.set_operand(hidden_size, chunk_.count, copy_, hidden_size, &rows_);
+      const Product product{&rows_, 0, has_sums_, grad_weight_hr_, hidden_size};
+      layer_.matmul(Transpose::kYes, layer_.output_size, chunk_.count, sweep_.dh,
+                    layer_.output_size, &product, 1);
     }
     if (sums_x_ != nullptr) {
       sum_columns(sweep_.dgx, sums_x_);
@@ -226,50 +222,70 @@ class Backward {
     layer_.store_steps(grads, sweep_.begin, sweep_.end, layer_.gate_size, false, dst);
   }
 
-  // grad_weight [grad_cols, cols] = or += grads^T * values over the given rows of the chunk, with
-  // which values begins.
-  void add_grad_weight(const void* grads, int64_t grad_cols, RowRange rows, const void* values,
-                       int64_t values_row_stride, int64_t cols, bool accumulate,
-                       void* grad_weight) {
-    grads = layer_.accum(grads, (rows.first - chunk_.first) * grad_cols);
-    layer_.set_operand(cols, rows.count, values, values_row_stride, &operand_);
-    layer_.matmul(Transpose::kYes, grad_cols, grads, grad_cols, operand_, accumulate, grad_weight,
-                  cols);
+  // grad_weight_ih and grad_weight_hh = or += the gradients of the gates^T * the input, or the h
+  // before, of all rows. Both read the same gradients at once, unless a cell has its sides apart or
+  // operands that are not packed share copy_.
+  void add_grad_weights() {
+    Product products[Layer::kMaxProducts];
+    int count = 0;
+    const auto multiply = [&](const void* grads) {
+      layer_.matmul(Transpose::kYes, layer_.gate_size, chunk_.count, grads, layer_.gate_size,
+                    products, count);
+      count = 0;
+    };
+    if (grad_weight_ih_ != nullptr) {
+      const int64_t cols = args_.shape.input_size;
+      const void* input = layer_.load_steps(args_.input, sweep_.begin, sweep_.end, cols, copy_);
+      layer_.set_operand(cols, chunk_.count, input, cols, &rows_);
+      products[count++] = {&rows_, 0, has_sums_, grad_weight_ih_, cols};
+      if (layer_.cell.split || rows_.packed == nullptr) multiply(sweep_.dgx);
+    }
+    if (grad_weight_hh_ != nullptr) products[count++] = set_h_before();
+    multiply(sweep_.dgr);
+    const bool has_left_out = h_is_output() && sweep_.begin == 0 && args_.h_0 != nullptr;
+    if (grad_weight_hh_ != nullptr && has_left_out) add_first_step();
   }
 
-  void add_grad_weight_hh() {
+  // The product for grad_weight_hh; where h is read from the output, without the rows of step 0.
+  Product set_h_before() {
     const int64_t cols = layer_.output_size;
-    const auto add = [&](RowRange rows, const void* h_before, int64_t row_stride, bool accumulate) {
-      add_grad_weight(sweep_.dgr, layer_.gate_size, rows, h_before, row_stride, cols, accumulate,
-                      grad_weight_hh_);
-    };
-    if (!h_is_output()) {
+    RowRange rows = chunk_;
+    if (h_is_output()) {
+      const int64_t begin = std::max<int64_t>(sweep_.begin, 1), end = sweep_.end;
+      const void* h_before = args_.output;
+      rows.count = 0;
+      if (begin < end) {
+        rows = layer_.chunk_rows(begin, end);
+        const int64_t first = layer_.chunk_rows(begin - 1, end - 1).first;
+        h_before = layer_.accum(h_before, first * args_.output_row_stride);
+      }
+      layer_.set_operand(cols, rows.count, h_before, args_.output_row_stride, &h_before_);
+    } else {
       gather_h_before();
-      add(chunk_, copy_, cols, has_sums_);
-      return;
+      layer_.set_operand(cols, rows.count, copy_, cols, &h_before_);
     }
-    const int64_t begin = std::max<int64_t>(sweep_.begin, 1), end = sweep_.end;
-    if (begin < end) {
-      const int64_t first = layer_.chunk_rows(begin - 1, end - 1).first;
-      add(layer_.chunk_rows(begin, end),
-          layer_.accum(args_.output, first * args_.output_row_stride), args_.output_row_stride,
-          has_sums_);
-    } else if (!has_sums_) {
-      add({chunk_.first, 0}, nullptr, cols, false);  // zeros
-    }
-    if (sweep_.begin == 0 && args_.h_0 != nullptr) {
-      add(layer_.chunk_rows(0, 1), args_.h_0, cols, true);
-    }
+    return {&h_before_, rows.first - chunk_.first, has_sums_, grad_weight_hh_, cols};
+  }
+
+  // Adds the rows of step 0 to grad_weight_hh.
+  void add_first_step() {
+    const int64_t cols = layer_.output_size;
+    const RowRange rows = layer_.chunk_rows(0, 1);
+    layer_.set_operand(cols, rows.count, args_.h_0, cols, &h_before_);
+    const Product product{&h_before_, 0, true, grad_weight_hh_, cols};
+    layer_.matmul(Transpose::kYes, layer_.gate_size, rows.count, dgr_of(0), layer_.gate_size,
+                  &product, 1);
   }
 
   void multiply_grad_input() {
     const int64_t input_size = args_.shape.input_size;
     const bool in_place = layer_.rows_are_accum();
-    void* product = in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : copy_;
-    layer_.matmul(Transpose::kNo, chunk_.count, sweep_.dgx, layer_.gate_size, weight_ih_,
-                  in_place && args_.accumulate_grad_input, product, input_size);
+    void* to = in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : copy_;
+    const Product product{&weight_ih_, 0, in_place && args_.accumulate_grad_input, to, input_size};
+    layer_.matmul(Transpose::kNo, chunk_.count, layer_.gate_size, sweep_.dgx, layer_.gate_size,
+                  &product, 1);
     if (in_place) return;
-    layer_.store_steps(product, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
+    layer_.store_steps(to, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
                        args_.grad_input);
   }
 
@@ -362,9 +378,10 @@ class Backward {
   void* grad_weight_ih_ = nullptr;  // gradients as A
   void* grad_weight_hh_ = nullptr;
   void* grad_weight_hr_ = nullptr;
-  // Of one matrix with the rows of the chunk after the other:
-  Operand operand_{};       // right operand of the gradient of a weight
-  void* copy_ = nullptr;    // A, what that is packed from, or the gradient of the input
+  // Of the rows of a chunk:
+  Operand rows_{};          // the input, or what was projected
+  Operand h_before_{};      // the h that they start from
+  void* copy_ = nullptr;    // A, what one of these is packed from, or the gradient of the input
   void* sums_x_ = nullptr;  // A [G * H], gradient of bias_ih
   void* sums_r_ = nullptr;  // A [G * H], gradient of bias_hh
 };

@@ -201,8 +201,8 @@ void ForwardPass::load_input() {
     sweep_.gx =
         layer_.accum(sweep_.saved, (chunk.first - sweep_.saved_first_row) * sweep_.gx_row_stride);
   }
-  layer_.matmul(Transpose::kNo, chunk.count, input, input_size, weight_ih_, false, sweep_.gx,
-                sweep_.gx_row_stride);
+  const Product product{&weight_ih_, 0, false, sweep_.gx, sweep_.gx_row_stride};
+  layer_.matmul(Transpose::kNo, chunk.count, input_size, input, input_size, &product, 1);
 }
 
 void ForwardPass::step(int64_t s) {

@@ -46,21 +46,19 @@ struct MatMul {
                        int64_t panel_begin, int64_t panel_end, void* scratch) {
     for (int64_t k = 0; k < args.k; k += kBlockDepth) {
       const int64_t depth = args.k - k < kBlockDepth ? args.k - k : kBlockDepth;
-      const bool accumulate = args.accumulate || k > 0;
       for (int64_t row = row_begin; row < row_end; row += kBlockRows) {
         const int64_t rows = row_end - row < kBlockRows ? row_end - row : kBlockRows;
-        A* c = static_cast<A*>(args.c) + row * args.ldc;
         if (args.trans_a == Transpose::kYes) {
           auto* block = static_cast<A*>(scratch);
           interleave(static_cast<const A*>(args.a) + k * args.lda + row, args.lda, rows, depth,
                      block);
-          multiply_rows_of_block(
-              args, k, depth, rows, panel_begin, panel_end, accumulate, c,
+          multiply_block_of_a(
+              args, k, depth, row, rows, panel_begin, panel_end,
               [&](int64_t first) { return Interleaved<A, kRows>{block + first * depth}; });
         } else {
           const A* block = static_cast<const A*>(args.a) + row * args.lda + k;
-          multiply_rows_of_block(
-              args, k, depth, rows, panel_begin, panel_end, accumulate, c,
+          multiply_block_of_a(
+              args, k, depth, row, rows, panel_begin, panel_end,
               [&](int64_t first) { return RowMajor<A>{block + first * args.lda, args.lda}; });
         }
       }
@@ -87,29 +85,51 @@ struct MatMul {
     }
   }
 
+  // Multiplies `depth` of k, from k on, of `rows` rows by their part of each right operand.
   // left(first) is the left operand from row `first` of the block on, a multiple of kRows.
   template <class LeftAt>
-  FUSEDRNN_HD static void multiply_rows_of_block(const MatMulArgs& args, int64_t k, int64_t depth,
+  FUSEDRNN_HD static void multiply_block_of_a(const MatMulArgs& args, int64_t k, int64_t depth,
+                                              int64_t row, int64_t rows, int64_t panel_begin,
+                                              int64_t panel_end, const LeftAt& left) {
+    for (int i = 0; i < args.right_count; ++i) {
+      const MatMulRight& right = args.rights[i];
+      const int64_t panels = count(right.n, right.k).panels;
+      const int64_t first = right.first_k > k ? right.first_k : k;
+      const int64_t end = right.first_k + right.k < k + depth ? right.first_k + right.k : k + depth;
+      if (first < end) {
+        multiply_rows_of_block(
+            right, first - right.first_k, end - first, rows, panel_begin > 0 ? panel_begin : 0,
+            panel_end < panels ? panel_end : panels, static_cast<A*>(right.c) + row * right.ldc,
+            [&](int64_t left_row) { return left(left_row).from(first - k); });
+      }
+      panel_begin -= panels;
+      panel_end -= panels;
+    }
+  }
+
+  // Rows of c, from `c` on: = or += those of left times `depth` of the k of b, from k on.
+  template <class LeftAt>
+  FUSEDRNN_HD static void multiply_rows_of_block(const MatMulRight& right, int64_t k, int64_t depth,
                                                  int64_t rows, int64_t panel_begin,
-                                                 int64_t panel_end, bool accumulate, A* c,
-                                                 const LeftAt& left) {
+                                                 int64_t panel_end, A* c, const LeftAt& left) {
+    const bool accumulate = right.accumulate || k > 0;
     constexpr int64_t kPanelCols = kCols * V::kLanes;
     for (int64_t panel = panel_begin; panel < panel_end; ++panel) {
-      const A* weights = static_cast<const A*>(args.packed_b) + (panel * args.k + k) * kPanelCols;
+      const A* weights = static_cast<const A*>(right.packed_b) + (panel * right.k + k) * kPanelCols;
       const NextPanel<V, kCols, A> next{
-          panel + 1 < panel_end ? weights + args.k * kPanelCols : weights, depth};
+          panel + 1 < panel_end ? weights + right.k * kPanelCols : weights, depth};
       const int64_t col = panel * kPanelCols;
-      const int64_t col_end = args.n - col < kPanelCols ? args.n : col + kPanelCols;
+      const int64_t col_end = right.n - col < kPanelCols ? right.n : col + kPanelCols;
       for (int64_t first = 0; first < rows; first += kRows) {
         const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
-        for (int row = 0; row < count; ++row) prefetch(c + (first + row) * args.ldc + col);
+        for (int row = 0; row < count; ++row) prefetch(c + (first + row) * right.ldc + col);
         V sums[kRows * kCols];
         multiply_block<V, kCols>(count, left(first), weights, depth, next.part(first / kRows),
                                  false, sums);
         for (int row = 0; row < count; ++row) {
           const V* sum = sums + row * kCols;
           for_each_vector<V>(col, col_end, [&](int64_t unit, auto lanes) {
-            A* element = c + (first + row) * args.ldc + unit;
+            A* element = c + (first + row) * right.ldc + unit;
             store_lanes(accumulate ? *sum + load_lanes<V>(element, lanes) : *sum, element, lanes);
             ++sum;
           });

@@ -136,9 +136,12 @@ struct ForwardStep {
     }
   }
 
-  // Fetches what cell will read and has not been touched since another row.
+  // Fetches what cell will read or write and has not been touched since another row.
   FUSEDRNN_HD void prefetch_cell(int64_t row, int64_t unit) const {
     if (C::kStates > 1) prefetch_vector<V>(c + row * hidden_size + unit);
+    for (int k = 0; saved != nullptr && k < kSavedWidth; ++k) {
+      prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
+    }
     if (gx == nullptr) return;
     for (int gate = 0; gate < C::kGates; ++gate) {
       prefetch_vector<V>(gx + row * gx_row_stride + gate * hidden_size + unit);
@@ -326,11 +329,13 @@ struct BackwardStep {
       prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
     }
     const int64_t in_output = place_in(order, row) * output_row_stride + unit;
-    if (dh == nullptr) prefetch_vector<V>(output + in_output);
+    if (C::kReadsNextH && dh == nullptr) prefetch_vector<V>(output + in_output);
     if (row < rows_before && C::kStates > 1) {
       prefetch_vector<V>(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
     }
-    if (row < rows_before && dh == nullptr) prefetch_vector<V>(output_before + in_output);
+    if (C::kReadsPrevH && row < rows_before && dh == nullptr) {
+      prefetch_vector<V>(output_before + in_output);
+    }
   }
 
   // The gradient of h, given what flows into it through the recurrent product; where the next step
@@ -375,9 +380,11 @@ struct BackwardStep {
     const S* saved_row = offset_or_null(saved, row * kSavedWidth * hidden_size + unit);
     for (int k = 0; k < C::kSaved; ++k) kept[k] = load_lanes<V>(saved_row + k * hidden_size, lanes);
     prev[0] = next[0] = V(0.0f);
-    if (dh == nullptr) {
+    if (C::kReadsPrevH && dh == nullptr) {
       prev[0] = is_given ? load_lanes_or_zero<V>(offset_or_null(given_h, state), lanes)
                          : load_lanes<V>(output_before + place * output_row_stride + unit, lanes);
+    }
+    if (C::kReadsNextH && dh == nullptr) {
       next[0] = load_lanes<V>(output + place * output_row_stride + unit, lanes);
     }
     dnext[0] = grad_h;
