@@ -128,18 +128,17 @@ def rnn(
     """
     if nonlinearity not in _RNN_CELLS:
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
-    output, (h_n,), *steps = _run_layers(
+    return run_layers(
         "RNN",
         _RNN_CELLS[nonlinearity],
         input,
-        () if hx is None else (hx,),
+        hx,
         weights,
         batch_first,
         bidirectional,
         dropout if training else 0.0,
         Options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
-    return output, h_n, *steps
 
 
 def lstm(
@@ -195,13 +194,11 @@ def lstm(
         >>> states.c.shape
         torch.Size([1, 7, 2, 3])
     """
-    if hx is not None:
-        check_pair("LSTM", hx)
-    return _run_layers(
+    return run_layers(
         "LSTM",
         "lstm",
         input,
-        () if hx is None else (hx[0], hx[1]),
+        hx,
         weights,
         batch_first,
         bidirectional,
@@ -252,18 +249,17 @@ def gru(
         >>> output.shape, h_n.shape
         (torch.Size([2, 7, 3]), torch.Size([1, 2, 3]))
     """
-    output, (h_n,), *steps = _run_layers(
+    return run_layers(
         "GRU",
         "gru",
         input,
-        () if hx is None else (hx,),
+        hx,
         weights,
         batch_first,
         bidirectional,
         dropout if training else 0.0,
         Options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
-    return output, h_n, *steps
 
 
 def rnn_cell(
@@ -355,22 +351,28 @@ def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
     return _run_cell("GRUCell", "gru", input, hx, None, weights)[0]
 
 
-def _run_layers(
+def run_layers(
     name: str,
     cell: str,
     input: Tensor | PackedSequence,
-    states: tuple[Tensor, ...],
+    hx: Any,
     weights: Sequence[LayerWeights],
     batch_first: bool,
     bidirectional: bool,
     dropout: float,
     options: Options,
 ) -> tuple[Any, ...]:
-    """Brings the input to time-major form, runs the stack, and restores the input's form.
+    """What `rnn`, `lstm` and `gru` do, with their results; `name` is for messages.
 
-    `states` is (), (h_0,) or (h_0, c_0); the second result is (h_n,) or (h_n, c_n), and every
-    step's states and gates follow where they are asked for.
+    Brings the input to time-major form, runs the stack, and restores the input's form.
     """
+    if hx is None:
+        states = ()
+    elif cell == "lstm":
+        check_pair(name, hx)
+        states = (hx[0], hx[1])
+    else:
+        states = (hx,)
     directions = 2 if bidirectional else 1
     if not weights or len(weights) % directions:
         raise ValueError(
@@ -388,7 +390,8 @@ def _run_layers(
         )
         if unsorted_indices is not None:
             states = tuple(state.index_select(1, unsorted_indices) for state in states)
-        return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), states
+        output = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+        return output, states if cell == "lstm" else states[0]
 
     check_ranks(name, input, states)
     batched = input.dim() == 3
@@ -410,7 +413,7 @@ def _run_layers(
         output, states = output.squeeze(1), tuple(state.squeeze(1) for state in states)
     elif batch_first:
         output = output.transpose(0, 1)
-    results = [output, states]
+    results = [output, states if cell == "lstm" else states[0]]
     if every_state:
         states_type = LSTMStates if cell == "lstm" else RNNStates
         results.append(states_type(*(_as_input(s, batched, batch_first) for s in every_state)))

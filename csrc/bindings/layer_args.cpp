@@ -1,10 +1,18 @@
 #include "bindings/layer_args.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
 namespace fusedrnn {
 namespace {
+
+// at::empty; on the CPU not through the dispatcher, which for the five results of a layer takes as
+// long as a small step.
+Tensor make_empty(at::IntArrayRef shape, const at::TensorOptions& options) {
+  return options.device().is_cpu() ? at::detail::empty_cpu(shape, options)
+                                   : at::empty(shape, options);
+}
 
 const void* read_ptr(const OptionalTensor& tensor) {
   return tensor.has_value() ? tensor->const_data_ptr() : nullptr;
@@ -85,14 +93,14 @@ ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) 
   const bool returns_c = keep.return_c && layer.cell.states == 2;
   const at::DimVector nothing{0};
   ForwardResult result;
-  result.outputs = {at::empty(layer.output_shape(), options), at::empty(layer.h_shape(), options),
-                    at::empty(layer.c_shape(), options),
-                    at::empty(returns_c ? layer.rows_shape(layer.hidden_size) : nothing, options)};
+  result.outputs = {make_empty(layer.output_shape(), options), make_empty(layer.h_shape(), options),
+                    make_empty(layer.c_shape(), options),
+                    make_empty(returns_c ? layer.rows_shape(layer.hidden_size) : nothing, options)};
   const at::DimVector saved_shape = keep.save ? layer.saved_shape() : nothing;
   const auto saved_options = options.dtype(layer.saved_dtype());
   // Kept states have more places than are used.
   result.saved = layer.recompute > 0 ? at::zeros(saved_shape, saved_options)
-                                     : at::empty(saved_shape, saved_options);
+                                     : make_empty(saved_shape, saved_options);
   return result;
 }
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import functional
-from fusedrnn.functional import LayerWeights
+from fusedrnn._options import Options
+from fusedrnn.functional import LayerWeights, run_layers
 
 
 def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
@@ -29,7 +30,9 @@ def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
 
 
 class LayersMixin:
-    """Forward pass of a stack of layers; a subclass says which function runs it."""
+    """Forward pass of a stack of layers; a subclass says which, and torch's `mode` the cell."""
+
+    _name: str
 
     def forward(
         self,
@@ -75,20 +78,16 @@ class LayersMixin:
             ValueError: a value or a combination of arguments does not fit.
             TypeError: an argument is of another type.
         """
-        return self._run(
+        return run_layers(
+            self._name,
+            self.mode.lower(),
             input,
             hx,
             self._layer_weights(),
-            batch_first=self.batch_first,
-            bidirectional=bool(self.bidirectional),
-            dropout=self.dropout,
-            training=self.training,
-            lengths=lengths,
-            reset=reset,
-            reset_state=reset_state,
-            return_states=return_states,
-            return_gates=return_gates,
-            recompute=recompute,
+            self.batch_first,
+            self.bidirectional,
+            self.dropout if self.training else 0.0,
+            Options(lengths, reset, reset_state, return_states, return_gates, recompute),
         )
 
     def flatten_parameters(self) -> None:
@@ -116,17 +115,15 @@ class LayersMixin:
 
 
 class RNNMixin(LayersMixin):
-    def _run(self, *args: Any, **options: Any) -> tuple[Any, ...]:
-        nonlinearity = "relu" if self.mode == "RNN_RELU" else "tanh"
-        return functional.rnn(*args, nonlinearity=nonlinearity, **options)
+    _name = "RNN"
 
 
 class LSTMMixin(LayersMixin):
-    _run = staticmethod(functional.lstm)
+    _name = "LSTM"
 
 
 class GRUMixin(LayersMixin):
-    _run = staticmethod(functional.gru)
+    _name = "GRU"
 
 
 class CellMixin:
