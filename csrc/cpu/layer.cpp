@@ -5,8 +5,6 @@
 #include <cstring>
 #include <thread>
 
-#include "cpu/kernels.h"
-
 namespace fusedrnn {
 
 namespace {
