@@ -142,7 +142,7 @@ struct ForwardStep {
     for (int k = 0; saved != nullptr && k < kSavedWidth; ++k) {
       prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
     }
-    if (gx == nullptr) return;
+    if (gx == nullptr || static_cast<const void*>(gx) == saved) return;  // where it is in `saved`
     for (int gate = 0; gate < C::kGates; ++gate) {
       prefetch_vector<V>(gx + row * gx_row_stride + gate * hidden_size + unit);
     }
