@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="index of the first call")
     parser.add_argument("--replay", help="SEED:INDEX or SEED:FIRST-LAST; prints each call")
     parser.add_argument("--skip", default="", help="pass over calls whose description matches")
-    parser.add_argument("--hang", type=float, default=20, help="seconds a call may take")
+    parser.add_argument("--hang", type=float, default=60, help="seconds a call may take")
     options = parser.parse_args()
     first, calls, seed = options.first, options.calls, options.seed
     if options.replay:
