@@ -7,6 +7,7 @@ Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model
 """
 
 from fusedrnn import compat, functional
+from fusedrnn._library import reload_environment
 from fusedrnn.convert import patch, replace, to_torch
 from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fusedrnn.planning import explain
@@ -27,6 +28,7 @@ __all__ = [
     "functional",
     "patch",
     "quantize",
+    "reload_environment",
     "replace",
     "to_torch",
 ]

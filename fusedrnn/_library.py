@@ -7,6 +7,7 @@ csrc/bindings/library.cpp.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,31 @@ def has_cuda_kernels() -> bool:
     return available and torch._C._dispatch_has_kernel_for_dispatch_key(
         "fusedrnn::layer_forward", "CUDA"
     )
+
+
+def _has_kernels(input: Tensor) -> bool:
+    """Whether a layer on this input, which is no real one, will run in kernels."""
+    device = input.device.type
+    return not input.is_complex() and (
+        device == "meta"
+        or torch._C._dispatch_has_kernel_for_dispatch_key("fusedrnn::layer_forward", device.upper())
+    )
+
+
+def reload_environment() -> None:
+    """Reads fusedrnn's environment variables again.
+
+    They are read when fusedrnn is imported and not in a call, because another thread may be
+    changing the environment then.
+
+    Example:
+        >>> os.environ["FUSEDRNN_DEBUG"] = "1"
+        >>> reload_environment()
+    """
+    if not available:
+        return
+    for name in torch.ops.fusedrnn.variable_names():
+        torch.ops.fusedrnn.set_variable(name, os.environ.get(name, ""))
 
 
 def _sizes(cell: str, tensors: Sequence[Tensor | None]) -> tuple[int, tuple[int, ...], int]:
@@ -91,9 +117,7 @@ def _check_layer(
         )
 
 
-def _layer_forward_fake(
-    cell: str, *args: Tensor | bool | int | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _layer_forward_fake(cell: str, *args: Tensor | bool | int | None) -> tuple[Tensor, ...]:
     *tensors, batch_sizes, lengths, reset, save, return_c, recompute = args
     _check_layer(cell, tensors, batch_sizes, lengths, reset)
     input, h_0, weight_hr = tensors[0], tensors[1], tensors[9]
@@ -113,25 +137,29 @@ def _layer_forward_fake(
         kept = (seq_len + recompute - 1) // recompute
         saved_shape = (directions, kept, batch_size, hidden_size if has_c else 0)
         saved_dtype = torch.promote_types(input.dtype, torch.float32)
+    if not save or not _has_kernels(input):
+        saved_shape, saved_dtype = (0,), input.dtype
+    output_shape = (*steps, directions * width)
     return (
-        input.new_empty(*steps, directions * width),
+        input.new_empty(output_shape),
         input.new_empty(directions, batch_size, width),
         input.new_empty((directions, batch_size, hidden_size) if has_c else (0,)),
         input.new_empty((directions, *steps, hidden_size) if has_c and return_c else (0,)),
-        input.new_empty(saved_shape if save else (0,), dtype=saved_dtype),
+        input.new_empty(saved_shape, dtype=saved_dtype),
+        input.new_empty(output_shape if save else (0,)),
     )
 
 
 def _layer_backward_fake(
     cell: str, *args: Tensor | int | Sequence[bool] | None
 ) -> tuple[Tensor, ...]:
-    _, _, _, _, *tensors, batch_sizes, lengths, reset, _recompute, output, _saved, mask = args
+    _, _, _, _, *tensors, batch_sizes, lengths, reset, _recompute, _, _, mask = args
     _check_layer(cell, tensors, batch_sizes, lengths, reset)
     directions, steps, hidden_size = _sizes(cell, tensors)
     gates = (directions, *steps, reference.CELLS[cell].gates * hidden_size)
     shapes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
     return tuple(
-        output.new_empty(shape if wanted and shape is not None else (0,))
+        tensors[0].new_empty(shape if wanted and shape is not None else (0,))
         for shape, wanted in zip(shapes, mask, strict=True)
     )
 

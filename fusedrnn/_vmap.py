@@ -49,7 +49,7 @@ def _layer_forward(info: Any, in_dims: Sequence[Any], cell: str, *args: Any) -> 
     def run(args: Sequence[Any], count: int) -> list[_Result]:
         folded = _fold(args, dims, _ROWS, count)
         results = op(cell, *folded)
-        rows = (*_OUTPUT_ROWS, _SAVED_ROWS)
+        rows = (*_OUTPUT_ROWS, _SAVED_ROWS, _OUTPUT_ROWS[0])
         return [_unfold(result, place, count) for result, place in zip(results, rows, strict=True)]
 
     return _in_parts(run, args, dims, _INPUT, info.batch_size)
@@ -70,15 +70,22 @@ def _layer_backward(info: Any, in_dims: Sequence[Any], cell: str, *args: Any) ->
     rows = {
         **dict(enumerate(_OUTPUT_ROWS)),
         **{first + place: dim for place, dim in _ROWS.items()},
-        len(args) - 3: _OUTPUT_ROWS[0],  # output
+        len(args) - 3: _OUTPUT_ROWS[0],  # kept_output
         len(args) - 2: _SAVED_ROWS,
     }
     shared_mask = [wants and not _WEIGHTS <= place < _GATES for place, wants in enumerate(mask)]
     if wanted:
         shared_mask[_GATES:] = [True, True]
 
+    # With lengths, the rows of `saved` lie in the order of all lengths of a call.
+    runs_forward = layer[_LENGTHS] is not None and not _is_batched(dims[-2])
+
     def run(args: Sequence[Any], count: int) -> list[_Result]:
         folded = _fold(args, dims, rows, count)
+        if runs_forward:
+            *own, recompute = folded[first : first + _RESET + 2]
+            forward = torch.ops.fusedrnn.layer_forward
+            *_, folded[-2], folded[-3] = forward(cell, *own, True, False, recompute)
         grads = list(op(cell, *folded[:-1], shared_mask))
         results = [
             _unfold(grad, 2 if place >= _GATES else 1, count) for place, grad in enumerate(grads)
@@ -121,7 +128,7 @@ class _WeightGrads:
         factor = self._layer[_INPUT] if side == 0 else self._entering(direction)
         if self._valid is not None:
             factor = torch.where(self._valid, factor, 0.0)
-        return gates.mT @ self._samples(factor)
+        return gates.mT @ self._samples(factor).conj()
 
     def _entering(self, direction: int) -> Tensor:
         h_0, reset_h = (

@@ -409,10 +409,11 @@ def run_layers(
         output, states, every_state, gates = _run_stack(
             cell, input, states, weights, directions, dropout, None, prepared
         )
+    # In place: a result that is a view of another could not be detached in place.
     if not batched:
-        output, states = output.squeeze(1), tuple(state.squeeze(1) for state in states)
+        output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
     elif batch_first:
-        output = output.transpose(0, 1)
+        output = output.transpose_(0, 1)
     results = [output, states if cell == "lstm" else states[0]]
     if every_state:
         states_type = LSTMStates if cell == "lstm" else RNNStates
@@ -472,7 +473,8 @@ def _run_stack(
         )
         finals.append((h_n, c_n) if cell == "lstm" else (h_n,))
         if return_states or return_gates:
-            h = split_directions(output, directions)
+            # A copy, as of several layers: output may be changed in place.
+            h = split_directions(output, directions).clone()
         if return_states:
             every_state.append((h, c) if return_c else (h,))
         if return_gates:

@@ -114,7 +114,7 @@ def layer_forward(
             return_c,
         )
     tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
-    output, h_n, c_n, c, _ = _layer_forward(
+    output, h_n, c_n, c, *_ = _layer_forward(
         cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
     )
     return output, h_n, c_n, c
@@ -177,9 +177,11 @@ def cell_forward(
         return None if rows is None else rows[None] if batched else rows[None, None]
 
     _, h_n, c_n, _ = layer_forward(cell, add_step(input), add_step(h), add_step(c), weights)
-    if not batched:
-        h_n, c_n = h_n.squeeze(0), c_n.squeeze(0) if c_n.dim() > 1 else c_n
-    return h_n.squeeze(0), c_n.squeeze(0) if c_n.dim() > 1 else c_n
+    for state in (h_n, c_n)[: reference.CELLS[cell].states]:
+        state.squeeze_(0)
+        if not batched:
+            state.squeeze_(0)
+    return h_n, c_n
 
 
 def _fallback(

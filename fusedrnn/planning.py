@@ -71,7 +71,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
     stored = getattr(module, "stored_dtype", None)  # of quantized weights
     if stored is not None:
         dtype = torch.float32
-    elif torch.is_autocast_enabled(data.device.type):
+    elif not data.is_meta and torch.is_autocast_enabled(data.device.type):
         dtype = torch.get_autocast_dtype(data.device.type)
     training = _wants_gradient(module, data, hx)
     title = (
@@ -83,6 +83,8 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
     for input_size in _layer_input_sizes(module):
         if not _library.available:
             text = f"PyTorch fallback: {_library.reason}"
+        elif dtype.is_complex:
+            text = f"composition of torch operators: no kernel takes {dtype}"
         elif data.device.type == "cuda" and _library.has_cuda_kernels():
             text = torch.ops.fusedrnn.explain_layer_cuda(
                 *_question(module, dtype, seq_len, batch_size, input_size, training),
@@ -91,8 +93,8 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
             )
         elif data.device.type != "cpu":
             text = (
-                f"no kernel: this build of fusedrnn has none for device {data.device.type!r}; "
-                "move to 'cpu'"
+                "composition of torch operators: this build of fusedrnn has no kernels for "
+                f"device {data.device.type!r}"
             )
         else:
             text = torch.ops.fusedrnn.explain_layer(

@@ -246,7 +246,9 @@ def run(
     results = tensors_of(call(input, hx, **options), "result")
     noise = torch.Generator().manual_seed(7)
     loss = sum(
-        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(result)).sum()
+        (result * torch.randn(result.shape, generator=noise, dtype=torch.float64).to(result))
+        .sum()
+        .real
         for result in results.values()
     )
     inputs = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import summary
@@ -70,6 +71,29 @@ def _needs_cuda() -> None:
     if os.environ.get("FUSEDRNN_REQUIRE_CUDA") == "1":
         pytest.fail(f"{reason}, and FUSEDRNN_REQUIRE_CUDA=1")
     pytest.skip(reason)
+
+
+class _Environment(pytest.MonkeyPatch):
+    """pytest's, whose changes of the environment fusedrnn is told."""
+
+    def setenv(self, *args: Any, **kwargs: Any) -> None:
+        super().setenv(*args, **kwargs)
+        fusedrnn.reload_environment()
+
+    def delenv(self, *args: Any, **kwargs: Any) -> None:
+        super().delenv(*args, **kwargs)
+        fusedrnn.reload_environment()
+
+    def undo(self) -> None:
+        super().undo()
+        fusedrnn.reload_environment()
+
+
+@pytest.fixture
+def monkeypatch() -> Iterator[pytest.MonkeyPatch]:
+    environment = _Environment()
+    yield environment
+    environment.undo()
 
 
 @pytest.fixture(params=["cpu", "cuda"])

@@ -212,7 +212,7 @@ def operator(layer: Layer) -> dict[str, Tensor]:
 
 def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
     """The arguments of layer_backward after a forward, with some changed by name."""
-    *outputs, saved = torch.ops.fusedrnn.layer_forward(*layer.forward_args(save=True))
+    *outputs, saved, kept_output = torch.ops.fusedrnn.layer_forward(*layer.forward_args(save=True))
     grads = [torch.randn_like(result) if result.numel() else None for result in outputs]
     args = {
         "cell": layer.cell,
@@ -220,7 +220,7 @@ def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
         **layer.tensors,
         **layer.sequence,
         "recompute": layer.recompute,
-        "output": outputs[0],
+        "kept_output": kept_output,
         "saved": saved,
         "output_mask": [tensor is not None for tensor in layer.tensors.values()] + [True, True],
     }

@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/saved_variable.h>
+#include <torch/csrc/dynamo/compiled_autograd.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -57,15 +58,6 @@ std::array<OptionalTensor, N> unpack_all(const SavedArray<N>& saved) {
   return tensors;
 }
 
-// Each tensor as a node of its own, so that two arguments that are one tensor stay apart.
-template <size_t N>
-std::array<OptionalTensor, N> alias_all(std::array<OptionalTensor, N> tensors) {
-  for (OptionalTensor& tensor : tensors) {
-    if (tensor.has_value()) tensor = tensor->view_as(*tensor);
-  }
-  return tensors;
-}
-
 template <size_t N>
 bool any_requires_grad(const std::array<OptionalTensor, N>& tensors) {
   return at::GradMode::is_enabled() &&
@@ -81,17 +73,40 @@ bool any_forward_gradient(const std::array<OptionalTensor, N>& tensors) {
   });
 }
 
-// What both nodes need of a layer, and the way torch frees it.
+// Tensors with their derivatives in forward mode.
+template <size_t N>
+std::array<Dual, N> unpack_forward_gradients(const std::array<OptionalTensor, N>& tensors) {
+  std::array<Dual, N> duals;
+  for (size_t i = 0; i < N; ++i) {
+    if (!tensors[i].has_value()) continue;
+    const bool has_slope = torch::autograd::isFwGradDefined(*tensors[i]);
+    duals[i].value = has_slope ? tensors[i]->_fw_primal(/*level=*/0) : *tensors[i];
+    if (has_slope) duals[i].slope = tensors[i]->_fw_grad(/*level=*/0);
+  }
+  return duals;
+}
+
+void set_forward_gradient(const Dual& dual, const Tensor& result) {
+  if (!dual.slope.defined()) return;
+  result._set_fw_grad(dual.slope, /*level=*/0, /*is_inplace_op=*/false);
+}
+
+// What both nodes need of a layer, the way torch frees it, and the way compiled autograd traces
+// them: as the operators and compositions that apply calls.
 struct LayerNode : Node {
   std::string cell;
+  int64_t recompute = 0;
   SavedArray<kLayerTensorCount> tensors;
   SavedArray<3> sequence;
+  SavedArray<kOutputCount> others;  // a node's own
 
   void save_layer(std::string_view cell_name, const LayerTensors& layer, const Sequence& given) {
     cell = cell_name;
     save_all(layer, tensors);
     save_all(std::array{given.batch_sizes, given.lengths, given.reset}, sequence);
   }
+
+  virtual const SavedVariable* output_of_node() const { return nullptr; }
 
   Sequence unpack_sequence() const {
     auto [batch_sizes, lengths, reset] = unpack_all(sequence);
@@ -100,65 +115,86 @@ struct LayerNode : Node {
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (SavedVariable& tensor : tensors) tensor.reset_data();
-    for (SavedVariable& tensor : sequence) tensor.reset_data();
-    release_others();
+    for_each_saved(*this, [](SavedVariable& tensor) { tensor.reset_data(); });
   }
-  virtual void release_others() = 0;
+
+  void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
+    args.collect(cell);
+    args.collect(recompute);
+    for_each_saved(*this, [&](const SavedVariable& tensor) {
+      args.collect(tensor, &tensor == output_of_node());
+    });
+  }
+
+  variable_list apply_with_saved(const variable_list& inputs,
+                                 torch::dynamo::autograd::SwapSavedVariables& swap) override {
+    for_each_saved(*this, [&](SavedVariable& tensor) { swap.before(tensor); });
+    variable_list result = apply(variable_list(inputs));
+    for_each_saved(*this, [&](SavedVariable& tensor) { swap.after(tensor); });
+    return result;
+  }
+
+ private:
+  template <class Node, class Function>
+  static void for_each_saved(Node& node, const Function& function) {
+    for (auto& tensor : node.tensors) function(tensor);
+    for (auto& tensor : node.sequence) function(tensor);
+    for (auto& tensor : node.others) function(tensor);
+  }
 };
 
+// The gradients g of a layer are linear in the gradients of its results and, for each of these, the
+// gradient of one number: their second derivative along a direction, grad_grads, gives both of its
+// own gradients, that of the results and, because it is symmetric, that of the layer's tensors.
+// No graph is recorded for it, so it does not matter which levels of torch.func have ended.
 struct LayerDoubleBackward final : LayerNode {
-  SavedArray<kOutputCount> saved_grads;
-
   std::string name() const override { return "fusedrnn::LayerDoubleBackward"; }
-
-  void release_others() override {
-    for (SavedVariable& grad : saved_grads) grad.reset_data();
-  }
 
   variable_list apply(variable_list&& grad_grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
-    const bool create_graph = at::GradMode::is_enabled();
-    const at::AutoGradMode enable_grad(true);
-    const OutputGrads output_grads = alias_all(unpack_all(saved_grads));
-    const LayerTensors layer = alias_all(unpack_all(tensors));
-    const LayerGrads gradients =
-        composite_layer_backward(cell, output_grads, layer, unpack_sequence());
-    variable_list outputs, output_cotangents, inputs;
-    for (int i = 0; i < kGradCount; ++i) {
-      if (!grad_grads[i].defined() || !gradients[i].requires_grad()) continue;
-      outputs.push_back(gradients[i]);
-      output_cotangents.push_back(grad_grads[i]);
-    }
     variable_list result(kOutputCount + kLayerTensorCount);
-    if (outputs.empty()) return result;
-
-    std::vector<size_t> positions;
-    for (size_t i = 0; i < result.size(); ++i) {
-      const OptionalTensor& tensor = i < kOutputCount ? output_grads[i] : layer[i - kOutputCount];
-      if (!task_should_compute_output(i) || !tensor.has_value()) continue;
-      inputs.push_back(*tensor);
-      positions.push_back(i);
+    if (std::none_of(grad_grads.begin(), grad_grads.end(),
+                     [](const Tensor& g) { return g.defined(); })) {
+      return result;
     }
-    const variable_list computed =
-        torch::autograd::grad(outputs, inputs, output_cotangents, /*retain_graph=*/create_graph,
-                              create_graph, /*allow_unused=*/true);
-    for (size_t i = 0; i < positions.size(); ++i) result[positions[i]] = computed[i];
+    const OutputGrads output_grads = unpack_all(others);
+    const LayerTensors values = unpack_all(tensors);
+    CompositeLayer layer;
+    bool wants_tensors = false;
+    for (int i = 0; i < kLayerTensorCount; ++i) {
+      if (!values[i].has_value()) continue;
+      layer.tensors[i] = {*values[i], grad_grads[i]};
+      wants_tensors = wants_tensors || task_should_compute_output(kOutputCount + i);
+    }
+    layer.gates_x = grad_grads[kGradGatesX];
+    layer.gates_r = grad_grads[kGradGatesR];
+    CompositeBackward second;
+    if (wants_tensors) {
+      DualOutputs grads;
+      for (int i = 0; i < kOutputCount; ++i) grads[i] = output_grads[i].value_or(Tensor());
+      second = composite_backward(cell, grads, layer, unpack_sequence());
+    } else {
+      second.outputs =
+          composite_forward(cell, layer, unpack_sequence(), output_grads[kC].has_value());
+    }
+    for (int i = 0; i < kOutputCount; ++i) {
+      if (output_grads[i].has_value()) result[i] = second.outputs[i].slope;
+    }
+    for (int i = 0; i < kLayerTensorCount; ++i) {
+      if (values[i].has_value()) result[kOutputCount + i] = second.grads[i].slope;
+    }
     return result;
   }
 };
 
+// Its results are those of the layer and kept_output, which as a function is the output again: a
+// gradient that a rule of torch.vmap composes from it has derivatives as well.
 struct LayerBackward final : LayerNode {
-  int64_t recompute;
-  SavedVariable output;
-  SavedVariable saved;
+  SavedVariable& kept_output = others[0];
+  SavedVariable& saved = others[1];
 
   std::string name() const override { return "fusedrnn::LayerBackward"; }
-
-  void release_others() override {
-    output.reset_data();
-    saved.reset_data();
-  }
+  const SavedVariable* output_of_node() const override { return &kept_output; }
 
   variable_list apply(variable_list&& grads) override {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -167,6 +203,7 @@ struct LayerBackward final : LayerNode {
       return result;
     }
     OutputGrads output_grads;
+    grads[kOutput] = defined_sum(grads[kOutput], grads[kOutputCount]);
     for (int i = 0; i < kOutputCount; ++i) output_grads[i] = to_optional(std::move(grads[i]));
     const LayerTensors layer = unpack_all(tensors);
     GradMask mask{};
@@ -175,7 +212,7 @@ struct LayerBackward final : LayerNode {
     }
     LayerGrads gradients =
         call_layer_backward(cell, output_grads, layer, unpack_sequence(), recompute,
-                            output.unpack(getptr()), saved.unpack(), mask);
+                            kept_output.unpack(getptr()), saved.unpack(), mask);
     for (int i = 0; i < kLayerTensorCount; ++i) {
       if (mask[i]) result[i] = std::move(gradients[i]);
     }
@@ -185,9 +222,6 @@ struct LayerBackward final : LayerNode {
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
-  if (any_forward_gradient(tensors)) {
-    return composite_layer_forward(cell, tensors, sequence, keep.return_c);
-  }
   const bool needs_grad = any_requires_grad(tensors);
   ForwardResult result;
   {
@@ -195,51 +229,60 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
     result = call_layer_forward(cell, tensors, sequence,
                                 {keep.save || needs_grad, keep.return_c, keep.recompute});
   }
-  if (!needs_grad) return result;
-
-  auto node = make_node<LayerBackward>();
-  node->set_next_edges(std::apply(
-      [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
-      tensors));
-  node->save_layer(cell, tensors, sequence);
-  node->recompute = keep.recompute;
-  for (const Tensor& output : result.outputs) {
-    // What a cell without c, or a call that does not ask for it, has in the place of c.
-    const bool is_absent = output.dim() == 1;
-    torch::autograd::set_history(is_absent ? Tensor() : output, node);
+  if (needs_grad) {
+    auto node = make_node<LayerBackward>();
+    node->set_next_edges(std::apply(
+        [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
+        tensors));
+    node->save_layer(cell, tensors, sequence);
+    node->recompute = keep.recompute;
+    for (const Tensor& output : result.outputs) {
+      // What a cell without c, or a call that does not ask for it, has in the place of c.
+      const bool is_absent = output.dim() == 1;
+      torch::autograd::set_history(is_absent ? Tensor() : output, node);
+    }
+    torch::autograd::set_history(result.kept_output, node);
+    node->kept_output = SavedVariable(result.kept_output, /*is_output=*/true);
+    node->saved = SavedVariable(result.saved, /*is_output=*/false);
   }
-  node->output = SavedVariable(result.outputs[kOutput], /*is_output=*/true);
-  node->saved = SavedVariable(result.saved, /*is_output=*/false);
+  if (any_forward_gradient(tensors)) {
+    const DualOutputs duals =
+        composite_forward(cell, {unpack_forward_gradients(tensors)}, sequence, keep.return_c);
+    for (int i = 0; i < kOutputCount; ++i) set_forward_gradient(duals[i], result.outputs[i]);
+    if (result.kept_output.dim() > 1) set_forward_gradient(duals[kOutput], result.kept_output);
+  }
   return result;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
                           const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  if (any_forward_gradient(grads) || any_forward_gradient(tensors)) {
-    LayerGrads result = composite_layer_backward(cell, grads, tensors, sequence);
-    for (int i = 0; i < kGradCount; ++i) {
-      const bool wanted = mask[i] && (i >= kLayerTensorCount || tensors[i].has_value());
-      if (!wanted) result[i] = at::empty({0}, tensors[kInput]->options());
-    }
-    return result;
-  }
+                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
   const bool needs_grad = any_requires_grad(grads) || any_requires_grad(tensors);
   LayerGrads result;
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = call_layer_backward(cell, grads, tensors, sequence, recompute, output, saved, mask);
+    result =
+        call_layer_backward(cell, grads, tensors, sequence, recompute, kept_output, saved, mask);
   }
-  if (!needs_grad) return result;
-
-  auto node = make_node<LayerDoubleBackward>();
-  node->set_next_edges(std::apply(
-      [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
-      std::tuple_cat(grads, tensors)));
-  node->save_layer(cell, tensors, sequence);
-  save_all(grads, node->saved_grads);
-  for (int i = 0; i < kGradCount; ++i) {
-    torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
+  if (needs_grad) {
+    auto node = make_node<LayerDoubleBackward>();
+    node->set_next_edges(std::apply(
+        [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
+        std::tuple_cat(grads, tensors)));
+    node->save_layer(cell, tensors, sequence);
+    save_all(grads, node->others);
+    for (int i = 0; i < kGradCount; ++i) {
+      torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
+    }
+  }
+  if (any_forward_gradient(grads) || any_forward_gradient(tensors)) {
+    const DualGrads duals = composite_backward(cell, unpack_forward_gradients(grads),
+                                               {unpack_forward_gradients(tensors)}, sequence)
+                                .grads;
+    for (int i = 0; i < kGradCount; ++i) {
+      const bool wanted = mask[i] && (i >= kLayerTensorCount || tensors[i].has_value());
+      if (wanted) set_forward_gradient(duals[i], result[i]);
+    }
   }
   return result;
 }

@@ -3,11 +3,12 @@
 #include <ATen/ops/empty.h>
 #include <c10/util/StringUtil.h>
 
+#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <string>
 #include <string_view>
 
+#include "bindings/settings.h"
 #include "plan/arithmetic.h"
 
 namespace fusedrnn {
@@ -36,6 +37,10 @@ constexpr DirectionWeight kScaled[kScaleCount] = {kWeightIh, kWeightHh, kWeightH
 
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
+    case at::kComplexFloat:
+      return "complex64";
+    case at::kComplexDouble:
+      return "complex128";
     case at::kFloat:
       return "float32";
     case at::kDouble:
@@ -111,7 +116,6 @@ void check_batch_sizes(CheckedLayer& layer) {
     check_rank("input", input, 3, "(seq_len, batch_size, input_size)");
     layer.seq_len = input.size(0);
     layer.batch_size = input.size(1);
-    layer.total_rows = layer.seq_len * layer.batch_size;
     TORCH_CHECK(layer.seq_len > 0, kEmpty);
     return;
   }
@@ -149,8 +153,7 @@ void check_lengths(CheckedLayer& layer) {
   check_kind("lengths", *lengths, *layer.tensors[kInput], at::kLong);
   check_shape("lengths", *lengths, {layer.batch_size}, "(batch_size,)", 0);
   lengths = lengths->contiguous();
-  const char* debug = std::getenv("FUSEDRNN_DEBUG");
-  if (!lengths->is_cpu() && (debug == nullptr || std::string_view(debug) != "1")) return;
+  if (!lengths->is_cpu() && settings().debug != "1") return;
   const Tensor on_cpu = lengths->cpu();
   const int64_t* values = on_cpu.const_data_ptr<int64_t>();
   for (int64_t row = 0; row < layer.batch_size; ++row) {
@@ -256,6 +259,8 @@ void check_sizes(CheckedLayer& layer) {
     TORCH_CHECK_VALUE(layer.hidden_size > 0, "weight_hh: expected hidden_size > 0, got shape ",
                       shape_text(weight_hh.sizes()));
   }
+  check_buffers(layer.seq_len, layer.batch_size, layer.input_size, layer.hidden_size);
+  if (!layer.sequence.batch_sizes.has_value()) layer.total_rows = layer.seq_len * layer.batch_size;
   for (int direction = 0; direction < layer.directions; ++direction) {
     check_direction(layer, direction);
   }
@@ -269,13 +274,25 @@ void check_sizes(CheckedLayer& layer) {
 }  // namespace
 
 const CellInfo& check_cell(std::string_view name) {
-  const CellInfo* info = find_cell(std::string(name).c_str());
+  const bool is_text = name.find('\0') == std::string_view::npos;
+  const CellInfo* info = is_text ? find_cell(std::string(name).c_str()) : nullptr;
   if (info == nullptr) {
     std::string names;
     for (const CellInfo& known : kCells) names += c10::str(names.empty() ? "" : ", ", known.name);
     TORCH_CHECK_VALUE(false, "cell: expected one of ", names, ", got ", name);
   }
   return *info;
+}
+
+void check_buffers(int64_t seq_len, int64_t batch_size, int64_t input_size, int64_t hidden_size) {
+  constexpr double kMostElements = 1LL << 52;  // leaves room for gates, directions and bytes
+  const double width = static_cast<double>(input_size) + static_cast<double>(hidden_size);
+  const double rows = static_cast<double>(seq_len) * static_cast<double>(batch_size);
+  const double weights = width * static_cast<double>(hidden_size);
+  TORCH_CHECK_VALUE(std::max({rows * width, rows, weights, width}) <= kMostElements,
+                    "input, weight_hh: expected a layer of at most 2^52 elements, got seq_len ",
+                    seq_len, ", batch_size ", batch_size, ", input_size ", input_size,
+                    ", hidden_size ", hidden_size);
 }
 
 DType check_dtype(const char* name, at::ScalarType dtype) {
@@ -312,6 +329,7 @@ at::DimVector CheckedLayer::rows_shape(int64_t width) const {
 }
 
 at::DimVector CheckedLayer::saved_shape() const {
+  if (is_composed) return {0};
   if (recompute > 0) {
     return {directions, ceil_div(seq_len, recompute), batch_size, (cell.states - 1) * hidden_size};
   }
@@ -322,7 +340,7 @@ at::DimVector CheckedLayer::saved_shape() const {
 
 at::ScalarType CheckedLayer::saved_dtype() const {
   const at::ScalarType storage = tensors[kInput]->scalar_type();
-  return recompute > 0 && storage != at::kDouble ? at::kFloat : storage;
+  return recompute > 0 && !is_composed && storage != at::kDouble ? at::kFloat : storage;
 }
 
 const char* tensor_name(int place) { return kTensorNames[place]; }
@@ -345,16 +363,18 @@ WeightFormat check_format(const char* name, at::ScalarType dtype) {
 }
 
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const Sequence& sequence, int64_t recompute) {
+                         const Sequence& sequence, int64_t recompute, Means means) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
-  layer.dtype = check_dtype("input", tensors[kInput]->scalar_type());
+  const Tensor& input = *tensors[kInput];
+  layer.is_composed = means == Means::kComposition || input.is_complex();
+  layer.dtype = input.is_complex() ? DType::kFloat32 : check_dtype("input", input.scalar_type());
   check_kinds(tensors);
   TORCH_CHECK_VALUE(recompute >= 0, "recompute: expected 0 or a number of steps, got ", recompute);
-  layer.recompute = recompute;
   layer.tensors = tensors;
   layer.sequence = sequence;
   check_sizes(layer);
+  layer.recompute = std::min(recompute, layer.seq_len);
   return layer;
 }
 
@@ -367,6 +387,7 @@ CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& te
               "input: expected dtype float32, as quantized weights need, got ",
               dtype_name(input.scalar_type()), "; convert it with input.float()");
   layer.dtype = DType::kFloat32;
+  layer.is_composed = false;
   const at::ScalarType stored = tensors[weight_place(0, kWeightIh)]->scalar_type();
   layer.format = check_format("weight_ih", stored);
   check_kinds(tensors, stored);
@@ -390,8 +411,8 @@ CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& te
   return layer;
 }
 
-CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, const Tensor& output,
-                         const Tensor& saved) {
+CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads,
+                         const Tensor& kept_output, const Tensor& saved) {
   const Tensor& input = *layer.tensors[kInput];
   auto check = [&](const char* name, const Tensor& tensor, at::IntArrayRef shape,
                    at::ScalarType dtype, const char* formula) {
@@ -401,7 +422,8 @@ CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, co
   };
   const at::ScalarType dtype = input.scalar_type();
   CheckedGrads checked;
-  checked.output = check("output", output, layer.output_shape(), dtype, "that layer_forward gave");
+  checked.output = check("kept_output", kept_output, layer.output_shape(), dtype,
+                         "that layer_forward gave with save=True");
   checked.saved = check("saved", saved, layer.saved_shape(), layer.saved_dtype(),
                         "that layer_forward gave with save=True");
   const bool has_c = layer.cell.states == 2;

@@ -11,6 +11,8 @@ namespace fusedrnn {
 // The cell of that name, and the dtype as the kernels name it; raise when there is none.
 const CellInfo& check_cell(std::string_view name);
 DType check_dtype(const char* name, at::ScalarType dtype);
+// Raises where 64 bits are too few for the sizes of a layer's buffers.
+void check_buffers(int64_t seq_len, int64_t batch_size, int64_t input_size, int64_t hidden_size);
 
 // A checked layer. Its tensors are contiguous and of one device and, but for weights in a format of
 // their own, of one dtype; those of an absent direction or optional argument stay empty.
@@ -24,7 +26,8 @@ struct CheckedLayer {
   int64_t input_size;   // I
   int64_t hidden_size;  // H
   int64_t proj_size;    // 0 without projection
-  int64_t recompute;    // 0: backward recomputes nothing
+  int64_t recompute;    // 0: backward recomputes nothing; at most seq_len
+  bool is_composed;     // no kernel takes it: it runs as a composition of torch operators
   LayerTensors tensors;
   WeightFormat format = WeightFormat::kSame;
   WeightScales scales;
@@ -54,8 +57,10 @@ void check_kinds(const LayerTensors& tensors);
 // Raises when an argument does not fit; the message names it, what was expected, what was found.
 // Values of lengths are checked on the CPU; on other devices, where that would wait for them, only
 // if the environment variable FUSEDRNN_DEBUG is 1.
+enum class Means { kKernels, kComposition };  // of a device; complex numbers have no kernels
 CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const Sequence& sequence, int64_t recompute);
+                         const Sequence& sequence, int64_t recompute,
+                         Means means = Means::kKernels);
 
 // The same for quantized weights.
 CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& tensors,

@@ -1,19 +1,32 @@
-// The operators as compositions of torch operators: slow, and differentiable to any order, in
-// reverse and in forward mode.
+// The operators as compositions of torch operators: slow, and differentiable to any order. They
+// compute what no kernel does: derivatives along a direction, and layers of complex numbers.
 #pragma once
 
+#include "bindings/dual.h"
 #include "bindings/schema.h"
 
 namespace fusedrnn {
 
-// As call_layer_forward, with nothing saved. Arguments are trusted.
-ForwardResult composite_layer_forward(std::string_view cell, const LayerTensors& tensors,
-                                      const Sequence& sequence, bool return_c);
+// Undefined where there is no tensor.
+using DualTensors = std::array<Dual, kLayerTensorCount>;
+using DualOutputs = std::array<Dual, kOutputCount>;
+using DualGrads = std::array<Dual, kGradCount>;
 
-// The gradients of the layer's tensors, as call_layer_backward returns them for a mask of the
-// tensors present. Runs the forward pass again, so that the result is a function of `grads` and
-// `tensors` that autograd can follow. Arguments are trusted.
-LayerGrads composite_layer_backward(std::string_view cell, const OutputGrads& grads,
-                                    const LayerTensors& tensors, const Sequence& sequence);
+struct CompositeLayer {
+  DualTensors tensors;
+  at::Tensor gates_x, gates_r;  // slopes of the pre-activations of all steps, as their gradients
+};
+
+// The results of layer_forward but what it keeps. Arguments are trusted.
+DualOutputs composite_forward(std::string_view cell, const CompositeLayer& layer,
+                              const Sequence& sequence, bool return_c);
+
+struct CompositeBackward {
+  DualOutputs outputs;
+  DualGrads grads;  // for a mask of the tensors present
+};
+// The results of layer_backward, from its arguments alone: it runs the forward pass again.
+CompositeBackward composite_backward(std::string_view cell, const DualOutputs& output_grads,
+                                     const CompositeLayer& layer, const Sequence& sequence);
 
 }  // namespace fusedrnn

@@ -1,5 +1,5 @@
 // The operators on the CPU, one call of the library for each direction, sequences of several
-// lengths packed; and on devices without kernels.
+// lengths packed.
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
@@ -7,6 +7,7 @@
 #include <exception>
 
 #include "bindings/checks.h"
+#include "bindings/composed.h"
 #include "bindings/layer_args.h"
 #include "bindings/packing.h"
 #include "bindings/plan.h"
@@ -103,23 +104,28 @@ ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
+  const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
+  if (layer.is_composed) return composed_forward(layer, keep);
   const ThreadsGuard threads_guard;
-  return forward(check_layer(cell, tensors, sequence, keep.recompute), keep);
+  ForwardResult result = forward(layer, keep);
+  if (keep.save) keep_output(&result);
+  return result;
 }
 
 Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
                           const WeightScales& scales, const Sequence& sequence, bool return_c) {
-  const ThreadsGuard threads_guard;
   const CheckedLayer layer = check_quantized_layer(cell, tensors, scales, sequence);
+  const ThreadsGuard threads_guard;
   return forward(layer, {false, return_c, 0}).outputs;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
                           const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& output, const Tensor& saved, const GradMask& mask) {
-  const ThreadsGuard threads_guard;
+                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
   const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
-  const CheckedGrads given = check_grads(layer, grads, output, saved);
+  const CheckedGrads given = check_grads(layer, grads, kept_output, saved);
+  if (layer.is_composed) return composed_backward(layer, given, mask);
+  const ThreadsGuard threads_guard;
   LayerGrads result = empty_grads(layer, mask);
   if (!needs_packing(layer)) {
     run_backward(layer, given, result);
@@ -154,41 +160,12 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   return result;
 }
 
-// Any device or layout without kernels of its own.
-[[noreturn]] void refuse(const LayerTensors& tensors) {
-  const Tensor& input = *tensors[kInput];
-  TORCH_CHECK_NOT_IMPLEMENTED(input.layout() == at::kStrided,
-                              "input: expected a dense tensor, got layout ", input.layout(),
-                              "; call .to_dense() first");
-  check_kinds(tensors);
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      false, "input: expected a tensor on the CPU, got device ", input.device(),
-      "; this build of fusedrnn has no kernels for it: move the module and its input to the CPU",
-      input.is_cuda() ? ", or rebuild where the CUDA toolkit is with: FUSEDRNN_CUDA=1 "
-                        "pip install --no-build-isolation --force-reinstall --no-deps ."
-                      : "");
-}
-ForwardResult refuse_forward(std::string_view, const LayerTensors& tensors, const Sequence&,
-                             const Keep&) {
-  refuse(tensors);
-}
-LayerGrads refuse_backward(std::string_view, const OutputGrads&, const LayerTensors& tensors,
-                           const Sequence&, int64_t, const Tensor&, const Tensor&,
-                           const GradMask&) {
-  refuse(tensors);
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
   m.impl("layer_forward", TORCH_FN(forward_kernel<layer_forward>));
   m.impl("layer_backward", TORCH_FN(backward_kernel<layer_backward>));
   m.impl("quantized_forward", TORCH_FN(quantized_kernel<quantized_forward>));
-}
-
-TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
-  m.impl("layer_forward", TORCH_FN(forward_kernel<refuse_forward>));
-  m.impl("layer_backward", TORCH_FN(backward_kernel<refuse_backward>));
 }
 
 }  // namespace fusedrnn

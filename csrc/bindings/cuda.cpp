@@ -6,16 +6,17 @@
 #include <torch/library.h>
 
 #include <array>
-#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
 
 #include "bindings/checks.h"
+#include "bindings/composed.h"
 #include "bindings/cuda_runtime.h"
 #include "bindings/layer_args.h"
 #include "bindings/plan.h"
+#include "bindings/settings.h"
 #include "cuda/launch.h"
 
 namespace fusedrnn {
@@ -42,7 +43,7 @@ CudaInfo device_info(c10::DeviceIndex device) {
 
 CudaPlan make_checked_plan(const Problem& problem, Pass pass, const CudaInfo& info) {
   CudaPlan plan;
-  const CudaForced forced{std::getenv("FUSEDRNN_SCHEDULE"), std::getenv("FUSEDRNN_CUDA_GRAPH")};
+  const CudaForced forced{settings().schedule.c_str(), settings().cuda_graph.c_str()};
   check_status(make_cuda_plan(problem, pass, info, forced, &plan));
   return plan;
 }
@@ -91,26 +92,28 @@ void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call&
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
                             const Sequence& sequence, const Keep& keep) {
   const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
-  const ForwardResult result = empty_forward_result(layer, keep);
-  if (layer.total_rows == 0) return result;
+  if (layer.is_composed) return composed_forward(layer, keep);
+  ForwardResult result = empty_forward_result(layer, keep);
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerForwardArgs, 2> args{};
     for (int d = 0; d < layer.directions; ++d) args[d] = forward_args(layer, result, d);
     return layer_forward_cuda(args.data(), layer.directions, plan, runtime);
   };
-  run_pass(layer, plan_pass(layer, keep.save, Pass::kForward), run);
+  if (layer.total_rows > 0) run_pass(layer, plan_pass(layer, keep.save, Pass::kForward), run);
+  if (keep.save) keep_output(&result);
   return result;
 }
 
 LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
                           const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& output, const Tensor& saved, const GradMask& mask) {
+                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
   const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
-  const CheckedGrads given = check_grads(layer, grads, output, saved);
+  const CheckedGrads given = check_grads(layer, grads, kept_output, saved);
+  if (layer.is_composed) return composed_backward(layer, given, mask);
   const LayerGrads result = empty_grads(layer, mask);
   if (layer.total_rows == 0) return result;
   CudaPlan forward_plan{};
-  if (recompute > 0) forward_plan = plan_pass(layer, true, Pass::kForward).plan;
+  if (layer.recompute > 0) forward_plan = plan_pass(layer, true, Pass::kForward).plan;
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerBackwardArgs, 2> args{};
     for (int d = 0; d < layer.directions; ++d) args[d] = backward_args(layer, given, result, d);

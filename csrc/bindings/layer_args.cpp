@@ -1,7 +1,9 @@
 #include "bindings/layer_args.h"
 
 #include <ATen/EmptyTensor.h>
+#include <ATen/ops/_lazy_clone_compositeexplicitautograd_dispatch.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 namespace fusedrnn {
@@ -97,11 +99,18 @@ ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) 
                     make_empty(layer.c_shape(), options),
                     make_empty(returns_c ? layer.rows_shape(layer.hidden_size) : nothing, options)};
   const at::DimVector saved_shape = keep.save ? layer.saved_shape() : nothing;
+  result.kept_output = make_empty(nothing, options);
   const auto saved_options = options.dtype(layer.saved_dtype());
   // Kept states have more places than are used.
   result.saved = layer.recompute > 0 ? at::zeros(saved_shape, saved_options)
                                      : make_empty(saved_shape, saved_options);
   return result;
+}
+
+void keep_output(ForwardResult* result) {
+  const Tensor& output = result->outputs[kOutput];
+  result->kept_output = output.numel() > 0 ? at::compositeexplicitautograd::_lazy_clone(output)
+                                           : at::empty_like(output);
 }
 
 LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask) {

@@ -14,6 +14,8 @@ Problem to_problem(const CheckedLayer& layer, bool training);
 // What layer_forward and layer_backward return, not filled in. Gradients of a layer without rows
 // are zeros.
 ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep);
+// Sets what backward reads of the output: it shares memory with the output until one is changed.
+void keep_output(ForwardResult* result);
 LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask);
 
 // Pointers into those, and into the layer's tensors.

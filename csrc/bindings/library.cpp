@@ -15,7 +15,11 @@
 //   h_n           as h_0          c_n       as c_0, or [0] for a cell without c
 //   c             of every step [D, T, B, H] or [D, N, H] if `return_c`, else [0]
 //   saved         if `save`, else [0]: [D, T, B, K, H] or [D, N, K, H]; with recompute = R > 0
-//                 [D, ceil(T / R), B, (states - 1) * H] of the accumulation type
+//                 [D, ceil(T / R), B, (states - 1) * H] of the accumulation type; [0] for a dtype
+//                 or device without kernels
+//   kept_output   if `save`, else [0]: as output, for layer_backward, so that output may be changed
+//   in
+//                 place; they share memory until one of them is
 // layer_backward returns the gradients of input, h_0, c_0, reset_h, reset_c and the ten weights in
 // that order, then those of the pre-activations, [D, T, B, G * H] or [D, N, G * H], of their input
 // side and of their recurrent side; those not in output_mask or of absent tensors are [0].
@@ -50,7 +54,7 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
       "bool save, bool return_c, int recompute) "
-      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c, Tensor saved)");
+      "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c, Tensor saved, Tensor kept_output)");
   m.def(
       "layer_backward(str cell, "
       "Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_c, "
@@ -59,7 +63,7 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
       "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
       "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, int recompute, "
-      "Tensor output, Tensor saved, bool[17] output_mask) "
+      "Tensor kept_output, Tensor saved, bool[17] output_mask) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
       "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
@@ -94,6 +98,9 @@ TORCH_LIBRARY(fusedrnn, m) {
   m.def("cuda_architectures() -> str");  // compute capabilities that there are kernels for
   m.def("last_cuda_plan() -> str");      // the schedule that this thread's last call ran
   m.def("last_cuda_graph() -> bool");    // whether it launched its steps as one graph
+  // Environment variables that are obeyed; set_variable changes what one of them said.
+  m.def("variable_names() -> str[]");
+  m.def("set_variable(str name, str value) -> ()");
   // Whether products of float32 on CUDA may round what they multiply to TF32.
   m.def("allows_tf32() -> bool");
   // The torch that this library was compiled with, as "major.minor".

@@ -4,12 +4,13 @@
 #include <ATen/Context.h>
 #include <torch/library.h>
 
-#include <cstdlib>
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bindings/runtime.h"
+#include "bindings/settings.h"
 
 namespace fusedrnn {
 namespace {
@@ -18,7 +19,7 @@ constexpr Isa kIsas[] = {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512};
 
 Isa current_isa() {
   Isa isa;
-  check_status(select_isa(std::getenv("FUSEDRNN_CPU_ISA"), &isa));
+  check_status(select_isa(settings().cpu_isa.c_str(), &isa));
   return isa;
 }
 
@@ -52,6 +53,7 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
                         proj_size >= 0 && (directions == 1 || directions == 2),
                     "explain_layer: expected seq_len and hidden_size > 0, no negative size and 1 "
                     "or 2 directions");
+  check_buffers(seq_len, batch_size, input_size, std::max(hidden_size, proj_size));
   return {check_cell(cell).kind,
           check_dtype("dtype", dtype),
           seq_len,
@@ -78,7 +80,7 @@ CpuPlan make_cpu_plan(const Problem& problem) {
   CpuPlan chosen;
   chosen.isa = current_isa();
   chosen.cpu = query_cpu(chosen.isa, available_threads(), concurrent_threads());
-  check_status(make_plan(problem, chosen.cpu, std::getenv("FUSEDRNN_SCHEDULE"), &chosen.plan));
+  check_status(make_plan(problem, chosen.cpu, settings().schedule.c_str(), &chosen.plan));
   return chosen;
 }
 

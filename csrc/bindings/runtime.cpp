@@ -1,5 +1,6 @@
 #include "bindings/runtime.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm_cpu_dispatch.h>
@@ -7,31 +8,52 @@
 #include <ATen/ops/mm_cpu_dispatch.h>
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
 #include <limits>
-#include <utility>
+
+#include "cpu/kernels.h"
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 #ifndef _WIN32
 #include <pthread.h>
+#include <sys/stat.h>
+#endif
+
+#if defined(_OPENMP) && defined(__ELF__)
+// MKL's number of threads for the calling thread, which it goes by once torch has set one for all;
+// null where torch has no MKL.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 #endif
 
 namespace fusedrnn {
 namespace {
 
+// Whether this process was forked from one with several threads, whose pools it lacks.
+bool lacks_threads = false;
+
 #ifndef _WIN32
-// A child of a process that ran kernels inherits a pool whose threads are gone.
-std::atomic<bool> ran_kernels{false};
-std::atomic<bool> forked{false};
-const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = ran_kernels.load(); });
+bool has_several_threads() {
+#ifdef __linux__
+  struct stat tasks;  // a link for each thread, and two
+  return stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink > 3;
 #else
-std::atomic<bool> ran_kernels{false};
-constexpr struct {
-  bool load(std::memory_order) const { return false; }
-} forked;
+  return true;
+#endif
+}
+
+bool had_several_threads = false;  // the parent
+const int fork_handler =
+    pthread_atfork([] { had_several_threads = has_several_threads(); }, nullptr,
+                   [] { lacks_threads = lacks_threads || had_several_threads; });
+#endif
+
+#if defined(_OPENMP) && defined(__ELF__)
+int set_mkl_threads(int threads) {
+  return MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(threads) : 0;
+}
+#else
+int set_mkl_threads(int) { return 0; }
 #endif
 
 // The stored matrix at `data` with row stride ld, seen as op of it.
@@ -44,8 +66,10 @@ at::Tensor matrix(DType dtype, Transpose transpose, const void* data, int64_t ro
                        plain ? at::IntArrayRef{ld, 1} : at::IntArrayRef{1, ld}, options);
 }
 
-// Of the calling thread's affinity; or all of them, where OpenMP itself has bound each thread.
-int available_cores() {
+// The cores of the calling thread's affinity, which asks the system; or all of them, where OpenMP
+// itself has bound each thread.
+int allowed_threads() {
+  if (lacks_threads) return 1;
 #ifdef _OPENMP
   return omp_get_num_procs();
 #else
@@ -71,21 +95,27 @@ int available_threads() {
 #endif
   const int threads = at::get_num_threads();
   if (threads == 1 || at::in_parallel_region()) return 1;
-  return std::min(threads, available_cores());  // which asks the system
+  return std::min(threads, allowed_threads());
 }
 
 ThreadsGuard::ThreadsGuard() {
-  ran_kernels.store(true, std::memory_order_relaxed);
+#ifdef _OPENMP
   const int threads = at::get_num_threads();
   if (threads == 1) return;
-  const int allowed = forked.load(std::memory_order_relaxed) ? 1 : available_cores();
+  const int allowed = allowed_threads();
   if (allowed >= threads) return;
-  restore_threads_ = threads;
-  at::set_num_threads(allowed);
+  restore_openmp_ = omp_get_max_threads();
+  omp_set_num_threads(allowed);  // of the calling thread
+  restore_mkl_ = set_mkl_threads(allowed);
+#endif
 }
 
 ThreadsGuard::~ThreadsGuard() {
-  if (restore_threads_ > 0) at::set_num_threads(restore_threads_);
+#ifdef _OPENMP
+  if (restore_openmp_ == 0) return;
+  omp_set_num_threads(restore_openmp_);
+  set_mkl_threads(restore_mkl_);
+#endif
 }
 
 void TorchRuntime::parallel(int max_threads, ParallelBody body) {
@@ -116,6 +146,13 @@ void TorchRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64
   } else {
     at::cpu::addmm_(product, left, right, beta, 1);
   }
+}
+
+// MKL on another processor than Intel's splits its sums by the number of threads; of other
+// libraries nothing is known.
+bool TorchRuntime::repeats_products() const {
+  static const bool repeats = at::hasMKL() && has_intel_cpu();
+  return repeats;
 }
 
 void* TorchRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }

@@ -17,10 +17,11 @@ bool concurrent_threads();
 // Whether a parallel region is built on OpenMP.
 bool built_with_openmp();
 
-// While one lives, torch and this library run on no more threads than there are cores: a product
-// of torch's on more waits a time slice at each of its barriers. In a process that was forked after
-// kernels ran, on the calling thread alone: a thread pool does not survive a fork, and its first
-// use in the child waits for ever, in torch as well.
+// While one lives, what the calling thread asks of torch and of this library runs on no more
+// threads than there are cores: a product of torch's on more waits a time slice at each of its
+// barriers. In a process that was forked from one with several threads, on the calling thread
+// alone: a thread pool does not survive a fork, and its first use in the child waits for ever, in
+// torch as well. Other threads, and torch's own numbers of threads, are left as they are.
 class ThreadsGuard {
  public:
   ThreadsGuard();
@@ -29,7 +30,8 @@ class ThreadsGuard {
   ThreadsGuard& operator=(const ThreadsGuard&) = delete;
 
  private:
-  int restore_threads_ = 0;  // 0: nothing to restore
+  int restore_openmp_ = 0;  // 0: nothing to restore
+  int restore_mkl_ = 0;
 };
 
 class TorchRuntime final : public Runtime {
@@ -38,6 +40,7 @@ class TorchRuntime final : public Runtime {
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
             const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
             int64_t ldc) override;
+  bool repeats_products() const override;
   void* scratch(size_t bytes) override;
 
  private:

@@ -20,22 +20,25 @@ ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tens
   static const auto op = find_operator("fusedrnn::layer_forward").typed<ForwardSignature>();
   const auto& [input, h_0, c_0, reset_h, reset_c, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
   const auto& [batch_sizes, lengths, reset] = sequence;
-  auto [output, h_n, c_n, c, saved] =
+  auto [output, h_n, c_n, c, saved, kept_output] =
       op.call(cell, *input, h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8, w9,
               batch_sizes, lengths, reset, keep.save, keep.return_c, keep.recompute);
-  return {{std::move(output), std::move(h_n), std::move(c_n), std::move(c)}, std::move(saved)};
+  return {{std::move(output), std::move(h_n), std::move(c_n), std::move(c)},
+          std::move(saved),
+          std::move(kept_output)};
 }
 
 LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
                                const LayerTensors& tensors, const Sequence& sequence,
-                               int64_t recompute, const Tensor& output, const Tensor& saved,
+                               int64_t recompute, const Tensor& kept_output, const Tensor& saved,
                                const GradMask& mask) {
   static const auto op = find_operator("fusedrnn::layer_backward").typed<BackwardSignature>();
   const auto& [input, h_0, c_0, reset_h, reset_c, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9] = tensors;
   const auto& [batch_sizes, lengths, reset] = sequence;
-  LayerGradsTuple result = op.call(cell, grads[kOutput], grads[kHN], grads[kCN], grads[kC], *input,
-                                   h_0, c_0, reset_h, reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8,
-                                   w9, batch_sizes, lengths, reset, recompute, output, saved, mask);
+  LayerGradsTuple result =
+      op.call(cell, grads[kOutput], grads[kHN], grads[kCN], grads[kC], *input, h_0, c_0, reset_h,
+              reset_c, *w0, *w1, w2, w3, w4, w5, w6, w7, w8, w9, batch_sizes, lengths, reset,
+              recompute, kept_output, saved, mask);
   return std::apply([](auto&... grad) { return LayerGrads{std::move(grad)...}; }, result);
 }
 

@@ -64,8 +64,9 @@ using OutputGrads = std::array<OptionalTensor, kOutputCount>;
 struct ForwardResult {
   Outputs outputs;
   Tensor saved;
+  Tensor kept_output;
 };
-using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 using OutputsTuple = decltype(std::tuple_cat(Outputs()));
 using LayerGradsTuple = decltype(std::tuple_cat(LayerGrads()));
 
@@ -74,7 +75,7 @@ ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tens
                                  const Sequence& sequence, const Keep& keep);
 LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
                                const LayerTensors& tensors, const Sequence& sequence,
-                               int64_t recompute, const Tensor& output, const Tensor& saved,
+                               int64_t recompute, const Tensor& kept_output, const Tensor& saved,
                                const GradMask& mask);
 Outputs call_quantized_forward(std::string_view cell, const LayerTensors& tensors,
                                const WeightScales& scales, const Sequence& sequence, bool return_c);
@@ -108,7 +109,8 @@ ForwardTuple forward_kernel(
                              weight_hr_reverse};
   ForwardResult result =
       Kernel(cell, tensors, {batch_sizes, lengths, reset}, {save, return_c, recompute});
-  return std::tuple_cat(std::move(result.outputs), std::make_tuple(std::move(result.saved)));
+  return std::tuple_cat(std::move(result.outputs),
+                        std::make_tuple(std::move(result.saved), std::move(result.kept_output)));
 }
 
 // Kernel, a function like call_layer_backward, with the argument list of the schema.
@@ -123,7 +125,7 @@ LayerGradsTuple backward_kernel(
     const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
     const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes,
     const OptionalTensor& lengths, const OptionalTensor& reset, int64_t recompute,
-    const Tensor& output, const Tensor& saved, GradMask output_mask) {
+    const Tensor& kept_output, const Tensor& saved, GradMask output_mask) {
   const LayerTensors tensors{input,
                              h_0,
                              c_0,
@@ -140,7 +142,7 @@ LayerGradsTuple backward_kernel(
                              bias_hh_reverse,
                              weight_hr_reverse};
   return std::tuple_cat(Kernel(cell, OutputGrads{grad_output, grad_h_n, grad_c_n, grad_c}, tensors,
-                               {batch_sizes, lengths, reset}, recompute, output, saved,
+                               {batch_sizes, lengths, reset}, recompute, kept_output, saved,
                                output_mask));
 }
 

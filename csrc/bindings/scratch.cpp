@@ -1,8 +1,10 @@
 #include "bindings/scratch.h"
 
 #include <c10/core/impl/alloc_cpu.h>
+#include <c10/util/Exception.h>
 
 #include <cstdint>
+#include <limits>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -43,6 +45,9 @@ Scratch::~Scratch() { pool.taken = first_; }
 
 void* Scratch::take(size_t bytes) {
   constexpr size_t kAlign = 64;
+  constexpr auto kMostBytes = static_cast<size_t>(std::numeric_limits<int64_t>::max());
+  TORCH_CHECK(bytes <= kMostBytes - kAlign, "scratch memory: expected a size, got ", bytes,
+              " bytes; a product of sizes overflowed");
   bytes = (bytes + kAlign - 1) / kAlign * kAlign;
   if (bytes > kPoolBytes - pool.taken) {
     const ScratchBlock& block = outside_pool_.emplace_back(allocate(bytes));

@@ -36,8 +36,10 @@ OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
   return rows.has_value() ? OptionalTensor(add_step(*rows, batched)) : std::nullopt;
 }
 
-Tensor remove_step(const Tensor& rows, bool batched) {
-  return batched ? rows.squeeze(0) : rows.squeeze(0).squeeze(0);
+// In place, so that the result is no view.
+void remove_step(Tensor* rows, bool batched) {
+  rows->squeeze_(0);
+  if (!batched) rows->squeeze_(0);
 }
 
 std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& input,
@@ -50,8 +52,9 @@ std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& inp
   auto [output, h_n, c_n] =
       plain_layer_forward(cell, add_step(input, batched), add_step(h, batched),
                           add_step(c, batched), weight_ih, weight_hh, bias_ih, bias_hh, weight_hr);
-  const bool has_c = c_n.dim() > 1;
-  return {remove_step(h_n, batched), has_c ? remove_step(c_n, batched) : std::move(c_n)};
+  remove_step(&h_n, batched);
+  if (c_n.dim() > 1) remove_step(&c_n, batched);
+  return {std::move(h_n), std::move(c_n)};
 }
 
 }  // namespace

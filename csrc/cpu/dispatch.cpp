@@ -11,6 +11,8 @@
 #define FUSEDRNN_X86 1
 #if defined(_MSC_VER)
 #include <intrin.h>
+#else
+#include <cpuid.h>
 #endif
 #endif
 #if defined(_WIN32)
@@ -77,15 +79,38 @@ bool machine_has(Isa isa) {
          bit(leaf7[1], 30) && bit(leaf7[1], 31);  // AVX512F, DQ, BW, VL
 }
 #elif defined(FUSEDRNN_X86)
-// __builtin_cpu_supports also asks whether the system saves the registers.
+// __builtin_cpu_supports also asks whether the system saves the registers. Older compilers do not
+// know F16C by name, whose registers are AVX's.
 bool machine_has(Isa isa) {
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c;
   if (isa == Isa::kAvx2) return has_avx2;
   return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #else
 bool machine_has(Isa) { return false; }
+#endif
+
+// "GenuineIntel" in ebx, edx, ecx.
+#if defined(FUSEDRNN_X86)
+bool is_intel() {
+  unsigned ebx = 0, ecx = 0, edx = 0;
+#if defined(_MSC_VER)
+  int leaf0[4];
+  __cpuidex(leaf0, 0, 0);
+  ebx = static_cast<unsigned>(leaf0[1]);
+  ecx = static_cast<unsigned>(leaf0[2]);
+  edx = static_cast<unsigned>(leaf0[3]);
+#else
+  unsigned eax = 0;
+  __get_cpuid(0, &eax, &ebx, &ecx, &edx);
+#endif
+  return ebx == 0x756e6547 && edx == 0x49656e69 && ecx == 0x6c65746e;
+}
+#else
+bool is_intel() { return false; }
 #endif
 
 // Bytes of the data or unified cache of that level, 0 if the system does not say.
@@ -175,6 +200,11 @@ const KernelTable& use_kernel_table(Isa isa) {
   const KernelTable& table = *built_table(isa);
   last_used_isa = table.isa;
   return table;
+}
+
+bool has_intel_cpu() {
+  static const bool intel = is_intel();
+  return intel;
 }
 
 CpuInfo query_cpu(Isa isa, int num_threads, bool concurrent_threads) {

@@ -24,6 +24,9 @@ Status select_isa(const char* forced, Isa* isa);
 // The ISA whose kernels the calling thread ran last; what the tests read back.
 Isa last_isa();
 
+// Whether the running machine's processor is Intel's.
+bool has_intel_cpu();
+
 // Cache sizes of the running machine and the given ISA and threads.
 CpuInfo query_cpu(Isa isa, int num_threads, bool concurrent_threads);
 

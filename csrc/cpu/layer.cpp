@@ -161,7 +161,7 @@ Operand Layer::take_operand(Transpose trans_b, int64_t n, int64_t k, const void*
   // Fewer rows are not worth packing for.
   constexpr int64_t kMinRows = 512;
   Operand operand{trans_b, n, k, b, ldb, nullptr};
-  if (!has_matmul || chunk_max_rows < kMinRows) return operand;
+  if (!has_matmul || (chunk_max_rows < kMinRows && runtime.repeats_products())) return operand;
   operand.packed = take_panels(n, k);
   set_operand(n, k, b, ldb, &operand);
   return operand;

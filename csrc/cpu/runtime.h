@@ -41,6 +41,10 @@ class Runtime {
                     int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb, double beta,
                     void* c, int64_t ldc) = 0;
 
+  // Whether gemm gives the same bits on any number of threads. Where it does not, the kernels
+  // multiply few rows as well by themselves.
+  virtual bool repeats_products() const = 0;
+
   // Scratch memory aligned to 64 bytes, uninitialised, valid until the Runtime is destroyed.
   virtual void* scratch(size_t bytes) = 0;
 };

@@ -126,6 +126,8 @@ class TestRuntime : public Runtime {
     }
   }
 
+  bool repeats_products() const override { return !concurrent_; }
+
   void* scratch(size_t bytes) override {
     constexpr size_t kAlign = 64;
     pieces_.emplace_back(new char[bytes + kAlign]);

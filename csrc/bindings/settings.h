@@ -1,0 +1,20 @@
+// The environment variables that the library obeys. They are read once, when it is loaded: getenv
+// in a call would read what another thread may be changing.
+#pragma once
+
+#include <string>
+
+namespace fusedrnn {
+
+// As given; empty where there is none.
+struct Settings {
+  std::string cpu_isa;     // FUSEDRNN_CPU_ISA
+  std::string schedule;    // FUSEDRNN_SCHEDULE
+  std::string cuda_graph;  // FUSEDRNN_CUDA_GRAPH
+  std::string debug;       // FUSEDRNN_DEBUG
+};
+
+// Those of the next call; valid for ever.
+const Settings& settings();
+
+}  // namespace fusedrnn
