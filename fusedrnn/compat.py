@@ -8,8 +8,9 @@ True` lets Dynamo trace them, into one graph with one operator a layer; torch.nn
 model are then unrolled. `fusedrnn.LSTM` and the others compile so without it; `replace(model,
 compat=False)` makes these where no code tests the type. The cells compile either way.
 
-No class can have both: `isinstance` looks at the class and at `__class__`, for a user's code and
-for Dynamo alike.
+No class has both. The `isinstance` tests in a user's code are traced by Dynamo from what its own
+test sees: a class that passed them in eager mode and not there would make the compiled model take
+another branch, silently.
 
 Constructors, results and errors are those of the torch.nn class; everything else is said at
 the class of the same name in `fusedrnn`.

@@ -291,8 +291,7 @@ def _plain_class(module: nn.Module) -> type[nn.Module] | str | None:
         for space in (modules, compat_classes)
         for name in CLASS_NAMES
     }
-    base = next(base for base in cls.__mro__ if base in ours)
-    return ours.get(cls, f"a subclass of {_label(base)}, whose own code may rely on it")
+    return ours.get(cls, "a class derived from fusedrnn's, whose own code may rely on it")
 
 
 @functools.cache

@@ -198,6 +198,9 @@ def test_classes_made_from_both_are_ours_already(name: str) -> None:
         report = fusedrnn.replace(model, **options)
         assert not report.replaced and not report.skipped
         assert _names(report.already) == ["0", "1", "2", "3"]
+    back = fusedrnn.to_torch(model)
+    assert _names(back.skipped) == ["0", "1"] and _names(back.replaced) == ["2", "3"]
+    assert all("derived from fusedrnn's" in reason for *_, reason in back.skipped)
 
 
 # a forward of the module's own
