@@ -2,14 +2,16 @@
 
 `fusedrnn.RNN`, `LSTM`, `GRU`, `RNNCell`, `LSTMCell` and `GRUCell` take the place of torch.nn's.
 Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model that exists;
-`with fusedrnn.patch():` around code that looks the classes up in torch.nn.
+`with fusedrnn.patch():` around code that looks the classes up in torch.nn, or
+`python -m fusedrnn.run train.py` around a whole program.
 `fusedrnn.quantize(model, dtype)` is for inference on weights in fewer bytes.
 """
 
 from fusedrnn import compat, functional
 from fusedrnn._library import reload_environment
-from fusedrnn.convert import patch, replace, to_torch
+from fusedrnn.convert import replace, to_torch
 from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from fusedrnn.patching import patch
 from fusedrnn.planning import explain
 from fusedrnn.quantization import quantize
 

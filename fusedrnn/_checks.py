@@ -7,12 +7,27 @@ the remedy. The operators check the rest: weights against each other, and what n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fusedrnn.reference import LayerWeights
+
+
+def check_collection(name: str, value: Any, kinds: tuple[type, ...], noun: str) -> None:
+    """Raises where a single item, or none of these kinds, stands for a collection of them."""
+    remedy = f"write {name}=[...]"
+    if isinstance(value, kinds) or not isinstance(value, Collection):
+        found = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+        raise TypeError(f"{name}: expected a collection of {noun}, got {found}; {remedy}")
+    for item in value:
+        if not isinstance(item, kinds):
+            raise TypeError(
+                f"{name}: expected a collection of {noun}, got one with a {type(item).__name__}; "
+                f"{remedy} of these"
+            )
 
 
 def check_pair(

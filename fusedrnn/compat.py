@@ -1,9 +1,16 @@
 """The same modules as subclasses of torch.nn's, for code that tests the type.
 
-`isinstance(fusedrnn.compat.LSTM(5, 3), torch.nn.LSTM)` holds. The price is paid under
-`torch.compile`: Dynamo does not trace instances of `nn.RNN`, `nn.LSTM` and `nn.GRU`; it breaks
-the graph at each call, and `fullgraph=True` is refused. `fusedrnn.LSTM` and the others compile
-as one operator; prefer them where no code tests the type. The cells compile either way.
+`isinstance(fusedrnn.compat.LSTM(5, 3), torch.nn.LSTM)` holds. `fusedrnn.replace` and `patch` make
+these, since code about a model may rest on that test. The price is paid under `torch.compile`:
+Dynamo applies the same test to `nn.RNN`, `nn.LSTM` and `nn.GRU`, runs the frame that calls one in
+eager mode, and refuses `fullgraph=True`. There are two ways out. `torch._dynamo.config.allow_rnn =
+True` lets Dynamo trace them, into one graph with one operator a layer; torch.nn's own layers in the
+model are then unrolled. `fusedrnn.LSTM` and the others compile so without it; `replace(model,
+compat=False)` makes these where no code tests the type. The cells compile either way.
+
+No class has both. The `isinstance` tests in a user's code are traced by Dynamo from what its own
+test sees: a class that passed them in eager mode and not there would make the compiled model take
+another branch, silently.
 
 Constructors, results and errors are those of the torch.nn class; everything else is said at
 the class of the same name in `fusedrnn`.

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
 from fusedrnn import compat, modules
 from fusedrnn._quantized import DTYPES, store
-from fusedrnn.convert import CLASS_NAMES, exact_type, torch_classes
+from fusedrnn.convert import (
+    CLASS_NAMES,
+    class_label,
+    exact_type,
+    recurrent_modules,
+    skipped_ids,
+    torch_classes,
+)
 from fusedrnn.modules import quantized
 
 __all__ = ["quantize"]
@@ -40,7 +47,8 @@ def quantize(
         model: any module; it may itself be recurrent. Each `RNN`, `LSTM`, `GRU` and cell of
             torch.nn or fusedrnn in it becomes one of fusedrnn's, and is called as before.
         dtype: torch.bfloat16, torch.float16 or torch.int8.
-        skip: modules to leave as they are, by name in the model or as objects.
+        skip: modules to leave as they are, with what they contain, by name in the model or as
+            objects.
 
     Returns:
         The copy. Its weights are buffers: `state_dict` has them, and scales as `scale_hh_l0` beside
@@ -49,8 +57,10 @@ def quantize(
         enabled. Under autocast, input becomes float32, and so is the result.
 
     Raises:
-        TypeError: dtype is none of these, or a recurrent module has a class of its own.
-        ValueError: nothing in the model is recurrent, or a weight is not finite in dtype.
+        TypeError: dtype is none of these, a recurrent module has a class or a `forward` of its
+            own, or skip is no collection of names and modules.
+        ValueError: nothing in the model is recurrent, nothing that an item of skip names is, or a
+            weight is not finite in dtype.
         RuntimeError: a weight is not float32, or is computed, as by a parametrization.
 
     Example:
@@ -66,8 +76,10 @@ def quantize(
     if dtype not in DTYPES:
         names = ", ".join(map(str, DTYPES))
         raise TypeError(f"dtype: expected one of {names}, got {dtype}")
-    found = list(_recurrent(model, skip))
-    for name, module in found:
+    found = recurrent_modules(model)
+    skipped = skipped_ids(model, skip, found)
+    found = {name: module for name, module in found.items() if id(module) not in skipped}
+    for name, module in found.items():
         _check(name or type(module).__name__, module, dtype)
     if not found:
         raise ValueError(
@@ -75,26 +87,22 @@ def quantize(
             "pass a model that has one that is not in skip"
         )
     result = copy.deepcopy(model)
-    for name, module in found:
+    for name, module in found.items():
         quantized.quantize_weights(result.get_submodule(name), _CLASSES[type(module)], dtype)
     return result
-
-
-def _recurrent(
-    model: nn.Module, skip: Collection[str | nn.Module]
-) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in model.named_modules():
-        skipped = any(item is module or item == name for item in skip)
-        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)) and not skipped:
-            yield name, module
 
 
 def _check(name: str, module: nn.Module, dtype: torch.dtype) -> None:
     cls = exact_type(module)
     if cls not in _CLASSES:
         raise TypeError(
-            f"{name}: expected a class of torch.nn or fusedrnn, got {cls.__qualname__}, "
+            f"{name}: expected a class of torch.nn or fusedrnn, got {class_label(module)}, "
             "whose own code may rely on its weights; name it in skip="
+        )
+    if "forward" in vars(module):
+        raise TypeError(
+            f"{name}.forward: expected that of the class, got one set on the module, which may "
+            "rely on its weights; delete it, or name the module in skip="
         )
     computed = next((key for key in _weight_names(module) if key not in module._parameters), None)
     if computed is not None:

@@ -1,14 +1,16 @@
-"""replace, to_torch and patch on small models as people write them."""
+"""replace and to_torch on small models as people write them."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from cases import assert_close, run, tolerance
+from cases import CELLS, assert_close, layers, run, tolerance
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
+from torch._dynamo.testing import CompileCounter
 from torch.nn.utils import parametrize
 
 import fusedrnn
@@ -35,11 +37,6 @@ class Tagger(nn.Module):
         x, _ = self.shared(x)
         x, _ = self.plain_list[0](self.middle[1](x))
         return self.cell(x[:, -1])[0]
-
-
-class Mine(nn.LSTM):
-    def forward(self, input: Tensor, hx: object = None) -> object:
-        return super().forward(2 * input, hx)
 
 
 def _tokens() -> Tensor:
@@ -102,7 +99,7 @@ def test_training_goes_on_with_the_same_optimizer() -> None:
 def test_model_that_is_itself_recurrent_is_replaced_in_place() -> None:
     for name in NAMES:
         module = getattr(nn, name)(5, 7)
-        report = fusedrnn.replace(module)
+        report = fusedrnn.replace(module, compat=False)
         assert report.model is module and type(module) is getattr(fusedrnn, name)
         assert report.replaced == [("", f"torch.nn.{name}", f"fusedrnn.{name}")]
         assert "(model)" in str(report)
@@ -130,12 +127,12 @@ def test_parametrized_module_stays_parametrized() -> None:
     input = torch.randn(6, 3, 5)
     expected = run(module, input)
     assert fusedrnn.replace(module).replaced
-    assert isinstance(module, fusedrnn.LSTM) and parametrize.is_parametrized(module)
+    assert isinstance(module, compat.LSTM) and parametrize.is_parametrized(module)
     assert all(value is originals[name] for name, value in module.named_parameters())
     for name, result in run(module, input).items():
         assert_close(result, expected[name], tolerance(torch.float32, 12), name)
     assert fusedrnn.to_torch(module).replaced
-    assert isinstance(module, nn.LSTM)
+    assert convert.exact_type(module) is nn.LSTM
     for name, result in run(module, input).items():
         assert torch.equal(result, expected[name]), name
     parametrize.remove_parametrizations(module, "weight_hh_l0")
@@ -145,7 +142,6 @@ def test_parametrized_module_stays_parametrized() -> None:
 def test_what_cannot_be_replaced_is_skipped_with_a_reason() -> None:
     model = nn.ModuleDict(
         {
-            "mine": Mine(5, 7),
             "complex": nn.GRU(5, 7, dtype=torch.complex64),
             "named": nn.GRU(5, 7),
             "given": nn.GRU(5, 7),
@@ -155,13 +151,12 @@ def test_what_cannot_be_replaced_is_skipped_with_a_reason() -> None:
     )
     report = fusedrnn.replace(model, skip=["named", model["given"]])
     reasons = {name: reason for name, _, reason in report.skipped}
-    assert "subclass of torch.nn.LSTM" in reasons["mine"]
     assert "torch.complex64" in reasons["complex"]
     assert reasons["named"] == reasons["given"] == "asked for"
     assert [name for name, *_ in report.replaced] == ["normal"]
-    assert type(model["mine"]) is Mine and type(model["named"]) is nn.GRU
+    assert type(model["named"]) is nn.GRU
     lines = str(report).splitlines()
-    assert lines[0] == "1 replaced, 4 skipped" and len(lines) == 6
+    assert lines[0] == "1 replaced, 3 skipped" and len(lines) == 5
 
 
 def test_module_on_a_device_without_kernels_is_skipped(
@@ -182,74 +177,157 @@ def test_replace_twice_changes_nothing_more() -> None:
     fusedrnn.replace(model)
     again = fusedrnn.replace(model)
     assert not again.replaced and not again.skipped
-    other = fusedrnn.replace(model, compat=True)
-    assert not other.replaced
-    assert {reason for *_, reason in other.skipped} == {"fusedrnn's already"}
+    assert again.already == [
+        ("encoder", "fusedrnn.compat.LSTM"),
+        ("middle.0", "fusedrnn.compat.GRU"),
+        ("last", "fusedrnn.compat.RNN"),
+        ("cell", "fusedrnn.compat.LSTMCell"),
+    ]
+    assert str(again).startswith("0 replaced, 0 skipped, 4 already\n")
+    assert not fusedrnn.replace(model, compat=False).replaced
+    fusedrnn.to_torch(model)
+    assert [name for name, _ in fusedrnn.to_torch(model).already] == [n for n, _ in again.already]
 
 
-def test_replaced_model_pickles() -> None:
+@pytest.mark.parametrize("with_compat", [False, True], ids=["fusedrnn", "compat"])
+def test_replaced_model_pickles(with_compat: bool) -> None:
     model, tokens = Tagger(), _tokens()
-    fusedrnn.replace(model)
+    fusedrnn.replace(model, compat=with_compat)
     duplicate = pickle.loads(pickle.dumps(model))
-    assert type(duplicate.encoder) is fusedrnn.LSTM
+    assert type(duplicate.encoder) is (compat if with_compat else fusedrnn).LSTM
     assert torch.equal(duplicate(tokens), model(tokens))
 
 
-# patch
+# code about the model
 
 
-def _classes() -> list[type]:
-    return [getattr(space, name) for space in (nn, nn.modules) for name in NAMES]
+@pytest.mark.parametrize("name", NAMES)
+def test_replaced_layers_are_instances_of_torchs_classes(name: str) -> None:
+    module = getattr(nn, name)(5, 7)
+    fusedrnn.replace(module)
+    assert type(module) is getattr(compat, name) and isinstance(module, getattr(nn, name))
+    assert isinstance(pickle.loads(pickle.dumps(module)), getattr(nn, name))
 
 
-def test_patch_names_the_compat_classes_and_restores() -> None:
-    before = _classes()
-    with fusedrnn.patch():
-        for name in NAMES:
-            assert getattr(torch.nn, name) is getattr(compat, name)
+class Policy(nn.Module):
+    """Branches on its layer's type, as torchrl's LSTMModule and GRUModule do."""
+
+    def __init__(self, layer: nn.Module, layer_type: type) -> None:
+        super().__init__()
+        self.layer, self.layer_type = layer, layer_type
+
+    def forward(self, input: Tensor, lengths: Tensor) -> Tensor:
+        if not isinstance(self.layer, self.layer_type):
+            return self.layer(input, mask=lengths)[0]
+        packed = nn.utils.rnn.pack_padded_sequence(input, lengths, True, enforce_sorted=False)
+        return self.layer(packed)[0].data
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_code_that_branches_on_the_type_runs_as_before(cell: str) -> None:
+    layer = layers(nn, cell, 5, 7, batch_first=True)
+    model = Policy(layer, type(layer))
+    arguments = torch.randn(3, 6, 5), torch.tensor([4, 6, 1])
+    expected = model(*arguments)
+    assert fusedrnn.replace(model).replaced
+    assert_close(model(*arguments), expected, tolerance(torch.float32, 6))
+
+
+class Head(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, input: Tensor) -> Tensor:
+        shift = 1 if isinstance(self.layer, (nn.RNN, nn.LSTM, nn.GRU)) else 0
+        return self.layer(input.relu())[0].sigmoid() + shift
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_replaced_layers_compile_as_the_docstring_says(
+    cell: str, options: Any, compiled_part: None
+) -> None:
+    """compat's as torch.nn's, in one graph with torch's switch; the others in one graph always."""
+    input = torch.randn(4, 3, 5)
+
+    def compiled(model: nn.Module, allow_rnn: bool, **arguments: Any) -> CompileCounter:
+        torch._dynamo.reset()
+        counter = CompileCounter()
+        function = torch.compile(model, backend=counter, dynamic=True, **arguments)
+        with torch._dynamo.config.patch(allow_rnn=allow_rnn):
+            for length in (4, 7, 2):
+                input = torch.randn(length, 3, 5)
+                assert_close(function(input), model(input), tolerance(torch.float32, length))
+        return counter
+
+    def model() -> nn.Module:
+        return Head(layers(nn, cell, 5, 7, **options))
+
+    for refused in (model(), fusedrnn.replace(model()).model):
+        with pytest.raises(Unsupported, match="allow_rnn"):
+            compiled(refused, False, fullgraph=True)
+        compiled(refused, False)
+    default, plain = model(), model()
+    fusedrnn.replace(default)
+    fusedrnn.replace(plain, compat=False)
+    assert compiled(default, True, fullgraph=True).frame_count == 1
+    assert compiled(plain, False, fullgraph=True).frame_count == 1
+    assert default(input).shape == plain(input).shape
+
+
+# skip
+
+
+@pytest.mark.parametrize("function", [fusedrnn.replace, fusedrnn.to_torch], ids=["to", "back"])
+def test_what_contains_a_layer_and_what_is_an_alias_can_be_skipped(function: Any) -> None:
+    for skip in (["middle"], ["shared"], ["middle.0"]):
         model = Tagger()
-        assert isinstance(model.encoder, nn.LSTM)
-    assert _classes() == before
-    assert type(model.encoder) is compat.LSTM and isinstance(model.encoder, nn.LSTM)
-    assert model(_tokens()).shape == (4, 3)
+        if function is fusedrnn.to_torch:
+            fusedrnn.replace(model)
+        before = type(model.shared)
+        report = function(model, skip=[*skip, model.cell])
+        assert [name for name, *_ in report.skipped] == ["middle.0", "cell"]
+        assert [name for name, *_ in report.replaced] == ["encoder", "last"]
+        assert type(model.shared) is before
+    assert [name for name, *_ in function(Tagger(), skip=[""]).skipped] == [
+        "encoder",
+        "middle.0",
+        "last",
+        "cell",
+    ]
 
 
-def test_patch_restores_after_an_exception_and_when_nested() -> None:
-    before = _classes()
-    with pytest.raises(KeyError), fusedrnn.patch():
-        raise KeyError
-    assert _classes() == before
-    with fusedrnn.patch():
-        with fusedrnn.patch():
-            assert nn.GRU is compat.GRU
-        assert nn.GRU is compat.GRU
-    assert _classes() == before
-    first, second = fusedrnn.patch(), fusedrnn.patch()
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert nn.GRU is compat.GRU
-    second.__exit__(None, None, None)
-    assert _classes() == before
-
-
-def test_patch_decorates_a_function() -> None:
-    build: Callable[[], nn.Module] = fusedrnn.patch()(lambda: nn.GRU(5, 7))
-    assert type(build()) is compat.GRU
-    assert type(nn.GRU(5, 7)) is not compat.GRU
-
-
-def test_replace_within_patch_still_converts_torch_modules() -> None:
-    module = nn.GRU(5, 7)
-    with fusedrnn.patch():
-        fusedrnn.replace(module)
-        assert type(module) is fusedrnn.GRU
-        pickle.loads(pickle.dumps(nn.Sequential(nn.LSTM(5, 7))))
-        fusedrnn.to_torch(module)
-    assert type(module) is nn.GRU
-
-
-def test_torch_modules_pickle_within_patch() -> None:
-    module = nn.GRU(5, 7)
-    with fusedrnn.patch():
-        assert type(pickle.loads(pickle.dumps(module))) is type(module)
+@pytest.mark.parametrize(
+    "function",
+    [
+        fusedrnn.replace,
+        fusedrnn.to_torch,
+        lambda model, skip: fusedrnn.quantize(model, torch.int8, skip=skip),
+    ],
+    ids=["replace", "to_torch", "quantize"],
+)
+@pytest.mark.parametrize(
+    ("skip", "error", "match"),
+    [
+        ("encoder", TypeError, r"got 'encoder'; write skip=\[...\]"),
+        ("", TypeError, r"got ''; write skip=\[...\]"),
+        (nn.ModuleList([nn.GRU(5, 7)]), TypeError, "names and modules, got a ModuleList"),
+        (iter(["encoder"]), TypeError, "expected a collection"),
+        (None, TypeError, "got a NoneType"),
+        ([nn.LSTM], TypeError, "got one with a type"),
+        ([0], TypeError, "got one with a int"),
+        (["e"], ValueError, "got 'e'; the model has 'encoder', 'middle.0', 'last', 'cell'"),
+        (["encoder", "decoder"], ValueError, "got 'decoder'"),
+        (["embedding"], ValueError, "got 'embedding'"),
+        ([nn.LSTM(5, 7)], ValueError, "got a LSTM; the model has"),
+    ],
+    ids=repr,
+)
+def test_a_skip_that_skips_nothing_is_an_error(
+    function: Any, skip: Any, error: type[Exception], match: str
+) -> None:
+    model = Tagger()
+    with pytest.raises(error, match=f"skip: .*{match}"):
+        function(model, skip=skip)
+    assert type(model.encoder) is nn.LSTM
