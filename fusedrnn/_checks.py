@@ -15,6 +15,15 @@ from torch import Tensor
 from fusedrnn.reference import LayerWeights
 
 
+def refuse_onnx(name: str) -> None:
+    """Raises where torch.onnx.export is what runs the model."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{name}: ONNX has no operator for fusedrnn's modules; call fusedrnn.to_torch(model) "
+            "before torch.onnx.export (and before fusedrnn.quantize)"
+        )
+
+
 def check_pair(
     name: str, state: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(h_0, c_0)"
 ) -> None:

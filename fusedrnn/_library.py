@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fusedrnn import _vmap, reference
+from fusedrnn._checks import refuse_onnx
 
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
 
@@ -61,6 +62,7 @@ def _check_layer(
     reset: Tensor | None,
 ) -> None:
     """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
+    refuse_onnx(cell)
     input, weight_hr = tensors[0], tensors[9]
     # What the sizes are taken from must have them.
     ranks = ((input, 3 if batch_sizes is None else 2), (tensors[6], 2), (weight_hr, 2))
