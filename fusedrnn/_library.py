@@ -1,4 +1,4 @@
-"""Loads the compiled operators and tells torch what it cannot know: shapes, and rules for vmap.
+"""Loads the compiled operators and tells torch what it cannot know: shapes, rules, formulas.
 
 `available` says whether the compiled part is there, `path` where it lies, and `reason` why it
 is missing. The operators' schemas and the shapes of all tensors are in
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusedrnn import _vmap, reference
+from fusedrnn import _flops, _vmap, reference
 from fusedrnn._checks import refuse_onnx
 
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
@@ -155,6 +155,7 @@ if available:
     torch.library.register_fake("fusedrnn::quantized_forward", _quantized_forward_fake)
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
     _vmap.register()
+    _flops.register()
 else:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "
