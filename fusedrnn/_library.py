@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusedrnn import _flops, _vmap, reference
+from fusedrnn import _flops, _per_sample, _vmap, reference
 from fusedrnn._checks import refuse_onnx
 
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
@@ -156,6 +156,7 @@ if available:
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
     _vmap.register()
     _flops.register()
+    _per_sample.register()
 else:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "

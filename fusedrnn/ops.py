@@ -114,7 +114,7 @@ def layer_forward(
             return_c,
         )
     tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
-    output, h_n, c_n, c, _ = _layer_forward(
+    output, h_n, c_n, c, *_ = _layer_forward(
         cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
     )
     return output, h_n, c_n, c
