@@ -7,6 +7,7 @@ Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model
 """
 
 from fusedrnn import compat, functional
+from fusedrnn._library import library_path
 from fusedrnn.convert import patch, replace, to_torch
 from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fusedrnn.planning import explain
@@ -25,6 +26,7 @@ __all__ = [
     "compat",
     "explain",
     "functional",
+    "library_path",
     "patch",
     "quantize",
     "replace",

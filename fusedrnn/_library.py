@@ -40,6 +40,30 @@ path, reason = _load()
 available = path is not None
 
 
+def library_path() -> Path:
+    """Where the compiled operators lie, for programs that load them without `fusedrnn`.
+
+    What was made by torch.export, AOTInductor or torch.jit.trace needs the operators when it is
+    loaded, and nothing else of this package: `import fusedrnn` loads them, and so does
+    `torch.ops.load_library(path)`, or in C++ without Python
+    `dlopen(path, RTLD_NOW | RTLD_GLOBAL)`.
+
+    Returns:
+        The path of the shared library. It needs the torch that it was compiled with.
+
+    Raises:
+        RuntimeError: the compiled part is missing.
+
+    Example:
+        >>> torch.ops.load_library(library_path())
+    """
+    if path is None:
+        raise RuntimeError(
+            f"fusedrnn has no compiled part ({reason}); from its source folder run: {_BUILD} ."
+        )
+    return path
+
+
 def has_cuda_kernels() -> bool:
     """Whether the compiled part was built with CUDA."""
     return available and torch._C._dispatch_has_kernel_for_dispatch_key(

@@ -196,3 +196,22 @@ def test_batch_size_of_another_dimension_is_refused(cell: str, compiled_part: No
         module = layers(fusedrnn, cell, 3, 5, num_layers)
         with pytest.raises(RuntimeError, match="expected 4, that of the layer's input, got 6"):
             call_for_per_sample_grads(module)(torch.randn(6, 4, 3))
+
+
+@pytest.mark.filterwarnings("ignore")  # those of opacus
+@pytest.mark.parametrize("space", [fusedrnn, fusedrnn.compat], ids=["fusedrnn", "compat"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_opacus_takes_gradients_by_expanded_weights(
+    cell: str, space: Any, compiled_part: None
+) -> None:
+    """The mode of opacus that README names; the others ask for one output a module."""
+    opacus = pytest.importorskip("opacus")
+    model = layers(space, cell, 3, 5, 2, bidirectional=True, batch_first=True, dtype=torch.float64)
+    input = torch.randn(BATCH, STEPS, 3, dtype=torch.float64)
+    expected = _in_a_loop(model, 0, input)
+    wrapped = opacus.grad_sample.wrap_model(
+        model, grad_sample_mode="ew", batch_first=True, loss_reduction="sum"
+    )
+    _loss(wrapped(input)).backward()
+    for name, parameter in model.named_parameters():
+        assert_close(parameter.grad_sample, expected[name], ALLOWED, name)
