@@ -8,7 +8,7 @@ Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model
 """
 
 from fusedrnn import compat, functional
-from fusedrnn._library import reload_environment
+from fusedrnn._library import library_path, reload_environment
 from fusedrnn.convert import replace, to_torch
 from fusedrnn.modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from fusedrnn.patching import patch
@@ -28,6 +28,7 @@ __all__ = [
     "compat",
     "explain",
     "functional",
+    "library_path",
     "patch",
     "quantize",
     "reload_environment",

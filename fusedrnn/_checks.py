@@ -30,6 +30,15 @@ def check_collection(name: str, value: Any, kinds: tuple[type, ...], noun: str) 
             )
 
 
+def refuse_onnx(name: str) -> None:
+    """Raises where torch.onnx.export is what runs the model."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            f"{name}: ONNX has no operator for fusedrnn's modules; call fusedrnn.to_torch(model) "
+            "before torch.onnx.export (and before fusedrnn.quantize)"
+        )
+
+
 def check_pair(
     name: str, state: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(h_0, c_0)"
 ) -> None:
@@ -74,10 +83,10 @@ def check_layers(
         )
     if batch_sizes is not None and input.dim() != 2:
         raise RuntimeError(f"input must have 2 dimensions, got {input.dim()}")
-    if input.size(-1) != weight.size(1):
+    if input.size(-1) != weight.shape[1]:
         raise RuntimeError(
             "input.size(-1) must be equal to input_size. "
-            f"Expected {weight.size(1)}, got {input.size(-1)}"
+            f"Expected {weight.shape[1]}, got {input.size(-1)}"
         )
     if states:
         if batch_sizes is None:
@@ -108,10 +117,10 @@ def check_cell(
             raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
     batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
     batch_size, input_size = (*batch, *input.shape)
-    if input_size != weights.weight_ih.size(1):
+    if input_size != weights.weight_ih.shape[1]:
         raise RuntimeError(
             f"input has inconsistent input_size: got {input_size} expected "
-            f"{weights.weight_ih.size(1)}"
+            f"{weights.weight_ih.shape[1]}"
         )
     for idx, (state, width) in enumerate(zip(states, state_widths(weights))):
         rows, *found = (*batch, *state.shape)
@@ -134,7 +143,7 @@ def check_cell(
 
 def state_widths(weights: LayerWeights) -> tuple[int, int]:
     """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
-    return weights.weight_hh.size(1), weights.weight_hh.size(0) // 4
+    return weights.weight_hh.shape[1], weights.weight_hh.shape[0] // 4
 
 
 def _check_placement(input: Tensor, states: tuple[Tensor, ...], weight: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Loads the compiled operators and tells torch what it cannot know: shapes, and rules for vmap.
+"""Loads the compiled operators and tells torch what it cannot know: shapes, rules, formulas.
 
 `available` says whether the compiled part is there, `path` where it lies, and `reason` why it
 is missing. The operators' schemas and the shapes of all tensors are in
@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fusedrnn import _vmap, reference
+from fusedrnn import _flops, _per_sample, _vmap, reference
+from fusedrnn._checks import refuse_onnx
 
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
 
@@ -38,6 +39,30 @@ def _load() -> tuple[Path | None, str]:
 
 path, reason = _load()
 available = path is not None
+
+
+def library_path() -> Path:
+    """Where the compiled operators lie, for programs that load them without `fusedrnn`.
+
+    What was made by torch.export, AOTInductor or torch.jit.trace needs the operators when it is
+    loaded, and nothing else of this package: `import fusedrnn` loads them, and so does
+    `torch.ops.load_library(path)`, or in C++ without Python
+    `dlopen(path, RTLD_NOW | RTLD_GLOBAL)`.
+
+    Returns:
+        The path of the shared library. It needs the torch that it was compiled with.
+
+    Raises:
+        RuntimeError: the compiled part is missing.
+
+    Example:
+        >>> torch.ops.load_library(library_path())
+    """
+    if path is None:
+        raise RuntimeError(
+            f"fusedrnn has no compiled part ({reason}); from its source folder run: {_BUILD} ."
+        )
+    return path
 
 
 def has_cuda_kernels() -> bool:
@@ -87,6 +112,7 @@ def _check_layer(
     reset: Tensor | None,
 ) -> None:
     """What a fake tensor can be refused for; csrc/bindings/checks.cpp checks real ones."""
+    refuse_onnx(cell)
     input, weight_hr = tensors[0], tensors[9]
     # What the sizes are taken from must have them.
     ranks = ((input, 3 if batch_sizes is None else 2), (tensors[6], 2), (weight_hr, 2))
@@ -181,6 +207,8 @@ if available:
     torch.library.register_fake("fusedrnn::quantized_forward", _quantized_forward_fake)
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward_fake)
     _vmap.register()
+    _flops.register()
+    _per_sample.register()
 else:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils._expanded_weights import ExpandedWeight
 from torch.utils import _pytree
 
 from fusedrnn.reference import LayerWeights
@@ -108,8 +109,8 @@ def layer_gates(
             entering = torch.where(valid, entering, 0.0)
         gates = _activate(
             cell,
-            F.linear(input, w.weight_ih, w.bias_ih),
-            F.linear(entering, w.weight_hh, w.bias_hh),
+            _linear(input, w.weight_ih, w.bias_ih),
+            _linear(entering, w.weight_hh, w.bias_hh),
         )
         if valid is not None:
             gates = tuple(torch.where(valid, gate, 0.0) for gate in gates)
@@ -147,6 +148,13 @@ def entering_states(
     if reset is None:
         return entering
     return torch.where(reset, 0.0 if reset_h is None else reset_h, entering)
+
+
+def _linear(steps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.linear of [T, B, W]; for gradients of each sample, of [B, T, W]."""
+    if isinstance(weight, ExpandedWeight) or isinstance(bias, ExpandedWeight):
+        return F.linear(steps.transpose(0, 1), weight, bias).transpose(0, 1)
+    return F.linear(steps, weight, bias)
 
 
 def _activate(cell: str, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:

@@ -64,7 +64,16 @@ def _layer_backward(info: Any, in_dims: Sequence[Any], cell: str, *args: Any) ->
         place for place in range(_WEIGHTS, _GATES) if mask[place] and layer[place] is not None
     ]
     projected = any((place - _WEIGHTS) % 5 == _WEIGHT_HR for place in wanted)
-    if projected or not _is_one_batch(layer, dims[first:]):
+    is_one_batch = _is_one_batch(layer, dims[first:])
+    if projected or not is_one_batch:
+        if is_one_batch and layer[_LENGTHS] is not None and _is_batched(dims[-2]):
+            # The call that ran all samples saved their rows in the order of all lengths.
+            forward = (cell, *layer[: _RESET + 1], True, False, layer[_RESET + 1])
+            forward_dims = (None, *dims[first : first + _RESET + 1], None, None, None)
+            results, _ = _each(
+                torch.ops.fusedrnn.layer_forward, info.batch_size, forward, forward_dims
+            )
+            args, in_dims = (*args[:-2], results[4], mask), (*in_dims[:-2], 0, None)
         return _each(op, info.batch_size, (cell, *args), in_dims)
 
     rows = {

@@ -336,7 +336,7 @@ def _change_class(module: nn.Module, cls: type[nn.Module]) -> None:
         members = {
             key: value
             for key, value in vars(type(module)).items()
-            if key not in ("__dict__", "__weakref__", "__doc__", "__module__")
+            if key not in ("__dict__", "__weakref__", "__doc__")
         }
         cls = type(f"Parametrized{cls.__name__}", (cls,), members)
     module.__class__ = cls

@@ -130,8 +130,8 @@ def layer_forward(
     for direction, w in enumerate((weights, weights_reverse)):
         if w is None:
             continue
-        zeros_h = input.new_zeros(batch_size, w.weight_hh.size(1))
-        zeros_c = input.new_zeros(batch_size, w.weight_hh.size(0) // CELLS[cell].gates)
+        zeros_h = input.new_zeros(batch_size, w.weight_hh.shape[1])
+        zeros_c = input.new_zeros(batch_size, w.weight_hh.shape[0] // CELLS[cell].gates)
         output, cs, h, c = _run_direction(
             CELLS[cell].step,
             list(zip(xs, valids, resets)),

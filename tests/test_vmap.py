@@ -79,6 +79,34 @@ def test_lengths_and_resets_of_each_sample(cell: str, device: str) -> None:
     assert_close(run(ops.layer_forward), run(reference.layer_forward), ALLOWED)
 
 
+@pytest.mark.parametrize("recompute", [0, 2])
+@pytest.mark.parametrize("projected", [False, True], ids=["plain", "projected"])
+def test_per_sample_gradients_with_lengths_of_each_sample(
+    projected: bool, recompute: int, device: str
+) -> None:
+    """The rows of a call are saved in the order of its lengths, which a sample knows not."""
+    module = fusedrnn.LSTM(
+        5, 7, bidirectional=True, proj_size=2 * projected, device=device, dtype=DOUBLE
+    )
+    parameters = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    inputs = torch.randn(3, 4, 2, 5, dtype=DOUBLE, device=device)
+    lengths = torch.tensor([[1, 4], [3, 0], [4, 2]], device=device)
+    options = {"recompute": f"chunk:{recompute}"} if recompute else {}
+
+    def value(parameters: dict[str, Tensor], input: Tensor, lengths: Tensor) -> Tensor:
+        given = {"lengths": lengths, **options}
+        output, _ = torch.func.functional_call(module, parameters, (input,), given)
+        return output.square().sum()
+
+    gradients = torch.func.grad(value, argnums=(0, 1))
+    of_weights, of_inputs = torch.func.vmap(gradients, (None, 0, 0))(parameters, inputs, lengths)
+    for idx in range(3):
+        expected, of_input = gradients(parameters, inputs[idx], lengths[idx])
+        assert_close(of_inputs[idx], of_input, ALLOWED, "input")
+        for name, grad in expected.items():
+            assert_close(of_weights[name][idx], grad, ALLOWED, name)
+
+
 @pytest.mark.parametrize("rows", [1, 7, 256])
 @pytest.mark.parametrize("cell", CELLS)
 def test_jacobian_in_parts(

@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fusedrnn import functional
 from fusedrnn._options import Options
 from fusedrnn.functional import LayerWeights, run_layers
+from fusedrnn.modules.tools import ToolsMixin
 
 
 def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
@@ -29,7 +30,7 @@ def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
     return [own[name] if name in own else getattr(module, name) for name in names]
 
 
-class LayersMixin:
+class LayersMixin(ToolsMixin):
     """Forward pass of a stack of layers; a subclass says which, and torch's `mode` the cell."""
 
     _name: str
@@ -126,7 +127,7 @@ class GRUMixin(LayersMixin):
     _name = "GRU"
 
 
-class CellMixin:
+class CellMixin(ToolsMixin):
     """What the cells share."""
 
     def _weights(self) -> LayerWeights:

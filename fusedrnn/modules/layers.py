@@ -46,7 +46,7 @@ class RNN(RNNMixin, nn.RNNBase):
     Differences from torch.nn.RNN: `flatten_parameters` does nothing; forward is differentiable
     in eval mode and twice everywhere; under autocast every result has autocast's dtype; it is
     no instance of `torch.nn.RNN` (`fusedrnn.compat.RNN` is), so torch.compile does not break
-    the graph at it; TorchScript cannot compile it.
+    the graph at it; torch.jit.trace takes it, torch.jit.script does not.
 
     Source: Elman 1990, "Finding Structure in Time".
 
