@@ -90,7 +90,7 @@ def layer_gates(
     `h` has every step's state, [D, T, B, P], and `weights` one item a direction.
     """
     if gates_type(cell) is RNNGates:
-        return (h,)
+        return (h.clone(),)
     valid = last = None
     if lengths is not None:
         valid, last = valid_steps(lengths, input.size(0))
