@@ -164,7 +164,7 @@ def _refuse_mask(lengths: Tensor, input: Tensor, batched: bool, batch_first: boo
     dim: str | int | None = None
     if not batched and lengths.dtype == torch.bool and shape == (seq_len,):
         dim = ""
-    elif batched and shape in (by_step, by_row):
+    elif batched and len(shape) == 2 and shape in (by_step, by_row):
         dim = int(shape == by_row and (batch_first or shape != by_step))
     if dim is not None:
         raise RuntimeError(
