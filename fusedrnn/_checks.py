@@ -1,8 +1,10 @@
 """Argument checks of `fusedrnn.functional`: torch's exception types and texts, in torch's order.
 
-Sizes are compared with the weights of the call. Where torch's text does not help ("mat1 and mat2
-must have the same dtype"), the message names the argument, what was expected, what was found and
-the remedy. The operators check the rest: weights against each other, and what no kernel takes.
+An argument of another type is a TypeError that names it, where torch has what Python says ("'list'
+object has no attribute 'dim'"). Sizes are compared with the weights of the call. Where torch's text
+does not help ("mat1 and mat2 must have the same dtype"), the message names the argument, what was
+expected, what was found and the remedy. The operators check the rest: weights against each other,
+and what no kernel takes.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn.reference import LayerWeights
 
@@ -39,12 +42,43 @@ def refuse_onnx(name: str) -> None:
         )
 
 
-def check_pair(
-    name: str, state: Tensor | Sequence[Tensor], argument: str = "hx", pair: str = "(h_0, c_0)"
-) -> None:
-    if isinstance(state, Tensor) or len(state) != 2:
-        found = "a Tensor" if isinstance(state, Tensor) else f"{len(state)} values"
+def check_pair(name: str, state: Any, argument: str = "hx", pair: str = "(h_0, c_0)") -> None:
+    if isinstance(state, (tuple, list)) and len(state) == 2:
+        return
+    found = f"a {type(state).__name__}"
+    if isinstance(state, (tuple, list)):
+        found = f"{len(state)} values"
         raise TypeError(f"{name}: expected {argument} to be a tuple {pair}, got {found}; pass both")
+
+
+def check_tensor(name: str, value: Any, kind: str = "a tensor") -> None:
+    if isinstance(value, Tensor):
+        return
+    parts = value if isinstance(value, (list, tuple)) else ()
+    numbers = isinstance(value, (bool, int, float, list, tuple)) or hasattr(value, "__array__")
+    convertible = numbers and not any(isinstance(part, Tensor) for part in parts)
+    remedy = f"torch.as_tensor({name})" if convertible else "one torch.Tensor"
+    raise TypeError(f"{name}: expected {kind}, got {type(value).__name__}; pass {remedy}") from None
+
+
+def check_types(name: str, input: Any, hx: Any, weights: Any) -> None:
+    """Raises a TypeError that names what is of another type; asked when something has failed."""
+    is_cell = name.endswith("Cell")
+    if isinstance(input, PackedSequence) and not is_cell:
+        for field, part in zip(input._fields, input):
+            if part is not None or not field.endswith("indices"):
+                check_tensor(f"input.{field}", part)
+    else:
+        check_tensor("input", input, "a tensor" if is_cell else "a tensor or a PackedSequence")
+    if hx is not None and name.startswith("LSTM"):
+        check_pair(name, hx)
+        for idx, state in enumerate(hx):
+            check_tensor(f"hx[{idx}]", state)
+    elif hx is not None:
+        check_tensor("hx", hx)
+    if hasattr(weights, "weight_ih") != is_cell or not hasattr(weights, "__len__"):
+        expected = "LayerWeights" if is_cell else "a list of LayerWeights"
+        raise TypeError(f"weights: expected {expected}, got {type(weights).__name__}") from None
 
 
 def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:

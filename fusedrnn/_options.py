@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedrnn._checks import check_pair, state_widths
+from fusedrnn._checks import check_pair, check_tensor, state_widths
 from fusedrnn.reference import LayerWeights
 
 # recompute="gates" keeps the states of every 16th step: beside an LSTM's five values a unit and
@@ -30,7 +30,7 @@ _INTEGERS = frozenset(
 class Options(NamedTuple):
     """As the caller gave them, laid out as the input; see `fusedrnn.functional.rnn`."""
 
-    lengths: Tensor | None
+    lengths: Tensor | Sequence[int] | None
     reset: Tensor | None
     reset_state: Any
     return_states: bool
@@ -68,7 +68,7 @@ def prepare(
     lengths, reset, given, return_states, return_gates, recompute = options
     reset_state = ()
     if lengths is not None:
-        lengths = _prepare_lengths(lengths, input, batched)
+        lengths = _prepare_lengths(lengths, input, batched, batch_first)
     if reset is not None:
         reset = _prepare_reset(reset, input, batched, batch_first)
     if given is not None:
@@ -121,16 +121,18 @@ def _refuse_reset_state() -> None:
     )
 
 
-def _check_tensor(name: str, value: Any, kind: str) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name}: expected a tensor of {kind}, got {type(value).__name__}; "
-            f"pass torch.as_tensor({name})"
-        )
-
-
-def _prepare_lengths(lengths: Tensor, input: Tensor, batched: bool) -> Tensor:
-    _check_tensor("lengths", lengths, "integers")
+def _prepare_lengths(lengths: Any, input: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    if isinstance(lengths, (list, tuple)):
+        try:
+            lengths = torch.as_tensor(lengths, dtype=None if lengths else torch.int64)
+        except (TypeError, ValueError, RuntimeError):
+            found = sorted({type(length).__name__ for length in lengths})
+            raise TypeError(
+                f"lengths: expected a tensor or a list of ints, got a {type(lengths).__name__} of "
+                f"{', '.join(found)}; pass one int a row"
+            ) from None
+    check_tensor("lengths", lengths, "a tensor or a list of ints")
+    _refuse_mask(lengths, input, batched, batch_first)
     if lengths.dtype not in _INTEGERS:
         raise RuntimeError(
             f"lengths: expected an integer dtype, got {lengths.dtype}; convert it with "
@@ -155,6 +157,22 @@ def _prepare_lengths(lengths: Tensor, input: Tensor, batched: bool) -> Tensor:
     return lengths.to(input.device, torch.int64, non_blocking=input.is_cuda)
 
 
+def _refuse_mask(lengths: Tensor, input: Tensor, batched: bool, batch_first: bool) -> None:
+    """Raises for a value a step and row, of whatever dtype, where a number a row is expected."""
+    seq_len, batch_size = input.shape[:2]
+    shape, by_step, by_row = tuple(lengths.shape), (seq_len, batch_size), (batch_size, seq_len)
+    dim: str | int | None = None
+    if not batched and lengths.dtype == torch.bool and shape == (seq_len,):
+        dim = ""
+    elif batched and len(shape) == 2 and shape in (by_step, by_row):
+        dim = int(shape == by_row and (batch_first or shape != by_step))
+    if dim is not None:
+        raise RuntimeError(
+            f"lengths: expected shape (batch_size,) = ({batch_size},), got a mask of shape "
+            f"{shape}; pass mask.sum({dim}), the valid steps of each row"
+        )
+
+
 def _readable(tensor: Tensor) -> bool:
     """Whether the values are there and can be read without waiting for a device."""
     return (
@@ -166,7 +184,7 @@ def _readable(tensor: Tensor) -> bool:
 
 
 def _prepare_reset(reset: Tensor, input: Tensor, batched: bool, batch_first: bool) -> Tensor:
-    _check_tensor("reset", reset, "bools")
+    check_tensor("reset", reset, "a tensor of bools")
     if reset.dtype != torch.bool:
         raise RuntimeError(
             f"reset: expected dtype torch.bool, got {reset.dtype}; convert it with reset.bool()"
@@ -208,7 +226,7 @@ def _prepare_reset_state(
     prepared = []
     for idx, (state, width) in enumerate(zip(states, state_widths(weights[0]))):
         label = f"reset_state[{idx}]" if name == "LSTM" else "reset_state"
-        _check_tensor(label, state, "states")
+        check_tensor(label, state, "a tensor of states")
         rows = len(weights)
         names = "num_layers * num_directions, batch_size or 1, width"
         expected = (rows, batch_size, width)

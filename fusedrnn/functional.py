@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import _library
-from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks
+from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, check_types
 from fusedrnn._options import Options, Prepared, any_given, prepare, prepare_packed
 from fusedrnn._steps import (
     GRUGates,
@@ -30,7 +30,13 @@ from fusedrnn._steps import (
     layer_gates,
     split_directions,
 )
-from fusedrnn.ops import LayerWeights, cell_forward, layer_forward, plain_layer_forward
+from fusedrnn.ops import (
+    LayerWeights,
+    cell_forward,
+    composed_cell_forward,
+    layer_forward,
+    plain_layer_forward,
+)
 
 __all__ = [
     "GRUGates",
@@ -60,7 +66,7 @@ def rnn(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     reset_state: Tensor | None = None,
     return_states: bool = False,
@@ -85,11 +91,12 @@ def rnn(
         bidirectional: every layer also runs in reverse, and D = 2.
         dropout: probability of zeroing an element of each layer's output but the last's.
         training: dropout acts.
-        lengths: `(B,)`, for one sequence also `()`; any integer dtype and device, each 0 to T:
-            how many steps of each row of padded input are valid. The others count for nothing,
-            even NaN: output and gradients there are 0, h_n has each row's last valid state, h_0
-            where there is none, and the reverse direction begins at each row's own end. Values on
-            a GPU cannot be checked without waiting for it; there they are clamped.
+        lengths: `(B,)`, for one sequence also `()`; any integer dtype and device, or a list of
+            ints, each 0 to T: how many steps of each row of padded input are valid. The others
+            count for nothing, even NaN: output and gradients there are 0, h_n has each row's last
+            valid state, h_0 where there is none, and the reverse direction begins at each row's
+            own end. Values on a GPU cannot be checked without waiting for it; there they are
+            clamped.
         reset: `(T, B)`, `(B, T)` with `batch_first`, `(T,)` for one sequence; bool: where the
             state entering a step of padded input is replaced; see the picture.
         reset_state: what replaces it, in the form of hx; B may be 1, a state for every row;
@@ -115,7 +122,7 @@ def rnn(
         past a row's length, and differentiable.
 
     Raises:
-        TypeError: an option is no tensor.
+        TypeError: an argument is of another type.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.RNN; Elman 1990, "Finding Structure in Time".
@@ -126,11 +133,15 @@ def rnn(
         >>> output.shape, h_n.shape
         (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
     """
-    if nonlinearity not in _RNN_CELLS:
-        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    try:
+        cell = _RNN_CELLS[nonlinearity]
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
+        ) from None
     return run_layers(
         "RNN",
-        _RNN_CELLS[nonlinearity],
+        cell,
         input,
         hx,
         weights,
@@ -150,7 +161,7 @@ def lstm(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     reset_state: tuple[Tensor, Tensor] | None = None,
     return_states: bool = False,
@@ -176,7 +187,7 @@ def lstm(
         asked for, `LSTMStates` and `LSTMGates`, laid out as for `rnn`.
 
     Raises:
-        TypeError: hx or reset_state is no pair, or an option no tensor.
+        TypeError: an argument is of another type; hx or reset_state is no pair.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.LSTM; Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate);
@@ -216,7 +227,7 @@ def gru(
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
-    lengths: Tensor | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     reset_state: Tensor | None = None,
     return_states: bool = False,
@@ -238,7 +249,7 @@ def gru(
         `RNNStates` and `GRUGates`, laid out as for `rnn`.
 
     Raises:
-        TypeError: an option is no tensor.
+        TypeError: an argument is of another type.
         ValueError, RuntimeError: an argument does not fit; the message says how.
 
     Source: torch.nn.GRU (the reset gate acts after the product); Cho et al. 2014.
@@ -288,9 +299,11 @@ def rnn_cell(
         >>> rnn_cell(torch.randn(2, 5), None, weights).shape
         torch.Size([2, 3])
     """
-    if nonlinearity not in _RNN_CELLS:
-        raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}")
-    return _run_cell("RNNCell", _RNN_CELLS[nonlinearity], input, hx, None, weights)[0]
+    try:
+        cell = _RNN_CELLS[nonlinearity]
+    except (KeyError, TypeError):
+        raise RuntimeError(f"Unknown nonlinearity: {nonlinearity}") from None
+    return _run_cell("RNNCell", cell, input, hx, None, weights)[0]
 
 
 def lstm_cell(
@@ -323,7 +336,10 @@ def lstm_cell(
     if hx is None:
         return _run_cell("LSTMCell", "lstm", input, None, None, weights)
     check_pair("LSTMCell", hx)
-    return _run_cell("LSTMCell", "lstm", input, hx[0], hx[1], weights)
+    h, c = hx
+    if h is None or c is None:
+        check_types("LSTMCell", input, hx, weights)
+    return _run_cell("LSTMCell", "lstm", input, h, c, weights)
 
 
 def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
@@ -366,6 +382,7 @@ def run_layers(
 
     Brings the input to time-major form, runs the stack, and restores the input's form.
     """
+    try:
     if hx is None:
         states = ()
     elif cell == "lstm":
@@ -373,7 +390,15 @@ def run_layers(
         states = (hx[0], hx[1])
     else:
         states = (hx,)
-    directions = 2 if bidirectional else 1
+        if bidirectional is True:
+            directions = 2
+        elif bidirectional is False:
+            directions = 1
+        else:
+            raise TypeError(
+                f"bidirectional: expected a bool, got {type(bidirectional).__name__}; pass "
+                "True or False"
+            )
     if not weights or len(weights) % directions:
         raise ValueError(
             f"weights: expected num_layers * {directions} LayerWeights, got {len(weights)}; "
@@ -421,6 +446,9 @@ def run_layers(
     if gates:
         results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
     return tuple(results)
+    except (AttributeError, TypeError, RuntimeError):
+        check_types(name, input, hx, weights)
+        raise
 
 
 def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:
@@ -522,15 +550,19 @@ def _run_cell(
     name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
 ) -> tuple[Tensor, Tensor]:
     """Runs one time step; see `_operator_checks`."""
-    if not _operator_checks(input):
-        check_cell(name, cell, input, h, c, weights)
-        return cell_forward(cell, input, h, c, weights)
+    refusal = None
+    if _operator_checks(input):
     try:
         return cell_forward(cell, input, h, c, weights)
-    except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, TypeError) as error:
         refusal = error
+    check_types(name, input, (h, c) if cell == "lstm" and h is not None else h, weights)
     check_cell(name, cell, input, h, c, weights)
+    if weights.weight_hh.size(0) == 0:
+        return composed_cell_forward(cell, input, h, c, weights)
+    if refusal is not None:
     raise refusal
+    return cell_forward(cell, input, h, c, weights)
 
 
 def _operator_checks(input: Tensor) -> bool:

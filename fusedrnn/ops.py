@@ -171,12 +171,38 @@ def cell_forward(
     """
     if _library.available and not isinstance(weights, QuantizedWeights):
         return _cell_forward(cell, input, h, c, *weights)
+    return _one_step(layer_forward, cell, input, h, c, weights)
+
+
+def composed_cell_forward(
+    cell: str,
+    input: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
+) -> tuple[Tensor, Tensor]:
+    """`cell_forward` by torch's own operators, for a cell without units, which has no kernel."""
+
+    def forward(cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, w: Any) -> Any:
+        return _fallback(cell, input, (h, c, None, None), w, None, None, {})
+
+    return _one_step(forward, cell, input, h, c, weights)
+
+
+def _one_step(
+    forward: Callable[..., tuple[Tensor, ...]],
+    cell: str,
+    input: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
+) -> tuple[Tensor, Tensor]:
     batched = input.dim() != 1
 
     def add_step(rows: Tensor | None) -> Tensor | None:
         return None if rows is None else rows[None] if batched else rows[None, None]
 
-    _, h_n, c_n, _ = layer_forward(cell, add_step(input), add_step(h), add_step(c), weights)
+    _, h_n, c_n, _ = forward(cell, add_step(input), add_step(h), add_step(c), weights)
     for state in (h_n, c_n)[: reference.CELLS[cell].states]:
         state.squeeze_(0)
         if not batched:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_process
 
 from bench import comparison, compilation, environment, report, store
 from bench.__main__ import main
@@ -311,7 +311,7 @@ def test_busy_elsewhere_sees_another_process() -> None:
     if environment.BusyElsewhere().cores() is None and not Path("/proc/stat").exists():
         pytest.skip("needs Linux's /proc")
     busy = environment.BusyElsewhere()
-    subprocess.run([sys.executable, "-c", "for _ in range(20_000_000): pass"], check=True)
+    run_process([sys.executable, "-c", "for _ in range(20_000_000): pass"], check=True)
     assert busy.cores() > 0.3
 
 
@@ -463,7 +463,7 @@ def test_a_quick_run_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixtu
     options = "--quick --shapes 2,5,8,8 --cells gru --modes infer train --threads 1"
     options += " --providers torch.nn fusedrnn --out"
     command = [sys.executable, "-W", "ignore", "-m", "bench", "run", *options.split(), str(out)]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    done = run_process(command, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "losses:" in done.stdout and "failures: none" in done.stdout
     lines = [json.loads(line) for line in out.read_text().splitlines()]
@@ -491,7 +491,7 @@ def test_a_compile_run_from_end_to_end(compiled_part: None, tmp_path: Path) -> N
     out = tmp_path / "out.jsonl"
     options = "--cells GRU --modes train --lengths 5 --providers torch.nn fusedrnn --out"
     command = [sys.executable, "-W", "ignore", "-m", "bench", "compile", *options.split(), str(out)]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    done = run_process(command, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     theirs, ours = (json.loads(line) for line in out.read_text().splitlines())
     assert (theirs["graphs"], theirs["breaks"]) == (0, 1)

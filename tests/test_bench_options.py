@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_process
 
 from bench import contests, option_costs, recompute, store
 from bench.cases import Case, Shape, draw_lengths
@@ -126,13 +126,7 @@ def test_recompute_keeps_the_bits_and_less_memory() -> None:
 def test_a_small_run_from_end_to_end(command: str, options: str, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     arguments = [command, *options.split(), "--threads", "1", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "bench", *arguments],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_process([sys.executable, "-W", "ignore", "-m", "bench", *arguments], cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "failures: none" in done.stdout
     records = [json.loads(line) for line in out.read_text().splitlines()]

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 from bench import environment, instructions, revisions, store
 from bench.__main__ import main
@@ -106,7 +106,7 @@ def test_a_worktree_is_of_the_commit_and_ends(monkeypatch: pytest.MonkeyPatch) -
     commit = revisions.resolve("HEAD")
     with pytest.raises(KeyError), revisions.checked_out(commit) as tree:
         assert built == [tree] and (tree / "setup.py").is_file()
-        head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tree, text=True)
+        head = run_process(["git", "rev-parse", "HEAD"], cwd=tree).stdout
         assert head.startswith(commit)
         raise KeyError
     assert not tree.exists() and str(tree) not in environment.git("worktree", "list")
@@ -125,7 +125,7 @@ def test_a_tree_without_a_build_is_not_timed_as_its_fallback(tmp_path: Path) -> 
     (package / "_library.py").write_text("available, reason = False, 'no file'\n")
     use = "import sys; from pathlib import Path; from bench import revisions;"
     use += f"revisions.use_tree(Path({str(tmp_path)!r}))"
-    done = subprocess.run([sys.executable, "-c", use], cwd=ROOT, capture_output=True, text=True)
+    done = run_process([sys.executable, "-c", use], cwd=ROOT)
     assert f"the compiled part of {tmp_path} cannot be loaded: no file" in done.stderr
     with pytest.raises(UsageError, match="expected it from"):
         revisions.use_tree(tmp_path)  # this process has imported another one
@@ -187,4 +187,4 @@ def test_a_case_that_cannot_be_counted_is_a_failed_record(
 def test_the_counted_step_runs_without_valgrind(compiled_part: None) -> None:
     for case in instructions.CASES:
         command = [sys.executable, "-c", instructions.STEP, case.name, "fusedrnn", str(ROOT)]
-        subprocess.run(command, cwd=ROOT, check=True)
+        run_process(command, cwd=ROOT, check=True)

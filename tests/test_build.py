@@ -12,6 +12,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 from fusedrnn import _library
 
@@ -43,14 +44,7 @@ def run_setup(
     """Runs setup.py with that command, after the Python statements `before`."""
     arguments = ["setup.py", "-q", *command]
     code = f"import runpy, sys; sys.argv = {arguments!r}; {before}; runpy.run_path('setup.py')"
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=tree,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_process([sys.executable, "-c", code], cwd=tree, env=os.environ | environment)
 
 
 HIDE_TORCH = "sys.modules['torch'] = None"
@@ -192,8 +186,17 @@ def test_sdist_has_every_source_and_is_made_without_torch(tree: Path, tmp_path: 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")
 def test_one_openmp_runtime_is_loaded(compiled_part: None) -> None:
-    """The extension shares torch's threads; two pools would fight for the cores."""
-    maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    """The extension shares torch's threads; two pools would fight for the cores.
+
+    In a process of its own: other tests may have loaded libraries with runtimes of theirs.
+    """
+    program = """
+import fusedrnn, torch
+torch.nn.functional.linear(torch.ones(256, 256), torch.ones(256, 256))
+fusedrnn.LSTM(64, 64)(torch.zeros(9, 5, 64))[0].sum().backward()
+print(open("/proc/self/maps").read())
+"""
+    maps = run_process([sys.executable, "-c", program], cwd=ROOT, check=True).stdout
     assert str(_library.path) in maps
     runtimes = {line.split()[-1] for line in maps.splitlines() if "omp" in line.rsplit("/", 1)[-1]}
     assert len(runtimes) <= 1, runtimes
@@ -208,7 +211,7 @@ def test_no_instruction_is_outside_of_its_instruction_set() -> None:
     """Only functions compiled for AVX-512 use its registers, and only those and AVX2's use v...."""
     [built] = (ROOT / "fusedrnn").glob("_C*.so")
     command = ["objdump", "-d", "--no-show-raw-insn", str(built)]
-    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    text = run_process(command, check=True).stdout
     needs_avx512 = re.compile(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]")
     needs_avx = re.compile(r"\tv[a-z]")
     misplaced, function, seen = set(), "", set()

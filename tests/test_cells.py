@@ -190,3 +190,41 @@ def test_compiles_to_one_graph_with_dynamic_shapes(
         expected = tensors_of(module(input, hx), "result")
         for name, result in tensors_of(compiled(input, hx), "result").items():
             assert_close(result, expected[name], tolerance(torch.float32, 2), name)
+
+
+@pytest.mark.parametrize("rows", [3, 0, None], ids=["batch", "empty_batch", "one_row"])
+@pytest.mark.parametrize("with_state", [False, True], ids=["no_state", "state"])
+@SPACES
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_without_units_is_that_of_torch(
+    cell: str, space: ModuleType, with_state: bool, rows: int | None
+) -> None:
+    batch = () if rows is None else (rows,)
+    ours, theirs = one_cell(space, cell, 10, 0), one_cell(nn, cell, 10, 0)
+    ours.load_state_dict(theirs.state_dict())
+    hx = torch.zeros(*batch, 0)
+    hx = ((hx, hx) if cell == "lstm" else hx) if with_state else None
+    found, expected = (run(module, torch.randn(*batch, 10), hx) for module in (ours, theirs))
+    assert found.keys() == expected.keys()
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[name]), name
+    with pytest.raises(RuntimeError, match="inconsistent input_size: got 9 expected 10"):
+        ours(torch.randn(*batch, 9))
+    meta = tensors_of(ours.to("meta")(torch.randn(*batch, 10, device="meta")), "result")
+    assert {name: tensor.shape for name, tensor in meta.items()} == {
+        name: expected[name].shape for name in meta
+    }
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_without_units_compiles_maps_and_is_quantized(cell: str) -> None:
+    module = one_cell(fusedrnn, cell, 10, 0)
+    torch._dynamo.reset()
+    ways = {
+        "compile": torch.compile(module, fullgraph=True, backend="aot_eager"),
+        "vmap": torch.vmap(module),
+        "quantize": fusedrnn.quantize(nn.Sequential(module), dtype=torch.int8)[0],
+    }
+    for name, way in ways.items():
+        results = tensors_of(way(torch.randn(3, 10)), "result")
+        assert {tensor.shape for tensor in results.values()} == {(3, 0)}, name

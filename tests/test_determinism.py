@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CELLS, DTYPES, initial_state, layers, pack, run
+from processes import run_process
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -136,9 +136,9 @@ def test_processes_give_the_same_bits(threads: int) -> None:
     path = [str(folder), str(folder.parent)]
     program = f"import sys; sys.path[:0] = {path!r}; {program}"
     command = [sys.executable, "-W", "ignore", "-c", program]
-    found = {subprocess.run(command, capture_output=True, check=True).stdout for _ in range(2)}
+    found = {run_process(command, check=True).stdout for _ in range(2)}
     assert len(found) == 1
-    assert len(found.pop().decode().strip()) == 64
+    assert len(found.pop().strip()) == 64
 
 
 @pytest.mark.parametrize("cell", CELLS)

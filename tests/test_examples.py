@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import run_process
 from torch import nn
 
 import fusedrnn
@@ -39,10 +40,7 @@ def text(example: SimpleNamespace) -> object:
 
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    return run_process([sys.executable, *map(str, arguments)])
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import copy
 import sys
 import threading
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from cases import CELLS, assert_close, tolerance
+from processes import in_forked_child
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -35,8 +36,15 @@ def make(cell: str) -> nn.Module:
 
 def assert_fresh(cell: str, module: nn.Module, input: Tensor) -> None:
     """In inference, twice, against plain operators on copies of what the module has now."""
+    assert_output(module, input, expected_output(cell, module, input))
+
+
+def expected_output(cell: str, module: nn.Module, input: Tensor) -> Tensor:
     weights = reference.LayerWeights(*(getattr(module, name).detach().clone() for name in NAMES))
-    expected = reference.layer_forward(cell, input, None, None, weights)[0]
+    return reference.layer_forward(cell, input, None, None, weights)[0]
+
+
+def assert_output(module: nn.Module, input: Tensor, expected: Tensor) -> None:
     for _ in range(2):
         with torch.no_grad():
             assert_close(module(input)[0], expected, tolerance(torch.float32, input.size(0)))
@@ -231,15 +239,13 @@ def test_threads_that_change_their_weights_between_calls() -> None:
 def test_a_forked_child_sees_its_own_weights() -> None:
     module, input = fusedrnn.GRU(INPUT_SIZE, HIDDEN_SIZE), torch.randn(6, 4, INPUT_SIZE)
     assert_fresh("gru", module, input)
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            write_data(module)
-            assert_fresh("gru", module, input)
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) == 0
+    changed = copy.deepcopy(module)
+    write_data(changed)
+    expected = expected_output("gru", changed, input)
+
+    def body() -> None:
+        write_data(module)
+        assert_output(module, input, expected)
+
+    assert in_forked_child(body) == 0
     assert_fresh("gru", module, input)

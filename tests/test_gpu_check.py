@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_process
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -63,7 +63,7 @@ def test_the_sanitizers_run_native_tests_that_exist() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so_in_one_line() -> None:
     command = [sys.executable, str(ROOT / "tools" / "gpu_check.py")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = run_process(command)
     assert result.returncode == 1
     assert result.stdout.splitlines() == [
         "gpu-check: torch sees no CUDA device; run it on a machine with a GPU"

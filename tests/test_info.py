@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_process
 
 import fusedrnn
 from fusedrnn import _library, info
@@ -74,13 +74,7 @@ def test_module_prints_every_fact_from_another_directory(tmp_path: Path) -> None
     root = str(Path(fusedrnn.__file__).parent.parent)
     code = f"import sys, runpy; sys.path.append({root!r}); runpy.run_module('fusedrnn.info', "
     code += "run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = run_process([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
     printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert printed.keys() == info.collect().keys()
     assert printed["torch"] == torch.__version__

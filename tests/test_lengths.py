@@ -200,3 +200,49 @@ def test_layers_below_a_dropout_take_lengths(device: str) -> None:
     assert all(result.isfinite().all() for result in results.values())
     for row, length in enumerate(LENGTHS):
         assert not results["result[0]"][length:, row].any()
+
+
+@each_cell
+def test_a_list_or_tuple_of_ints_is_a_tensor_of_them(cell: str) -> None:
+    module = layers(fusedrnn, cell, 5, 7, 2, bidirectional=True)
+    input = torch.randn(6, 5, 5)
+    expected = run(module, input, lengths=torch.tensor(LENGTHS))
+    for lengths in (LENGTHS, tuple(LENGTHS), [torch.tensor(length) for length in LENGTHS]):
+        for name, result in run(module, input, lengths=lengths).items():
+            assert torch.equal(result, expected[name]), name
+    assert module(torch.randn(6, 0, 5), lengths=[])[0].shape == (6, 0, 14)
+    assert module(input[:, 0], lengths=[4])[0].shape == (6, 14)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_list_of_ints_compiles(dynamic: bool | None, compiled_part: None) -> None:
+    module = fusedrnn.GRU(5, 7)
+    torch._dynamo.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    input = torch.randn(6, 3, 5)
+    for lengths in ([6, 4, 2], [1, 5, 3], (6, 6, 0)):
+        expected = module(input, lengths=lengths)[0]
+        assert_close(compiled(input, lengths=lengths)[0], expected, tolerance(torch.float32, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.float32], ids=str)
+@pytest.mark.parametrize("batch_first", [False, True], ids=["time_first", "batch_first"])
+@each_cell
+def test_a_mask_is_refused_with_the_sum_to_take(
+    cell: str, batch_first: bool, dtype: torch.dtype
+) -> None:
+    module = layers(fusedrnn, cell, 5, 7, batch_first=batch_first)
+    for seq_len, batch_size in ((6, 3), (3, 3)):
+        input = torch.zeros(batch_size, seq_len, 5) if batch_first else torch.zeros(seq_len, 3, 5)
+        as_input = (batch_size, seq_len) if batch_first else (seq_len, batch_size)
+        for shape in {as_input, as_input[::-1]}:
+            dim = int(batch_first) if shape == as_input else 1 - int(batch_first)
+            mask = torch.ones(shape, dtype=dtype)
+            with pytest.raises(RuntimeError, match=r"^lengths: expected shape .* a mask") as raised:
+                module(input, lengths=mask)
+            assert f"pass mask.sum({dim})," in str(raised.value)
+            with pytest.raises(RuntimeError, match=rf"pass mask.sum\({dim}\),"):
+                module(input, lengths=mask.tolist())
+            module(input, lengths=mask.sum(dim).long())
+    with pytest.raises(RuntimeError, match=r"pass mask.sum\(\), the valid steps"):
+        module(torch.zeros(6, 5), lengths=torch.ones(6, dtype=torch.bool))

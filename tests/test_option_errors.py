@@ -28,10 +28,21 @@ def label(cell: str) -> str:
 
 # Of a layer in both directions with input (6, 3, 5) and hidden_size 7: options, type, message.
 CASES: dict[str, Callable[[str], tuple[dict[str, Any], type[Exception], str]]] = {
-    "lengths_list": lambda cell: (
-        {"lengths": [6, 4, 2]},
+    "lengths_of_floats": lambda cell: (
+        {"lengths": [6.0, 4.0, 2.0]},
+        RuntimeError,
+        "lengths: expected an integer dtype, got torch.float32",
+    ),
+    "lengths_of_none": lambda cell: (
+        {"lengths": [6, None, 2]},
         TypeError,
-        "lengths: expected a tensor of integers, got list; pass torch.as_tensor(lengths)",
+        "lengths: expected a tensor or a list of ints, got a list of NoneType, int; "
+        "pass one int a row",
+    ),
+    "lengths_list_above_seq_len": lambda cell: (
+        {"lengths": (6, 4, 7)},
+        ValueError,
+        "lengths: expected 0 to seq_len = 6, got 7 for row 2",
     ),
     "lengths_float": lambda cell: (
         {"lengths": torch.zeros(3)},

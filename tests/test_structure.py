@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
-import subprocess
 import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -70,6 +71,34 @@ def test_each_layer_includes_only_layers_to_its_left() -> None:
     assert not found, "\n".join(found)
 
 
+STARTS_A_PROCESS = re.compile(
+    r"(subprocess\.(run|call|check_call|check_output|Popen)|os\.(fork|system|popen|posix_spawn\w*)|"
+    r"(mp|multiprocessing|context)\.(Process|Pool)|mp\.spawn|DataLoader)$"
+)
+# How a call bounds itself: a limit of its own, or a caller that waits no longer than one.
+BOUNDED = {"DataLoader": "timeout=", "mp.spawn": "join=False"}
+
+
+def unbounded_processes(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and STARTS_A_PROCESS.match(ast.unparse(node.func)):
+            bound = BOUNDED.get(ast.unparse(node.func))
+            if bound is None or bound not in ast.unparse(node):
+                yield f"{node.lineno}: {ast.unparse(node.func)}"
+
+
+def test_tests_start_processes_only_with_a_bound_in_time() -> None:
+    """By tests/processes.py, so that one that hangs is ended, and says which test it was."""
+    files = [path for path in (ROOT / "tests").glob("*.py") if path.name != "processes.py"]
+    found = [
+        f"{path.name}:{line}"
+        for path in files
+        for line in unbounded_processes(path.read_text(encoding="utf-8"))
+    ]
+    assert not found, found
+    assert len(list(unbounded_processes("os.fork()\nDataLoader(x, num_workers=2)"))) == 2
+
+
 @pytest.mark.parametrize(
     ("path", "line", "allowed"),
     [
@@ -106,7 +135,7 @@ def test_every_header_compiles_alone() -> None:
         command += [f"-I{CSRC}", *(f"-isystem{path}" for path in paths[1:])]
         # Read through -include: a header as the main file warns of its #pragma once.
         command += ["-include", str(header), "-x", "c++", os.devnull]
-        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        result = run_process(command)
         return "" if result.returncode == 0 else f"{header.relative_to(ROOT)}:\n{result.stderr}"
 
     with ThreadPoolExecutor(max_workers=2) as pool:

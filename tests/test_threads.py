@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 import threading
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +15,7 @@ import pytest
 import torch
 from cases import CELLS, DTYPES, assert_close, tolerance
 from layer_cases import CELL_VARIANTS, VARIANTS, Layer, backward_args, make_layer, operator, oracle
+from processes import busy_processes, in_forked_child, run_process
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -52,20 +50,6 @@ def test_any_number_of_threads(cell: str, threads: int, two_threads: None) -> No
 def busy_layer() -> Layer:
     """One that the planner gives more than one thread."""
     return make_layer("lstm", torch.float32, sizes=(16, 32, 128, 128))
-
-
-def in_forked_child(body: Any) -> int:
-    """The exit status of a forked process that ran body; killed when it hangs."""
-    pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)
-        try:
-            body()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    return os.waitpid(pid, 0)[1]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -217,16 +201,13 @@ print(most - before)
 
 
 def run_program(*arguments: str, program: str = PROGRAM) -> list[str]:
-    """What the program prints; killed when it hangs."""
+    """What the program prints."""
     folder = Path(__file__).resolve().parent
     path = os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
+    result = run_process(
         [sys.executable, "-W", "ignore", "-c", program, *arguments],
         env=os.environ | {"PYTHONPATH": path},
-        stdout=subprocess.PIPE,
-        text=True,
         check=True,
-        timeout=300,
     )
     return result.stdout.strip().split(maxsplit=1)
 
@@ -249,14 +230,8 @@ def test_torch_computes_products_on_no_more_threads_than_cores(when: str, cores:
 
 def test_a_busy_machine_changes_no_bit_and_nothing_hangs() -> None:
     expected = run_program()
-    spin = [sys.executable, "-c", "while True: pass"]
-    busy = [subprocess.Popen(spin) for _ in range(CORES + 1)]
-    try:
+    with busy_processes(CORES + 1):
         assert run_program() == expected
-    finally:
-        for process in busy:
-            process.kill()
-            process.wait()
 
 
 def test_calls_of_python_threads_run_at_the_same_time(two_threads: None) -> None:

@@ -13,6 +13,7 @@ weights once more in the list `_flat_weights`, which can go stale; here it is a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import FunctionType
 from typing import Any
 
 from torch import Tensor
@@ -40,7 +41,7 @@ class LayersMixin(ToolsMixin):
         input: Tensor | PackedSequence,
         hx: Any = None,
         *,
-        lengths: Tensor | None = None,
+        lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: Any = None,
         return_states: bool = False,
@@ -54,11 +55,12 @@ class LayersMixin(ToolsMixin):
 
         Args:
             input, hx: as the class says.
-            lengths: `(B,)`, any integer dtype and device, each 0 to T: how many steps of each row
-                of padded input are valid. The others count for nothing, even NaN: output and
-                gradients there are 0, h_n and c_n are those of the last valid step, or hx where
-                there is none, and the reverse direction begins at each row's own end. Values on a
-                GPU cannot be checked without waiting for it; there they are clamped.
+            lengths: `(B,)`, any integer dtype and device, or a list of ints, each 0 to T: how many
+                steps of each row of padded input are valid. The others count for nothing, even
+                NaN: output and gradients there are 0, h_n and c_n are those of the last valid
+                step, or hx where there is none, and the reverse direction begins at each row's
+                own end. Values on a GPU cannot be checked without waiting for it; there they are
+                clamped.
             reset: `(T, B)`, bool: the state entering these steps of padded input is replaced, and
                 no gradient passes. Each direction resets before it processes the step;
                 `fusedrnn.functional.rnn` has a picture.
@@ -152,3 +154,17 @@ class GRUCellMixin(CellMixin):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Runs one time step; see the class for shapes."""
         return functional.gru_cell(input, hx, self._weights())
+
+
+def _name_forward(mixin: type, name: str) -> None:
+    """Python's own TypeErrors, as for an unknown argument, call a function by its qualname."""
+    own = mixin.forward
+    forward = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__)
+    forward.__kwdefaults__, forward.__doc__ = own.__kwdefaults__, own.__doc__
+    forward.__annotations__, forward.__module__ = own.__annotations__, own.__module__
+    forward.__qualname__ = f"{name}.forward"
+    mixin.forward = forward
+
+
+for _mixin in (RNNMixin, LSTMMixin, GRUMixin, RNNCellMixin, LSTMCellMixin, GRUCellMixin):
+    _name_forward(_mixin, _mixin.__name__.removesuffix("Mixin"))

@@ -72,13 +72,16 @@ class RNN(RNNMixin, nn.RNNBase):
         **kwargs: Any,
     ) -> None:
         _refuse_proj_size(kwargs)
-        modes = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
-        if nonlinearity not in modes:
+        if nonlinearity == "tanh":
+            mode = "RNN_TANH"
+        elif nonlinearity == "relu":
+            mode = "RNN_RELU"
+        else:
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
         super().__init__(
-            modes[nonlinearity],
+            mode,
             input_size,
             hidden_size,
             num_layers,
