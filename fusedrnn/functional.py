@@ -383,6 +383,25 @@ def run_layers(
     Brings the input to time-major form, runs the stack, and restores the input's form.
     """
     try:
+        return _run_layers(
+            name, cell, input, hx, weights, batch_first, bidirectional, dropout, options
+        )
+    except (AttributeError, TypeError, RuntimeError):
+        check_types(name, input, hx, weights)
+        raise
+
+
+def _run_layers(
+    name: str,
+    cell: str,
+    input: Tensor | PackedSequence,
+    hx: Any,
+    weights: Sequence[LayerWeights],
+    batch_first: bool,
+    bidirectional: bool,
+    dropout: float,
+    options: Options,
+) -> tuple[Any, ...]:
     if hx is None:
         states = ()
     elif cell == "lstm":
@@ -390,15 +409,15 @@ def run_layers(
         states = (hx[0], hx[1])
     else:
         states = (hx,)
-        if bidirectional is True:
-            directions = 2
-        elif bidirectional is False:
-            directions = 1
-        else:
-            raise TypeError(
-                f"bidirectional: expected a bool, got {type(bidirectional).__name__}; pass "
-                "True or False"
-            )
+    if bidirectional is True:
+        directions = 2
+    elif bidirectional is False:
+        directions = 1
+    else:
+        raise TypeError(
+            f"bidirectional: expected a bool, got {type(bidirectional).__name__}; pass "
+            "True or False"
+        )
     if not weights or len(weights) % directions:
         raise ValueError(
             f"weights: expected num_layers * {directions} LayerWeights, got {len(weights)}; "
@@ -446,9 +465,6 @@ def run_layers(
     if gates:
         results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
     return tuple(results)
-    except (AttributeError, TypeError, RuntimeError):
-        check_types(name, input, hx, weights)
-        raise
 
 
 def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:
@@ -552,16 +568,16 @@ def _run_cell(
     """Runs one time step; see `_operator_checks`."""
     refusal = None
     if _operator_checks(input):
-    try:
-        return cell_forward(cell, input, h, c, weights)
+        try:
+            return cell_forward(cell, input, h, c, weights)
         except (RuntimeError, ValueError, TypeError) as error:
-        refusal = error
+            refusal = error
     check_types(name, input, (h, c) if cell == "lstm" and h is not None else h, weights)
     check_cell(name, cell, input, h, c, weights)
-    if weights.weight_hh.size(0) == 0:
+    if weights.weight_hh.shape[0] == 0:
         return composed_cell_forward(cell, input, h, c, weights)
     if refusal is not None:
-    raise refusal
+        raise refusal
     return cell_forward(cell, input, h, c, weights)
 
 
@@ -570,8 +586,7 @@ def _operator_checks(input: Tensor) -> bool:
 
     Then they are asked only after a refusal, for torch's words, and a call that is right does not
     pay for them. They come first where no kernel sees these tensors: in a trace, in torch.func's
-    transforms, for tensors without data, and for gradients in forward mode, whose composition
-    trusts its arguments.
+    transforms, for tensors without data, and for gradients in forward mode.
     """
     return (
         _library.available
