@@ -52,13 +52,6 @@ void save_all(const std::array<OptionalTensor, N>& tensors, SavedArray<N>& saved
 }
 
 template <size_t N>
-std::array<OptionalTensor, N> unpack_all(const SavedArray<N>& saved) {
-  std::array<OptionalTensor, N> tensors;
-  for (size_t i = 0; i < N; ++i) tensors[i] = to_optional(saved[i].unpack());
-  return tensors;
-}
-
-template <size_t N>
 bool any_requires_grad(const std::array<OptionalTensor, N>& tensors) {
   return at::GradMode::is_enabled() &&
          std::any_of(tensors.begin(), tensors.end(), [](const OptionalTensor& tensor) {
@@ -91,133 +84,214 @@ void set_forward_gradient(const Dual& dual, const Tensor& result) {
   result._set_fw_grad(dual.slope, /*level=*/0, /*is_inplace_op=*/false);
 }
 
-// What both nodes need of a layer, the way torch frees it, and the way compiled autograd traces
-// them: as the operators and compositions that apply calls.
-struct LayerNode : Node {
+// What both nodes keep: the layer, and tensors of their own.
+template <class Tensors, class Three, class Own>
+struct Kept {
   std::string cell;
   int64_t recompute = 0;
-  SavedArray<kLayerTensorCount> tensors;
-  SavedArray<3> sequence;
-  SavedArray<kOutputCount> others;  // a node's own
+  Tensors tensors;  // kLayerTensorCount
+  Three sequence;   // batch_sizes, lengths, reset
+  Own others;       // kOutputCount
 
-  void save_layer(std::string_view cell_name, const LayerTensors& layer, const Sequence& given) {
-    cell = cell_name;
-    save_all(layer, tensors);
-    save_all(std::array{given.batch_sizes, given.lengths, given.reset}, sequence);
+  template <class Function>
+  void for_each(const Function& function) {
+    for (auto& tensor : tensors) function(tensor);
+    for (auto& tensor : sequence) function(tensor);
+    for (auto& tensor : others) function(tensor);
+  }
+};
+using KeptTensors = Kept<LayerTensors, std::array<OptionalTensor, 3>, OutputGrads>;
+using KeptVariables = Kept<SavedArray<kLayerTensorCount>, SavedArray<3>, SavedArray<kOutputCount>>;
+
+// A node computes the gradients of its inputs, those that are wanted, from those of its results.
+using Compute = variable_list (*)(variable_list&& grads, const KeptTensors& kept,
+                                  const std::vector<bool>& wanted);
+
+Sequence sequence_of(const KeptTensors& kept) {
+  return {kept.sequence[0], kept.sequence[1], kept.sequence[2]};
+}
+
+bool none_defined(const variable_list& grads) {
+  return std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); });
+}
+
+// `compute` as compiled autograd calls it, with what pack_for_trace packed.
+template <Compute compute>
+variable_list compute_packed(const variable_list& grads, const std::vector<c10::IValue>& values) {
+  torch::dynamo::autograd::PackedArgs args(values);
+  KeptTensors kept;
+  kept.cell = args.unpack<std::string>();
+  kept.recompute = args.unpack<int64_t>();
+  const auto wanted = args.unpack<std::vector<bool>>();
+  const auto present = args.unpack<std::vector<bool>>();
+  const auto tensors = args.unpack<std::vector<Tensor>>();
+  auto is_present = present.begin();
+  auto tensor = tensors.begin();
+  kept.for_each([&](OptionalTensor& place) {
+    if (*is_present++) place = *tensor++;
+  });
+  return compute(variable_list(grads), kept, wanted);
+}
+
+// The way torch runs and frees a node, and the way compiled autograd traces it: as the operators
+// that it calls.
+template <Compute compute>
+struct LayerNode : Node {
+  KeptVariables kept;
+  const SavedVariable* own_result = nullptr;  // that of them which the node's forward computed
+
+  void keep(std::string_view cell, const LayerTensors& layer, const Sequence& sequence) {
+    kept.cell = cell;
+    save_all(layer, kept.tensors);
+    save_all(std::array{sequence.batch_sizes, sequence.lengths, sequence.reset}, kept.sequence);
   }
 
-  virtual const SavedVariable* output_of_node() const { return nullptr; }
-
-  Sequence unpack_sequence() const {
-    auto [batch_sizes, lengths, reset] = unpack_all(sequence);
-    return {std::move(batch_sizes), std::move(lengths), std::move(reset)};
+  variable_list apply(variable_list&& grads) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (none_defined(grads)) return variable_list(num_outputs());
+    return compute(std::move(grads), unpack(), wanted());
   }
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
-    for_each_saved(*this, [](SavedVariable& tensor) { tensor.reset_data(); });
+    kept.for_each([](SavedVariable& variable) { variable.reset_data(); });
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
-    args.collect(cell);
-    args.collect(recompute);
-    for_each_saved(*this, [&](const SavedVariable& tensor) {
-      args.collect(tensor, &tensor == output_of_node());
-    });
+    args.collect(kept.cell);
+    args.collect(kept.recompute);
+    const_cast<KeptVariables&>(kept).for_each(
+        [&](const SavedVariable& variable) { args.collect(variable, &variable == own_result); });
   }
 
-  variable_list apply_with_saved(const variable_list& inputs,
+  variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& swap) override {
-    for_each_saved(*this, [&](SavedVariable& tensor) { swap.before(tensor); });
-    variable_list result = apply(variable_list(inputs));
-    for_each_saved(*this, [&](SavedVariable& tensor) { swap.after(tensor); });
+    using torch::dynamo::autograd::IValuePacker;
+    kept.for_each([&](SavedVariable& variable) { swap.before(variable); });
+    const std::vector<c10::IValue> values = pack_for_trace();
+    std::vector<at::TypePtr> schema;
+    for (const c10::IValue& value : values) schema.push_back(value.type());
+    const auto& compiler = torch::dynamo::autograd::getPyCompilerInterface();
+    const std::string function =
+        compiler->bind_function(swap.get_py_compiler(), name(), compute_packed<compute>, schema,
+                                /*is_custom_function=*/true, /*is_traceable=*/true);
+    variable_list result = compiler->call_function(
+        swap.get_py_compiler(), "apply_functional", function, grads, values,
+        IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
+            torch::dynamo::autograd::get_input_metadata(next_edges())));
+    kept.for_each([&](SavedVariable& variable) { swap.after(variable); });
     return result;
   }
 
  private:
-  template <class Node, class Function>
-  static void for_each_saved(Node& node, const Function& function) {
-    for (auto& tensor : node.tensors) function(tensor);
-    for (auto& tensor : node.sequence) function(tensor);
-    for (auto& tensor : node.others) function(tensor);
+  KeptTensors unpack() {
+    KeptTensors tensors;
+    tensors.cell = kept.cell;
+    tensors.recompute = kept.recompute;
+    tensors.tensors = unpack_array(kept.tensors);
+    tensors.sequence = unpack_array(kept.sequence);
+    tensors.others = unpack_array(kept.others);
+    return tensors;
+  }
+
+  template <size_t N>
+  std::array<OptionalTensor, N> unpack_array(const SavedArray<N>& saved) {
+    std::array<OptionalTensor, N> tensors;
+    for (size_t i = 0; i < N; ++i) {
+      tensors[i] =
+          to_optional(&saved[i] == own_result ? saved[i].unpack(getptr()) : saved[i].unpack());
+    }
+    return tensors;
+  }
+
+  std::vector<bool> wanted() const {
+    std::vector<bool> wanted(num_outputs());
+    for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = task_should_compute_output(i);
+    return wanted;
+  }
+
+  std::vector<c10::IValue> pack_for_trace() {
+    KeptTensors tensors = unpack();
+    std::vector<bool> present;
+    std::vector<Tensor> given;
+    tensors.for_each([&](const OptionalTensor& tensor) {
+      present.push_back(tensor.has_value());
+      if (tensor.has_value()) given.push_back(*tensor);
+    });
+    torch::dynamo::autograd::PackedArgs args;
+    args.pack(tensors.cell);
+    args.pack(tensors.recompute);
+    args.pack(wanted());
+    args.pack(present);
+    args.pack(given);
+    return args.vec();
   }
 };
 
-// The gradients g of a layer are linear in the gradients of its results and, for each of these, the
-// gradient of one number: their second derivative along a direction, grad_grads, gives both of its
-// own gradients, that of the results and, because it is symmetric, that of the layer's tensors.
+// The gradients of a layer are linear in those of its results and, for each of these, the gradient
+// of one number: their derivative along a direction, grad_grads, gives both of their own gradients,
+// that of the results' and, because a second derivative is symmetric, that of the layer's tensors.
 // No graph is recorded for it, so it does not matter which levels of torch.func have ended.
-struct LayerDoubleBackward final : LayerNode {
-  std::string name() const override { return "fusedrnn::LayerDoubleBackward"; }
-
-  variable_list apply(variable_list&& grad_grads) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    variable_list result(kOutputCount + kLayerTensorCount);
-    if (std::none_of(grad_grads.begin(), grad_grads.end(),
-                     [](const Tensor& g) { return g.defined(); })) {
-      return result;
-    }
-    const OutputGrads output_grads = unpack_all(others);
-    const LayerTensors values = unpack_all(tensors);
-    CompositeLayer layer;
-    bool wants_tensors = false;
-    for (int i = 0; i < kLayerTensorCount; ++i) {
-      if (!values[i].has_value()) continue;
-      layer.tensors[i] = {*values[i], grad_grads[i]};
-      wants_tensors = wants_tensors || task_should_compute_output(kOutputCount + i);
-    }
-    layer.gates_x = grad_grads[kGradGatesX];
-    layer.gates_r = grad_grads[kGradGatesR];
-    CompositeBackward second;
-    if (wants_tensors) {
-      DualOutputs grads;
-      for (int i = 0; i < kOutputCount; ++i) grads[i] = output_grads[i].value_or(Tensor());
-      second = composite_backward(cell, grads, layer, unpack_sequence());
-    } else {
-      second.outputs =
-          composite_forward(cell, layer, unpack_sequence(), output_grads[kC].has_value());
-    }
-    for (int i = 0; i < kOutputCount; ++i) {
-      if (output_grads[i].has_value()) result[i] = second.outputs[i].slope;
-    }
-    for (int i = 0; i < kLayerTensorCount; ++i) {
-      if (values[i].has_value()) result[kOutputCount + i] = second.grads[i].slope;
-    }
-    return result;
+variable_list compute_second(variable_list&& grad_grads, const KeptTensors& kept,
+                             const std::vector<bool>& wanted) {
+  variable_list result(kOutputCount + kLayerTensorCount);
+  CompositeLayer layer;
+  bool wants_tensors = false;
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    if (!kept.tensors[i].has_value()) continue;
+    layer.tensors[i] = {*kept.tensors[i], grad_grads[i]};
+    wants_tensors = wants_tensors || wanted[kOutputCount + i];
   }
+  layer.gates_x = grad_grads[kGradGatesX];
+  layer.gates_r = grad_grads[kGradGatesR];
+  CompositeBackward second;
+  if (wants_tensors) {
+    DualOutputs grads;
+    for (int i = 0; i < kOutputCount; ++i) grads[i] = kept.others[i].value_or(Tensor());
+    second = composite_backward(kept.cell, grads, layer, sequence_of(kept));
+  } else {
+    second.outputs =
+        composite_forward(kept.cell, layer, sequence_of(kept), kept.others[kC].has_value());
+  }
+  // A gradient that is wanted is defined: traces of compiled autograd add them up.
+  for (int i = 0; i < kOutputCount; ++i) {
+    if (kept.others[i].has_value() && wanted[i]) result[i] = second.outputs[i].slope_or_zeros();
+  }
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    if (!kept.tensors[i].has_value() || !wanted[kOutputCount + i]) continue;
+    result[kOutputCount + i] = second.grads[i].slope_or_zeros();
+  }
+  return result;
+}
+
+struct LayerDoubleBackward final : LayerNode<compute_second> {
+  std::string name() const override { return "fusedrnn::LayerDoubleBackward"; }
 };
 
-// Its results are those of the layer and kept_output, which as a function is the output again: a
-// gradient that a rule of torch.vmap composes from it has derivatives as well.
-struct LayerBackward final : LayerNode {
-  SavedVariable& kept_output = others[0];
-  SavedVariable& saved = others[1];
+// The results of a LayerBackward's forward are those of the layer and kept_output, which as a
+// function is the output again: a gradient that a rule of torch.vmap composes from it has
+// derivatives as well.
+enum : int { kKeptOutput, kSaved };  // among what it keeps of its own
 
-  std::string name() const override { return "fusedrnn::LayerBackward"; }
-  const SavedVariable* output_of_node() const override { return &kept_output; }
-
-  variable_list apply(variable_list&& grads) override {
-    std::lock_guard<std::mutex> lock(mutex_);
-    variable_list result(kLayerTensorCount);
-    if (std::none_of(grads.begin(), grads.end(), [](const Tensor& g) { return g.defined(); })) {
-      return result;
-    }
-    OutputGrads output_grads;
-    grads[kOutput] = defined_sum(grads[kOutput], grads[kOutputCount]);
-    for (int i = 0; i < kOutputCount; ++i) output_grads[i] = to_optional(std::move(grads[i]));
-    const LayerTensors layer = unpack_all(tensors);
-    GradMask mask{};
-    for (int i = 0; i < kLayerTensorCount; ++i) {
-      mask[i] = layer[i].has_value() && task_should_compute_output(i);
-    }
-    LayerGrads gradients =
-        call_layer_backward(cell, output_grads, layer, unpack_sequence(), recompute,
-                            kept_output.unpack(getptr()), saved.unpack(), mask);
-    for (int i = 0; i < kLayerTensorCount; ++i) {
-      if (mask[i]) result[i] = std::move(gradients[i]);
-    }
-    return result;
+variable_list compute_first(variable_list&& grads, const KeptTensors& kept,
+                            const std::vector<bool>& wanted) {
+  OutputGrads output_grads;
+  grads[kOutput] = defined_sum(grads[kOutput], grads[kOutputCount]);
+  for (int i = 0; i < kOutputCount; ++i) output_grads[i] = to_optional(std::move(grads[i]));
+  GradMask mask{};
+  for (int i = 0; i < kLayerTensorCount; ++i) mask[i] = kept.tensors[i].has_value() && wanted[i];
+  LayerGrads gradients =
+      call_layer_backward(kept.cell, output_grads, kept.tensors, sequence_of(kept), kept.recompute,
+                          *kept.others[kKeptOutput], *kept.others[kSaved], mask);
+  variable_list result(kLayerTensorCount);
+  for (int i = 0; i < kLayerTensorCount; ++i) {
+    if (mask[i]) result[i] = std::move(gradients[i]);
   }
+  return result;
+}
+
+struct LayerBackward final : LayerNode<compute_first> {
+  std::string name() const override { return "fusedrnn::LayerBackward"; }
 };
 
 ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
@@ -234,16 +308,17 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
     node->set_next_edges(std::apply(
         [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
         tensors));
-    node->save_layer(cell, tensors, sequence);
-    node->recompute = keep.recompute;
+    node->keep(cell, tensors, sequence);
+    node->kept.recompute = keep.recompute;
     for (const Tensor& output : result.outputs) {
       // What a cell without c, or a call that does not ask for it, has in the place of c.
       const bool is_absent = output.dim() == 1;
       torch::autograd::set_history(is_absent ? Tensor() : output, node);
     }
     torch::autograd::set_history(result.kept_output, node);
-    node->kept_output = SavedVariable(result.kept_output, /*is_output=*/true);
-    node->saved = SavedVariable(result.saved, /*is_output=*/false);
+    node->kept.others[kKeptOutput] = SavedVariable(result.kept_output, /*is_output=*/true);
+    node->own_result = &node->kept.others[kKeptOutput];
+    node->kept.others[kSaved] = SavedVariable(result.saved, /*is_output=*/false);
   }
   if (any_forward_gradient(tensors)) {
     const DualOutputs duals =
@@ -269,8 +344,8 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
     node->set_next_edges(std::apply(
         [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
         std::tuple_cat(grads, tensors)));
-    node->save_layer(cell, tensors, sequence);
-    save_all(grads, node->others);
+    node->keep(cell, tensors, sequence);
+    save_all(grads, node->kept.others);
     for (int i = 0; i < kGradCount; ++i) {
       torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
     }
