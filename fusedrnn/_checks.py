@@ -48,7 +48,7 @@ def check_pair(name: str, state: Any, argument: str = "hx", pair: str = "(h_0, c
     found = f"a {type(state).__name__}"
     if isinstance(state, (tuple, list)):
         found = f"{len(state)} values"
-        raise TypeError(f"{name}: expected {argument} to be a tuple {pair}, got {found}; pass both")
+    raise TypeError(f"{name}: expected {argument} to be a tuple {pair}, got {found}; pass both")
 
 
 def check_tensor(name: str, value: Any, kind: str = "a tensor") -> None:
@@ -79,6 +79,10 @@ def check_types(name: str, input: Any, hx: Any, weights: Any) -> None:
     if hasattr(weights, "weight_ih") != is_cell or not hasattr(weights, "__len__"):
         expected = "LayerWeights" if is_cell else "a list of LayerWeights"
         raise TypeError(f"weights: expected {expected}, got {type(weights).__name__}") from None
+    for idx, direction in enumerate((weights,) if is_cell else weights):
+        for field, tensor in zip(direction._fields, direction):
+            if tensor is not None or field in ("weight_ih", "weight_hh"):
+                check_tensor(field if is_cell else f"weights[{idx}].{field}", tensor)
 
 
 def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:

@@ -6,6 +6,7 @@ combination, TypeError for what is no tensor; raised before any work.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -109,7 +110,7 @@ def _recompute_interval(recompute: str) -> int:
     kind, _, steps = recompute.partition(":")
     if kind != "chunk" or not (steps.isascii() and steps.isdigit()) or int(steps) < 1:
         raise ValueError(f"recompute: got {recompute!r}; {_RECOMPUTE}")
-    return int(steps)
+    return min(int(steps), sys.maxsize)
 
 
 _RECOMPUTE = "pass 'none', 'gates', or 'chunk:N' with N >= 1 steps"

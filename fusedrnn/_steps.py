@@ -138,7 +138,8 @@ def entering_states(
 
     `last` marks each row's last step, where the reverse direction begins.
     """
-    first = torch.zeros_like(h[0]) if h_0 is None else h_0
+    # Under autocast h is of its dtype, and states are as they were given.
+    first = torch.zeros_like(h[0]) if h_0 is None else h_0.to(h.dtype)
     if reverse:
         entering = torch.cat([h[1:], first.unsqueeze(0)])
         if last is not None:
@@ -147,7 +148,7 @@ def entering_states(
         entering = torch.cat([first.unsqueeze(0), h[:-1]])
     if reset is None:
         return entering
-    return torch.where(reset, 0.0 if reset_h is None else reset_h, entering)
+    return torch.where(reset, 0.0 if reset_h is None else reset_h.to(h.dtype), entering)
 
 
 def _linear(steps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

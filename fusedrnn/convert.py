@@ -172,6 +172,8 @@ def _convert(
 
 def recurrent_modules(model: nn.Module) -> dict[str, nn.Module]:
     """By name in the model, each module that is or runs a recurrent layer or cell, whosever."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}; pass one")
     return {name: module for name, module in model.named_modules() if _is_recurrent(module)}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import _library
+from fusedrnn._checks import check_tensor
 
 __all__ = ["Explanation", "explain"]
 
@@ -175,7 +176,9 @@ def _measure(module: nn.Module, input: Tensor | PackedSequence) -> tuple[Tensor,
 
 
 def _wants_gradient(module: nn.Module, data: Tensor, hx: Any) -> bool:
-    states = (hx,) if isinstance(hx, Tensor) else tuple(hx or ())
+    states = tuple(hx) if isinstance(hx, (tuple, list)) else () if hx is None else (hx,)
+    for state in states:
+        check_tensor("hx", state)
     tensors = (data, *states, *module.parameters())
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 

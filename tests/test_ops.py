@@ -237,7 +237,7 @@ def test_recomputation_changes_no_bit(
     options = {**VARIANTS[variant], "recompute": 0}
     layer = make_layer(cell, dtype, sizes=(700, 3, 5, 33), **options)
     expected = operator(layer)
-    for recompute in (1, 130, 699, 10_000):
+    for recompute in (1, 130, 699, 10_000, 2**62, 2**63 - 1):
         for name, result in operator(layer._replace(recompute=recompute)).items():
             assert torch.equal(result, expected[name]), (recompute, name)
 
@@ -324,6 +324,22 @@ def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch, device: s
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", "wavefront")
     with pytest.raises(RuntimeError, match="wavefront"):
         make_layer("gru", device=device).run(ops.layer_forward)
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize("size", [2**31, 2**53, 2**60, 2**63 - 1])
+@pytest.mark.parametrize("training", [False, True])
+def test_explain_takes_sizes_that_fit_and_refuses_others(
+    place: int, size: int, training: bool
+) -> None:
+    sizes = [3, 2, 5, 7, 0]
+    sizes[place] = size
+    fits = size == 2**31 and place < 3
+    if not fits:
+        with pytest.raises(ValueError, match=str(size)):
+            OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
+        return
+    assert "persistent" in OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
 
 
 def test_explain_refuses_impossible_sizes() -> None:

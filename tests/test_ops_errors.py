@@ -163,6 +163,57 @@ def test_bad_gradient_or_result(changes: dict[str, Any], message: str) -> None:
         call_with(OPS.layer_backward, backward_args(make_layer("lstm")), changes)
 
 
+@pytest.mark.parametrize("name", ["lstm\0", "lstm\0\0x", "", "LSTM", "lstm "])
+def test_a_name_of_no_cell_is_refused(name: str) -> None:
+    for op, args in ((OPS.layer_forward, forward_args), (OPS.layer_backward, backward_args)):
+        with pytest.raises(ValueError, match="cell: expected one of"):
+            call_with(op, args(make_layer("lstm")), {"cell": name})
+    with pytest.raises(ValueError, match="cell: expected one of"):
+        OPS.explain_layer(name, torch.float32, 3, 2, 5, 7, 0, 1, False)
+
+
+@pytest.mark.parametrize("sizes", [(2**40, 2**20, 0), (2**51, 3, 0), (2**50, 4, 1)])
+def test_sizes_beyond_64_bits_are_refused(sizes: tuple[int, int, int]) -> None:
+    """Of tensors that need no memory of that size."""
+    input = torch.zeros(1, 1, sizes[2], dtype=torch.float64).expand(sizes)
+    args = forward_args(make_layer("lstm", sizes=(1, 1, sizes[2], 7), state=False))
+    with pytest.raises(ValueError, match="at most 2.52 elements"):
+        call_with(OPS.layer_forward, args, {"input": input})
+
+
+@pytest.mark.parametrize("cell", ["rnn_tanh", "rnn_relu", "lstm", "gru"])
+def test_checks_come_before_mathematics_for_dual_tensors(cell: str) -> None:
+    layer = make_layer(cell)
+    bad: list[tuple[dict[str, Any], str]] = [
+        ({"input": torch.zeros(0, 3, 5).double()}, "sequence length"),
+        ({"cell": "mgu"}, "cell: expected one of"),
+        ({"reset": torch.zeros(2, 3, dtype=torch.bool)}, "reset: expected shape"),
+        ({"weight_hh": torch.zeros(3, 7).double()}, "weight_hh: expected shape"),
+    ]
+    with torch.autograd.forward_ad.dual_level():
+
+        def dual(args: dict[str, Any]) -> dict[str, Any]:
+            make = torch.autograd.forward_ad.make_dual
+            return {
+                name: make(value, torch.ones_like(value))
+                if isinstance(value, Tensor) and value.is_floating_point()
+                else value
+                for name, value in args.items()
+            }
+
+        for changes, message in bad:
+            for op, args in (
+                (OPS.layer_forward, forward_args(layer)),
+                (OPS.layer_backward, backward_args(layer)),
+            ):
+                with pytest.raises((RuntimeError, ValueError), match=message):
+                    call_with(op, dual(args | changes), {})
+        for name in ("grad_output", "grad_h_n"):
+            with pytest.raises(RuntimeError, match=f"{name}: expected shape"):
+                changed = backward_args(layer) | {name: torch.zeros(1, 1, 7).double()}
+                call_with(OPS.layer_backward, dual(changed), {})
+
+
 def test_cell_without_c_refuses_c_0() -> None:
     args = forward_args(make_layer("gru"))
     with pytest.raises(ValueError, match="c_0: expected None for cell gru"):

@@ -8,7 +8,11 @@
 #include <ATen/ops/mm_cpu_dispatch.h>
 
 #include <algorithm>
+#include <atomic>
 #include <limits>
+#include <system_error>
+#include <thread>
+#include <vector>
 
 #include "cpu/kernels.h"
 
@@ -17,7 +21,6 @@
 #endif
 #ifndef _WIN32
 #include <pthread.h>
-#include <sys/stat.h>
 #endif
 
 #if defined(_OPENMP) && defined(__ELF__)
@@ -29,32 +32,54 @@ extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int threads);
 namespace fusedrnn {
 namespace {
 
-// Whether this process was forked from one with several threads, whose pools it lacks.
-bool lacks_threads = false;
+// Whether this process was forked, after this library was loaded, from one that may have had a pool
+// of OpenMP threads, which it then lacks.
+bool is_forked = false;
+// There, how many threads the call that is running on this one may have; 0 between calls.
+thread_local int threads_of_call = 0;
 
 #ifndef _WIN32
-bool has_several_threads() {
-#ifdef __linux__
-  struct stat tasks;  // a link for each thread, and two
-  return stat("/proc/self/task", &tasks) != 0 || tasks.st_nlink > 3;
+const int fork_handler = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+#endif
+
+// Of the calling thread; returns what it was before.
+int set_openmp_threads(int threads) {
+#ifdef _OPENMP
+  const int before = omp_get_max_threads();
+  omp_set_num_threads(threads);
+  return before;
 #else
-  return true;
+  return threads;
 #endif
 }
-
-bool had_several_threads = false;  // the parent
-const int fork_handler =
-    pthread_atfork([] { had_several_threads = has_several_threads(); }, nullptr,
-                   [] { lacks_threads = lacks_threads || had_several_threads; });
-#endif
-
-#if defined(_OPENMP) && defined(__ELF__)
 int set_mkl_threads(int threads) {
-  return MKL_Set_Num_Threads_Local != nullptr ? MKL_Set_Num_Threads_Local(threads) : 0;
-}
-#else
-int set_mkl_threads(int) { return 0; }
+#if defined(_OPENMP) && defined(__ELF__)
+  if (MKL_Set_Num_Threads_Local != nullptr) return MKL_Set_Num_Threads_Local(threads);
 #endif
+  return 0;
+}
+
+// body on as many threads of this call's own, all at the same time.
+void run_on_own_threads(int threads, ParallelBody body) {
+  std::atomic<int> count{0};  // 0: not all threads have been made
+  std::vector<std::thread> others;
+  const auto run = [&](int thread_idx) {
+    while (count.load(std::memory_order_acquire) == 0) std::this_thread::yield();
+    set_openmp_threads(1);
+    set_mkl_threads(1);
+    body(thread_idx, count.load(std::memory_order_relaxed));
+  };
+  try {
+    while (static_cast<int>(others.size()) + 1 < threads) {
+      others.emplace_back(run, static_cast<int>(others.size()) + 1);
+    }
+  } catch (const std::system_error&) {  // the system gives no more
+  }
+  const int made = static_cast<int>(others.size()) + 1;
+  count.store(made, std::memory_order_release);
+  body(0, made);
+  for (std::thread& other : others) other.join();
+}
 
 // The stored matrix at `data` with row stride ld, seen as op of it.
 at::Tensor matrix(DType dtype, Transpose transpose, const void* data, int64_t rows, int64_t cols,
@@ -68,8 +93,7 @@ at::Tensor matrix(DType dtype, Transpose transpose, const void* data, int64_t ro
 
 // The cores of the calling thread's affinity, which asks the system; or all of them, where OpenMP
 // itself has bound each thread.
-int allowed_threads() {
-  if (lacks_threads) return 1;
+int available_cores() {
 #ifdef _OPENMP
   return omp_get_num_procs();
 #else
@@ -90,38 +114,41 @@ bool built_with_openmp() {
 bool concurrent_threads() { return built_with_openmp(); }
 
 int available_threads() {
+  if (threads_of_call > 0) return threads_of_call;
 #ifdef _OPENMP
   if (omp_in_parallel()) return 1;
 #endif
   const int threads = at::get_num_threads();
   if (threads == 1 || at::in_parallel_region()) return 1;
-  return std::min(threads, allowed_threads());
+  return std::min(threads, available_cores());
 }
 
 ThreadsGuard::ThreadsGuard() {
-#ifdef _OPENMP
   const int threads = at::get_num_threads();
   if (threads == 1) return;
-  const int allowed = allowed_threads();
+  const int available = available_threads();
+  if (is_forked) threads_of_call = available;
+  const int allowed = is_forked ? 1 : available;
   if (allowed >= threads) return;
-  restore_openmp_ = omp_get_max_threads();
-  omp_set_num_threads(allowed);  // of the calling thread
+  restore_openmp_ = set_openmp_threads(allowed);
   restore_mkl_ = set_mkl_threads(allowed);
-#endif
 }
 
 ThreadsGuard::~ThreadsGuard() {
-#ifdef _OPENMP
+  threads_of_call = 0;
   if (restore_openmp_ == 0) return;
-  omp_set_num_threads(restore_openmp_);
+  set_openmp_threads(restore_openmp_);
   set_mkl_threads(restore_mkl_);
-#endif
 }
 
 void TorchRuntime::parallel(int max_threads, ParallelBody body) {
   const int threads = max_threads > 1 ? std::min(max_threads, available_threads()) : 1;
   if (threads <= 1) {
     body(0, 1);
+    return;
+  }
+  if (is_forked) {
+    run_on_own_threads(threads, body);
     return;
   }
 #ifdef _OPENMP

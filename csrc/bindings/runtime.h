@@ -19,9 +19,10 @@ bool built_with_openmp();
 
 // While one lives, what the calling thread asks of torch and of this library runs on no more
 // threads than there are cores: a product of torch's on more waits a time slice at each of its
-// barriers. In a process that was forked from one with several threads, on the calling thread
-// alone: a thread pool does not survive a fork, and its first use in the child waits for ever, in
-// torch as well. Other threads, and torch's own numbers of threads, are left as they are.
+// barriers. In a forked process torch's products and loops run on the calling thread alone, because
+// a thread pool does not survive a fork, and its first use in the child waits for ever; this
+// library's parallel regions make threads of their own there. Other threads, and torch's own
+// numbers of threads, are left as they are.
 class ThreadsGuard {
  public:
   ThreadsGuard();
