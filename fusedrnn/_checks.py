@@ -112,6 +112,7 @@ def check_layers(
     batch_sizes: Tensor | None,
 ) -> None:
     """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
+    _check_matrices(weights[0])
     weight = weights[0].weight_ih
     dtype = weights[0].dtype
     if input.dtype != dtype and not torch._C._is_any_autocast_enabled():
@@ -145,6 +146,7 @@ def check_cell(
     name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
 ) -> None:
     """Raises torch's errors, in torch's order, for a cell's input and states."""
+    _check_matrices(weights)
     states = tuple(state for state in (h, c) if state is not None)
     rank = input.dim()
     if rank not in (1, 2):
@@ -177,6 +179,14 @@ def check_cell(
             f"{input.dtype}; convert it with input.to({weights.dtype})"
         )
     _check_placement(input, states, weights.weight_ih)
+
+
+def _check_matrices(weights: LayerWeights) -> None:
+    """Raises unless sizes can be read off the weights."""
+    for name in ("weight_ih", "weight_hh"):
+        shape = tuple(getattr(weights, name).shape)
+        if len(shape) != 2:
+            raise RuntimeError(f"{name}: expected 2 dimensions, got shape {shape}")
 
 
 def state_widths(weights: LayerWeights) -> tuple[int, int]:

@@ -72,7 +72,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
     stored = getattr(module, "stored_dtype", None)  # of quantized weights
     if stored is not None:
         dtype = torch.float32
-    elif not data.is_meta and torch.is_autocast_enabled(data.device.type):
+    elif data.device.type != "meta" and torch.is_autocast_enabled(data.device.type):
         dtype = torch.get_autocast_dtype(data.device.type)
     training = _wants_gradient(module, data, hx)
     title = (

@@ -161,6 +161,18 @@ def test_parts_of_a_packed_sequence_are_named(cell: str) -> None:
             )
 
 
+@pytest.mark.parametrize("build", [layers, one_cell], ids=["layers", "cell"])
+@pytest.mark.parametrize("name", ["weight_ih", "weight_hh"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_weight_that_is_no_matrix_is_named(cell: str, name: str, build: Any) -> None:
+    module = build(fusedrnn, cell, 5, 7)
+    field = name if build is one_cell else f"{name}_l0"
+    for weight in (torch.zeros(7), torch.zeros(()), torch.zeros(7, 7, 7)):
+        setattr(module, field, nn.Parameter(weight))
+        with pytest.raises(RuntimeError, match=f"{name}: expected 2 dimensions"):
+            module(torch.zeros(3, 2, 5) if build is layers else torch.zeros(2, 5))
+
+
 @pytest.mark.parametrize("cell", CELLS)
 def test_weights_of_another_form_are_named(cell: str) -> None:
     gates = {"lstm": 4, "gru": 3}.get(cell, 1)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import run_process
 
 from fusedrnn import _library
 
@@ -22,12 +23,7 @@ def fuzz(*arguments: str, break_with: str = "") -> subprocess.CompletedProcess[s
     start = f"import sys, runpy; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'tests')!r}]\n"
     run = f"runpy.run_path({str(ROOT / 'tools' / 'fuzz.py')!r}, run_name='__main__')"
     tools = f"sys.path.insert(0, {str(ROOT / 'tools')!r})\n"
-    return subprocess.run(
-        [sys.executable, "-c", start + tools + break_with + run, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    return run_process([sys.executable, "-c", start + tools + break_with + run, *arguments])
 
 
 def test_a_short_run_finds_nothing() -> None:

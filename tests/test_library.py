@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from cases import MODULES, layers
+from processes import run_process
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -16,7 +17,6 @@ from fusedrnn import _library
 pytestmark = pytest.mark.usefixtures("compiled_part")
 
 ROOT = Path(fusedrnn.__file__).parent.parent
-SECONDS = 120  # for a process that imports torch and runs one small model
 
 # What a program does to have the operators; the last is what a C++ program's dlopen does.
 WAYS = {
@@ -77,12 +77,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(programs: Path, way: str, name: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     code = RUN.format(way=way, load=FORMATS[name])
     arguments = [str(fusedrnn.library_path()), str(programs / f"{name}.pt2")]
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *arguments, str(programs / "data.pt")],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
+    return run_process(
+        [sys.executable, "-W", "ignore", "-c", code, *arguments, str(programs / "data.pt")], cwd=cwd
     )
 
 

@@ -81,7 +81,7 @@ def faults(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield f"larger {dim}", torch.cat([value, value], dim)
             yield f"smaller {dim}", value.narrow(dim, 0, max(value.size(dim) - 1, 0))
             yield f"empty {dim}", value.narrow(dim, 0, 0)
-        if name not in ("input", "weight_ih", "weight_hh", "output", "saved"):
+        if name not in ("input", "weight_ih", "weight_hh", "kept_output", "saved"):
             yield "absent", None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_process
 from torch import nn
 
 import fusedrnn
@@ -268,14 +269,10 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     (package / "train.py").write_text(SCRIPT)
     (folder / "train.py").write_text(SCRIPT)
     path = str(Path(fusedrnn.__file__).parents[1])
-    return subprocess.run(
+    return run_process(
         [sys.executable, "-m", "fusedrnn.run", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
 
 

@@ -157,7 +157,7 @@ def _operator(op: Any, rng: random.Random) -> Call:
 
 
 def _sizes(layer: Layer, rng: random.Random) -> dict[str, Any]:
-    """The arguments of the operators that explain a plan."""
+    """The arguments of the operators that explain a plan, or set a variable."""
     return {
         "dtype": layer.input.dtype,
         "seq_len": rng.choice((1, 7, 1000)),
@@ -170,6 +170,8 @@ def _sizes(layer: Layer, rng: random.Random) -> dict[str, Any]:
         "weight_dtype": None,
         "packed": rng.random() < 0.5,
         "device_index": 0,
+        "name": "FUSEDRNN_DEBUG",
+        "value": "",
     }
 
 
@@ -380,5 +382,10 @@ def _patched(rng: random.Random) -> Call:
     return Call(function, {"input_size": 3, "hidden_size": 4, "bias": True})
 
 
+def _without_arguments(function: Any, rng: random.Random) -> Call:
+    return Call(function, {})
+
+
 _FUNCTIONS = {"replace": _conversion, "to_torch": _conversion, "quantize": _conversion,
-              "explain": _explain}  # fmt: skip
+              "explain": _explain, "library_path": _without_arguments,
+              "reload_environment": _without_arguments}  # fmt: skip
