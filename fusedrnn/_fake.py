@@ -88,6 +88,10 @@ def _refuse(condition: Any, text: str, error: Any = torch._check) -> None:
     error(condition, lambda: text)
 
 
+def _check_given(name: str, tensor: Tensor | None) -> None:
+    _refuse(tensor is not None, f"{name}: expected a tensor, got None")
+
+
 def _check_kind(name: str, tensor: Tensor, input: Tensor, dtype: torch.dtype) -> None:
     device = input.device
     _refuse(tensor.device == device, f"{name}: expected device {device}, got {tensor.device}")
@@ -114,6 +118,8 @@ def _check_layer(
     known = ", ".join(reference.CELLS)
     _refuse(spec is not None, f"cell: expected one of {known}, got {cell}", torch._check_value)
     given = dict(zip(_NAMES, tensors, strict=True))
+    for name in ("input", "weight_ih", "weight_hh"):
+        _check_given(name, given[name])
     input, (batch_sizes, lengths, reset) = given["input"], sequence
     _refuse(input.dtype in _DTYPES, f"input: expected one of {_DTYPES}, got {input.dtype}")
     for name, tensor in given.items():
@@ -247,6 +253,8 @@ def _layer_backward(cell: str, *args: Any) -> tuple[Tensor, ...]:
         *((f"grad_{n}", grad, s, input.dtype) for n, grad, s in zip(_OUTPUTS, grads, shapes)),
     ):
         is_unused = name in ("grad_c_n", "grad_c") and not layer.has_c
+        if name in ("kept_output", "saved"):
+            _check_given(name, tensor)
         if tensor is not None and not is_unused:
             _check_kind(name, tensor, input, dtype)
             _check_shape(name, tensor, shape)
@@ -260,6 +268,8 @@ def _layer_backward(cell: str, *args: Any) -> tuple[Tensor, ...]:
 
 def _quantized_forward(cell: str, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tensors, scales, (*sequence, return_c) = args[:15], args[15:21], args[21:]
+    for place in (0, 5):
+        _check_given(_NAMES[place], tensors[place])
     input, stored = tensors[0], tensors[5].dtype
     known = cell not in reference.CELLS
     _refuse(known or input.dtype == torch.float32, f"input: expected float32, got {input.dtype}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusedrnn import _library, reference
+from fusedrnn._checks import check_tensor
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn.reference import LayerWeights
 
@@ -197,6 +198,7 @@ def _one_step(
     c: Tensor | None,
     weights: LayerWeights | QuantizedWeights,
 ) -> tuple[Tensor, Tensor]:
+    check_tensor("input", input)
     batched = input.dim() != 1
 
     def add_step(rows: Tensor | None) -> Tensor | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import CELLS, assert_close, layers, tolerance
-from torch import Tensor
+from cases import CELLS, assert_close, layers, one_cell, tolerance
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 import fusedrnn
 
@@ -22,6 +23,28 @@ def test_autocast_equals_the_module_in_that_dtype(
     output.float().sum().backward()
     assert output.dtype == dtype and module.weight_hh_l0.grad.dtype == torch.float32
     assert torch.equal(output, module.to(dtype)(input.to(dtype))[0])
+
+
+@pytest.mark.parametrize("kind", ["plain", "negated", "inference"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_cell_differentiates_any_input_in_forward_mode(cell: str, kind: str) -> None:
+    """torch cannot differentiate a view of a negated view, nor of a tensor of inference mode."""
+    ours, theirs = (
+        one_cell(space, cell, 5, 7, dtype=torch.float64).requires_grad_(False)
+        for space in (fusedrnn, nn)
+    )
+    theirs.load_state_dict(ours.state_dict())
+    with torch.inference_mode(kind == "inference"):
+        input = torch.randn(3, 5, dtype=torch.float64)
+    if kind == "negated":
+        input = torch._neg_view(input)
+    tangents = []
+    with forward_ad.dual_level():
+        for module in (ours, theirs):
+            result = module(forward_ad.make_dual(input, torch.ones(3, 5, dtype=torch.float64)))
+            result = result[0] if cell == "lstm" else result
+            tangents.append(forward_ad.unpack_dual(result).tangent)
+    assert_close(*tangents, tolerance(torch.float64, 4))
 
 
 @pytest.mark.parametrize("cell", CELLS)

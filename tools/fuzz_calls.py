@@ -81,6 +81,8 @@ class Play:
             # torch's own operators do not refuse it without leaving its state changed: they print
             # both for the refusal and run out of memory, or fail an assertion in forward mode.
             self.error = "torch cannot refuse it"
+        if self.place >= 0 and f"{self.names[self.place]} overlapping" in seen:
+            self.error = "torch gives its tangent the same strides, with elements that overlap"
         self.description = f"{self.target}: {seen}{' | train' * self.trains}"
 
     def _draw_way(self) -> None:
@@ -158,7 +160,8 @@ class Play:
         if _is_fault(error):
             return Outcome("fault", f"{text}\n{''.join(traceback.format_exception(error))}")
         unknown = (DataDependentOutputException, DynamicOutputShapeException)
-        if isinstance(error, unknown) or "for inference only" in text:
+        is_of_torch = any(part in text for part in _OF_TORCH)
+        if isinstance(error, unknown) or "for inference only" in text or is_of_torch:
             return Outcome("refused", text)  # fake tensors have no values, as torch.nn says too
         if self.is_valid and "wrapper" not in self.description:
             with contextlib.suppress(Exception):
@@ -329,12 +332,16 @@ def _without_kernels() -> Iterator[None]:
         _library.available = before
 
 
+# What torch's own operators raise as well: linear of a conjugated or negated view in forward mode,
+# and of an expanded tensor in forward mode over reverse.
+_OF_TORCH = ("has_fw_view", "more than one element of the written-to tensor")
+
+
 def _is_fault(error: Exception) -> bool:
     """Whether an exception is none with which torch refuses arguments."""
     text = str(error)
     if re.search("internal assert|report a bug", text, re.IGNORECASE):
-        # linear's too, of a conjugated or negated view in forward mode.
-        return "has_fw_view" not in text
+        return not any(part in text for part in _OF_TORCH)
     if isinstance(error, _REFUSALS) and not isinstance(error, RecursionError):
         return False
     if isinstance(error, AssertionError) and text.startswith("Please convert all Tensors to Fake"):

@@ -217,7 +217,9 @@ def _stack(rng: random.Random, **fixed: Any) -> tuple[Layer, list[Any], dict[str
     weights, widths = list(each), layer.weights.weight_hh.size(1) * len(each)
     num_layers = rng.choice((1, 1, 2))
     for _ in range(1, num_layers):
-        deeper = layer.weights.weight_ih.new_ones(layer.weights.weight_hh.size(0), widths) * 0.1
+        # Small, but integers for ReLU, whose derivative jumps at 0.
+        scale = 1.0 if layer.cell == "rnn_relu" else 0.1
+        deeper = layer.weights.weight_ih.new_full((layer.weights.weight_hh.size(0), widths), scale)
         weights += [w._replace(weight_ih=deeper.clone()) for w in each]
 
     def state(h: Tensor | None, c: Tensor | None) -> Any:

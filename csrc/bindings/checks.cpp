@@ -66,8 +66,19 @@ std::string shape_text(at::IntArrayRef shape) {
   return c10::str("(", c10::Join(", ", shape), shape.size() == 1 ? ",)" : ")");
 }
 
+// None is given as an undefined tensor where an operator requires one.
+void check_given(const char* name, const Tensor& tensor) {
+  TORCH_CHECK(tensor.defined(), name, ": expected a tensor, got None");
+}
+void check_given(const LayerTensors& tensors) {
+  for (int place : {int{kInput}, weight_place(0, kWeightIh), weight_place(0, kWeightHh)}) {
+    check_given(kTensorNames[place], *tensors[place]);
+  }
+}
+
 // Layout, device and dtype: those of input, and what the kernels can read.
 void check_kind(const char* name, const Tensor& tensor, const Tensor& input, at::ScalarType dtype) {
+  check_given(name, tensor);
   TORCH_CHECK(tensor.layout() == at::kStrided, name, ": expected a dense tensor, got layout ",
               tensor.layout(), "; call .to_dense() first");
   TORCH_CHECK(tensor.device() == input.device(), name, ": expected device ", input.device(),
@@ -366,6 +377,7 @@ CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
                          const Sequence& sequence, int64_t recompute, Means means) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
+  check_given(tensors);
   const Tensor& input = *tensors[kInput];
   layer.is_composed = means == Means::kComposition || input.is_complex();
   layer.dtype = input.is_complex() ? DType::kFloat32 : check_dtype("input", input.scalar_type());
@@ -382,6 +394,7 @@ CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& te
                                    const WeightScales& scales, const Sequence& sequence) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
+  check_given(tensors);
   const Tensor& input = *tensors[kInput];
   TORCH_CHECK(input.scalar_type() == at::kFloat,
               "input: expected dtype float32, as quantized weights need, got ",

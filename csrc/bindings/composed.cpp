@@ -17,7 +17,7 @@ std::array<Dual, N> to_duals(const std::array<OptionalTensor, N>& tensors) {
 }
 
 void check_layout(const Tensor& input) {
-  TORCH_CHECK_NOT_IMPLEMENTED(input.layout() == at::kStrided,
+  TORCH_CHECK_NOT_IMPLEMENTED(!input.defined() || input.layout() == at::kStrided,
                               "input: expected a dense tensor, got layout ", input.layout(),
                               "; call .to_dense() first");
 }

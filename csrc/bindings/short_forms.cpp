@@ -28,8 +28,10 @@ std::tuple<Tensor, Tensor, Tensor> plain_layer_forward(
   return {std::move(output), std::move(h_n), std::move(c_n)};
 }
 
-// Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W].
-Tensor add_step(const Tensor& rows, bool batched) {
+// Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W]. torch cannot
+// differentiate a view of these two in forward mode.
+Tensor add_step(const Tensor& given, bool batched) {
+  const Tensor rows = given.is_inference() || given.is_neg() ? given.clone() : given;
   return batched ? rows.unsqueeze(0) : rows.unsqueeze(0).unsqueeze(0);
 }
 OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
