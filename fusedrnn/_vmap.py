@@ -161,7 +161,8 @@ class _WeightGrads:
 
 def _is_one_batch(layer: Sequence[Any], dims: Sequence[Any]) -> bool:
     shares_weights = all(dim is None for dim in dims[_WEIGHTS:_BATCH_SIZES])
-    return shares_weights and layer[_BATCH_SIZES] is None
+    # An input that is missing is refused by the operator.
+    return shares_weights and layer[_BATCH_SIZES] is None and layer[_INPUT] is not None
 
 
 def _each(
