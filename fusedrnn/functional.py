@@ -382,89 +382,74 @@ def run_layers(
 
     Brings the input to time-major form, runs the stack, and restores the input's form.
     """
+    # One frame for all of it: another takes as long as a hundredth of a small call.
     try:
-        return _run_layers(
-            name, cell, input, hx, weights, batch_first, bidirectional, dropout, options
-        )
+        if hx is None:
+            states = ()
+        elif cell == "lstm":
+            check_pair(name, hx)
+            states = (hx[0], hx[1])
+        else:
+            states = (hx,)
+        if bidirectional is True:
+            directions = 2
+        elif bidirectional is False:
+            directions = 1
+        else:
+            raise TypeError(
+                f"bidirectional: expected a bool, got {type(bidirectional).__name__}; pass "
+                "True or False"
+            )
+        if not weights or len(weights) % directions:
+            raise ValueError(
+                f"weights: expected num_layers * {directions} LayerWeights, got {len(weights)}; "
+                "pass one a layer and direction"
+            )
+        if isinstance(input, PackedSequence):
+            data, batch_sizes, sorted_indices, unsorted_indices = input
+            prepared = prepare_packed(options)
+            check_layers(cell, data, states, weights, batch_sizes)
+            if sorted_indices is not None:
+                states = tuple(state.index_select(1, sorted_indices) for state in states)
+            data, states, _, _ = _run_stack(
+                cell, data, states, weights, directions, dropout, batch_sizes, prepared
+            )
+            if unsorted_indices is not None:
+                states = tuple(state.index_select(1, unsorted_indices) for state in states)
+            output = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+            return output, states if cell == "lstm" else states[0]
+
+        check_ranks(name, input, states)
+        batched = input.dim() == 3
+        if not batched:
+            input = input.unsqueeze(1)
+            states = tuple(state.unsqueeze(1) for state in states)
+        elif batch_first:
+            input = input.transpose(0, 1)
+        every_state = gates = ()
+        if len(weights) == directions and not any_given(options) and _operator_checks(input):
+            output, states = _run_plain_layer(cell, input, states, weights)
+        else:
+            check_layers(cell, input, states, weights, None)
+            prepared = prepare(options, name, input, weights, batched, batch_first)
+            output, states, every_state, gates = _run_stack(
+                cell, input, states, weights, directions, dropout, None, prepared
+            )
+        # In place: a result that is a view of another could not be detached in place.
+        if not batched:
+            output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
+        elif batch_first:
+            output = output.transpose_(0, 1)
+        results = [output, states if cell == "lstm" else states[0]]
+        if every_state:
+            states_type = LSTMStates if cell == "lstm" else RNNStates
+            results.append(states_type(*(_as_input(s, batched, batch_first) for s in every_state)))
+        if gates:
+            results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
+        return tuple(results)
     except (AttributeError, TypeError, RuntimeError):
         check_types(name, input, hx, weights)
         raise
-
-
-def _run_layers(
-    name: str,
-    cell: str,
-    input: Tensor | PackedSequence,
-    hx: Any,
-    weights: Sequence[LayerWeights],
-    batch_first: bool,
-    bidirectional: bool,
-    dropout: float,
-    options: Options,
-) -> tuple[Any, ...]:
-    if hx is None:
-        states = ()
-    elif cell == "lstm":
-        check_pair(name, hx)
-        states = (hx[0], hx[1])
-    else:
-        states = (hx,)
-    if bidirectional is True:
-        directions = 2
-    elif bidirectional is False:
-        directions = 1
-    else:
-        raise TypeError(
-            f"bidirectional: expected a bool, got {type(bidirectional).__name__}; pass "
-            "True or False"
-        )
-    if not weights or len(weights) % directions:
-        raise ValueError(
-            f"weights: expected num_layers * {directions} LayerWeights, got {len(weights)}; "
-            "pass one a layer and direction"
-        )
-    if isinstance(input, PackedSequence):
-        data, batch_sizes, sorted_indices, unsorted_indices = input
-        prepared = prepare_packed(options)
-        check_layers(cell, data, states, weights, batch_sizes)
-        if sorted_indices is not None:
-            states = tuple(state.index_select(1, sorted_indices) for state in states)
-        data, states, _, _ = _run_stack(
-            cell, data, states, weights, directions, dropout, batch_sizes, prepared
-        )
-        if unsorted_indices is not None:
-            states = tuple(state.index_select(1, unsorted_indices) for state in states)
-        output = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-        return output, states if cell == "lstm" else states[0]
-
-    check_ranks(name, input, states)
-    batched = input.dim() == 3
-    if not batched:
-        input = input.unsqueeze(1)
-        states = tuple(state.unsqueeze(1) for state in states)
-    elif batch_first:
-        input = input.transpose(0, 1)
-    every_state = gates = ()
-    if len(weights) == directions and not any_given(options) and _operator_checks(input):
-        output, states = _run_plain_layer(cell, input, states, weights)
-    else:
-        check_layers(cell, input, states, weights, None)
-        prepared = prepare(options, name, input, weights, batched, batch_first)
-        output, states, every_state, gates = _run_stack(
-            cell, input, states, weights, directions, dropout, None, prepared
-        )
-    # In place: a result that is a view of another could not be detached in place.
-    if not batched:
-        output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
-    elif batch_first:
-        output = output.transpose_(0, 1)
-    results = [output, states if cell == "lstm" else states[0]]
-    if every_state:
-        states_type = LSTMStates if cell == "lstm" else RNNStates
-        results.append(states_type(*(_as_input(s, batched, batch_first) for s in every_state)))
-    if gates:
-        results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
-    return tuple(results)
 
 
 def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:

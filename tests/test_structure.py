@@ -225,3 +225,21 @@ def test_long_files_say_why() -> None:
         if len(lines) > LONGEST_FILE and "long because" not in " ".join(lines[:20]).lower():
             silent.append(f"{path.relative_to(ROOT)}: {len(lines)} lines")
     assert not silent, "\n".join(silent)
+
+
+def test_a_machine_is_asked_for_all_that_kernels_are_compiled_with() -> None:
+    """Each flag of setup.py by its name in cpu/dispatch.cpp, for both kinds of compilers."""
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    [avx2] = re.findall(r"^AVX2 = .* else \[(.*)\]$", setup, flags=re.MULTILINE)
+    [avx512] = re.findall(r"^AVX512 = .* for part in \((.*)\)\]$", setup, flags=re.MULTILINE)
+    needed = re.findall(r'"-m(\w+)"', avx2) + [
+        f"avx512{part}" for part in re.findall(r"\w+", avx512)
+    ]
+    assert len(needed) == 7
+    source = (ROOT / "csrc/cpu/dispatch.cpp").read_text(encoding="utf-8").lower()
+    msvc, others = re.findall(r"^bool machine_has\(isa isa\) \{\n(.*?)^\}", source, re.M | re.S)
+    for name in needed:
+        assert name in others, name
+    # Beside MSVC's numbers of bits, their names.
+    for name in ("avx2", "fma", "f16c", "avx512f", "dq", "bw", "vl"):
+        assert name in msvc, name

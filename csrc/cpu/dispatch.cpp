@@ -79,12 +79,20 @@ bool machine_has(Isa isa) {
          bit(leaf7[1], 30) && bit(leaf7[1], 31);  // AVX512F, DQ, BW, VL
 }
 #elif defined(FUSEDRNN_X86)
-// __builtin_cpu_supports also asks whether the system saves the registers. Older compilers do not
-// know F16C by name, whose registers are AVX's.
+// Older compilers do not know F16C by name. Asked once: a virtual machine traps the instruction,
+// which takes longer than a small layer.
+bool machine_has_f16c() {
+  static const bool has_f16c = [] {
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+  }();
+  return has_f16c;
+}
+
+// __builtin_cpu_supports also asks whether the system saves the registers, F16C's with AVX's.
 bool machine_has(Isa isa) {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  const bool has_f16c = __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c;
+  const bool has_avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && machine_has_f16c();
   if (isa == Isa::kAvx2) return has_avx2;
   return has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
