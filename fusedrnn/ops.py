@@ -198,7 +198,9 @@ def _one_step(
     c: Tensor | None,
     weights: LayerWeights | QuantizedWeights,
 ) -> tuple[Tensor, Tensor]:
-    check_tensor("input", input)
+    for name, rows in (("input", input), ("h", h), ("c", c)):
+        if rows is not None or name == "input":
+            check_tensor(name, rows)
     batched = input.dim() != 1
 
     def add_step(rows: Tensor | None) -> Tensor | None:

@@ -93,11 +93,11 @@ struct Kept {
   Three sequence;   // batch_sizes, lengths, reset
   Own others;       // kOutputCount
 
-  template <class Function>
-  void for_each(const Function& function) {
-    for (auto& tensor : tensors) function(tensor);
-    for (auto& tensor : sequence) function(tensor);
-    for (auto& tensor : others) function(tensor);
+  template <class Self, class Function>
+  static void for_each(Self& kept, const Function& function) {
+    for (auto& tensor : kept.tensors) function(tensor);
+    for (auto& tensor : kept.sequence) function(tensor);
+    for (auto& tensor : kept.others) function(tensor);
   }
 };
 using KeptTensors = Kept<LayerTensors, std::array<OptionalTensor, 3>, OutputGrads>;
@@ -127,7 +127,7 @@ variable_list compute_packed(const variable_list& grads, const std::vector<c10::
   const auto tensors = args.unpack<std::vector<Tensor>>();
   auto is_present = present.begin();
   auto tensor = tensors.begin();
-  kept.for_each([&](OptionalTensor& place) {
+  KeptTensors::for_each(kept, [&](OptionalTensor& place) {
     if (*is_present++) place = *tensor++;
   });
   return compute(variable_list(grads), kept, wanted);
@@ -154,20 +154,21 @@ struct LayerNode : Node {
 
   void release_variables() override {
     std::lock_guard<std::mutex> lock(mutex_);
-    kept.for_each([](SavedVariable& variable) { variable.reset_data(); });
+    KeptVariables::for_each(kept, [](SavedVariable& variable) { variable.reset_data(); });
   }
 
   void compiled_args(torch::dynamo::autograd::CompiledNodeArgs& args) const override {
     args.collect(kept.cell);
     args.collect(kept.recompute);
-    const_cast<KeptVariables&>(kept).for_each(
-        [&](const SavedVariable& variable) { args.collect(variable, &variable == own_result); });
+    KeptVariables::for_each(kept, [&](const SavedVariable& variable) {
+      args.collect(variable, &variable == own_result);
+    });
   }
 
   variable_list apply_with_saved(const variable_list& grads,
                                  torch::dynamo::autograd::SwapSavedVariables& swap) override {
     using torch::dynamo::autograd::IValuePacker;
-    kept.for_each([&](SavedVariable& variable) { swap.before(variable); });
+    KeptVariables::for_each(kept, [&](SavedVariable& variable) { swap.before(variable); });
     const std::vector<c10::IValue> values = pack_for_trace();
     std::vector<at::TypePtr> schema;
     for (const c10::IValue& value : values) schema.push_back(value.type());
@@ -179,7 +180,7 @@ struct LayerNode : Node {
         swap.get_py_compiler(), "apply_functional", function, grads, values,
         IValuePacker<std::vector<std::optional<torch::autograd::InputMetadata>>>::pack(
             torch::dynamo::autograd::get_input_metadata(next_edges())));
-    kept.for_each([&](SavedVariable& variable) { swap.after(variable); });
+    KeptVariables::for_each(kept, [&](SavedVariable& variable) { swap.after(variable); });
     return result;
   }
 
@@ -211,10 +212,10 @@ struct LayerNode : Node {
   }
 
   std::vector<c10::IValue> pack_for_trace() {
-    KeptTensors tensors = unpack();
+    const KeptTensors tensors = unpack();
     std::vector<bool> present;
     std::vector<Tensor> given;
-    tensors.for_each([&](const OptionalTensor& tensor) {
+    KeptTensors::for_each(tensors, [&](const OptionalTensor& tensor) {
       present.push_back(tensor.has_value());
       if (tensor.has_value()) given.push_back(*tensor);
     });

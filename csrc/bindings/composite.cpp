@@ -52,8 +52,6 @@ Dual select(const Dual& tensor, int64_t dim, int64_t index) {
   return tensor.map([&](const Tensor& t) { return t.select(dim, index); });
 }
 
-Dual unless_undefined_sum(const Dual& a, const Dual& b) { return a.defined() ? a + b : b; }
-
 // One direction. Vectors hold the rows of each step, in the order in which the direction takes
 // them; weights and states are this direction's own.
 template <class Cell>
@@ -173,7 +171,7 @@ struct Sweep {
   }
 
   void add(DirectionWeight weight, const Dual& gradient) {
-    dweights[weight] = unless_undefined_sum(dweights[weight], gradient);
+    dweights[weight] = defined_sum(dweights[weight], gradient);
   }
 
   // What is by step, in the order of time.
@@ -325,7 +323,7 @@ CompositeBackward backward(const DualOutputs& grads, const CompositeLayer& layer
     sweep.backward();
     if (d == 1) sweep.reverse();
     joined.add(sweep, sizes, /*return_c=*/true);
-    result[kInput] = unless_undefined_sum(result[kInput], join_steps(sweep.dx, sizes));
+    result[kInput] = defined_sum(result[kInput], join_steps(sweep.dx, sizes));
     dh_0.push_back(sweep.dh);
     dc_0.push_back(sweep.dc);
     if (!sweep.reset.empty()) {

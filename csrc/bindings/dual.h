@@ -55,6 +55,7 @@ inline Dual operator+(const Dual& a, const Dual& b) {
   return {value, slope};
 }
 inline Dual operator-(const Dual& a, const Dual& b) { return a + -b; }
+inline Dual defined_sum(const Dual& a, const Dual& b) { return a.defined() ? a + b : b; }
 inline Dual operator*(const Dual& a, const Dual& b) {
   return bilinear(a, b, [](const at::Tensor& x, const at::Tensor& y) { return x * y; });
 }
@@ -76,7 +77,8 @@ inline Dual sigmoid(const Dual& a) {
 }
 inline at::Tensor is_positive(const at::Tensor& a) { return a.gt(0).to(a.dtype()); }
 inline Dual relu(const Dual& a) {
-  return {a.value.relu(), a.slope.defined() ? a.slope * is_positive(a.value) : at::Tensor()};
+  const at::Tensor y = a.value.relu();
+  return {y, a.slope.defined() ? a.slope.masked_fill(y.le(0), 0) : at::Tensor()};
 }
 inline Dual step(const Dual& a) { return is_positive(a.value); }
 
