@@ -78,7 +78,7 @@ inline Dual sigmoid(const Dual& a) {
 inline at::Tensor is_positive(const at::Tensor& a) { return a.gt(0).to(a.dtype()); }
 inline Dual relu(const Dual& a) {
   const at::Tensor y = a.value.relu();
-  return {y, a.slope.defined() ? a.slope.masked_fill(y.le(0), 0) : at::Tensor()};
+  return {y, a.slope.defined() ? at::threshold_backward(a.slope, y, 0) : at::Tensor()};
 }
 inline Dual step(const Dual& a) { return is_positive(a.value); }
 
