@@ -60,7 +60,7 @@ class _Layer(NamedTuple):
 
     def saved(self, batch_size: Any, input: Tensor, recompute: int) -> tuple[_Shape, torch.dtype]:
         dtype = input.dtype
-        if not _has_kernels(input):
+        if input.is_complex() or not device_has_kernels(input.device):  # it will be composed
             return (0,), dtype
         if recompute == 0:
             return (self.directions, *self.steps, self.spec.saved_width, self.hidden_size), dtype
@@ -75,12 +75,10 @@ def register() -> None:
     torch.library.register_fake("fusedrnn::layer_backward", _layer_backward)
 
 
-def _has_kernels(input: Tensor) -> bool:
-    """Whether a layer on this input, once it has data, will run in kernels."""
-    device = input.device.type
-    return not input.is_complex() and (
-        device == "meta"
-        or torch._C._dispatch_has_kernel_for_dispatch_key("fusedrnn::layer_forward", device.upper())
+def device_has_kernels(device: torch.device) -> bool:
+    """Whether this build has kernels for the device; meta tensors have nothing to run."""
+    return device.type == "meta" or torch._C._dispatch_has_kernel_for_dispatch_key(
+        "fusedrnn::layer_forward", device.type.upper()
     )
 
 

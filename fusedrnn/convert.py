@@ -27,6 +27,7 @@ from torch.nn.utils import parametrize
 from fusedrnn import _library, modules
 from fusedrnn import compat as compat_classes
 from fusedrnn._checks import check_collection
+from fusedrnn._fake import device_has_kernels
 from fusedrnn.modules.base import CellMixin, LayersMixin
 
 __all__ = ["Report", "replace", "to_torch"]
@@ -249,7 +250,7 @@ def _fused_class(module: nn.Module, space: Any, subclasses: bool) -> type[nn.Mod
     weight = next(module.parameters(), None)
     if weight is not None and weight.dtype not in _DTYPES:
         return f"its weights are {weight.dtype}, which has no kernel"
-    if weight is not None and not _has_kernels(weight.device):
+    if weight is not None and _library.available and not device_has_kernels(weight.device):
         return f"its weights are on {weight.device}, which has no kernel"
     if cls is base:
         return getattr(space, base.__name__)
@@ -313,17 +314,6 @@ def fused_subclass(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Modul
 def _new(cls: type[nn.Module], base: type[nn.Module]) -> nn.Module:
     fused = fused_subclass(cls, base)
     return fused.__new__(fused)
-
-
-def _has_kernels(device: torch.device) -> bool:
-    """The fallback runs on every device, and meta tensors have nothing to run."""
-    return (
-        not _library.available
-        or device.type == "meta"
-        or torch._C._dispatch_has_kernel_for_dispatch_key(
-            "fusedrnn::layer_forward", device.type.upper()
-        )
-    )
 
 
 def exact_type(module: nn.Module) -> type[nn.Module]:

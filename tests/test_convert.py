@@ -162,10 +162,10 @@ def test_what_cannot_be_replaced_is_skipped_with_a_reason() -> None:
 def test_module_on_a_device_without_kernels_is_skipped(
     compiled_part: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert convert._has_kernels(torch.device("cpu"))
-    assert convert._has_kernels(torch.device("meta"))
-    assert not convert._has_kernels(torch.device("xpu"))
-    monkeypatch.setattr(convert, "_has_kernels", lambda device: False)
+    assert convert.device_has_kernels(torch.device("cpu"))
+    assert convert.device_has_kernels(torch.device("meta"))
+    assert not convert.device_has_kernels(torch.device("xpu"))
+    monkeypatch.setattr(convert, "device_has_kernels", lambda device: False)
     model = nn.Sequential(nn.GRU(5, 7))
     report = fusedrnn.replace(model)
     assert report.skipped == [("0", "torch.nn.GRU", "its weights are on cpu, which has no kernel")]
