@@ -26,7 +26,7 @@ demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) all
 	$(NATIVE) run
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
 # `make test`, under fewer.

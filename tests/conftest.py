@@ -7,8 +7,7 @@ FUSEDRNN_REQUIRE_CUDA=1 turns the skip of a test on a missing CUDA device into a
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,15 +17,14 @@ import torch
 import fusedrnn
 from fusedrnn import _library
 
-CONFORMANCE = pytest.StashKey[Counter]()
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fallback", action="store_true", help="test without the compiled part")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[CONFORMANCE] = Counter()
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)  # there is a worker on each core (pytest-xdist)
     # torch.nn's layers on CUDA round their inputs to TF32 unless told not to; ours do not.
     torch.backends.cudnn.allow_tf32 = False
     if config.getoption("--fallback"):
@@ -48,12 +46,6 @@ def pytest_terminal_summary(
     )
     if skipped:
         terminalreporter.write_line(f"CUDA: {skipped} tests skipped, no CUDA device with kernels")
-    counts = config.stash[CONFORMANCE]
-    if counts:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
-        terminalreporter.write_line(
-            f"conformance: {counts.total()} cases of torch's module inputs ({kinds})"
-        )
     passed = terminalreporter.getreports("passed")
     for line in summary.lines(found for report in passed for found in report.user_properties):
         terminalreporter.write_line(line)
@@ -118,9 +110,11 @@ def compiled_part() -> None:
 
 
 @pytest.fixture
-def conformance(request: pytest.FixtureRequest) -> Counter:
+def conformance(record_property: Callable[[str, Any], None]) -> dict[str, int]:
     """Cases run, by kind; the sum is printed when the tests end."""
-    return request.config.stash[CONFORMANCE]
+    counts = dict.fromkeys(summary.CONFORMANCE_KINDS, 0)
+    record_property("conformance", counts)
+    return counts
 
 
 @pytest.fixture(autouse=True)

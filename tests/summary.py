@@ -7,11 +7,12 @@ pytest-xdist as well:
     derivatives  (device, layer, option, the checks that passed), one of a table's cells
     losses       (how two processes share the work, cell, losses of one process, of two)
     quantized    (cell, steps, errors by how weights are stored)
+    conformance  cases of torch's module inputs, by kind
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -24,6 +25,11 @@ CHECKS = {
     "B": "its check_batched_grad",
 }
 
+CONFORMANCE_KINDS = (
+    *("forward", "gradients", "gradcheck", "gradgradcheck", "pickling", "non-contiguous"),
+    *("errors", "repr", "placement"),
+)
+
 
 def lines(recorded: Iterable[tuple[str, Any]]) -> list[str]:
     """Of the properties of every test that passed."""
@@ -34,6 +40,7 @@ def lines(recorded: Iterable[tuple[str, Any]]) -> list[str]:
         *(f"property ({device}): {text}" for device, text in by_name.get("property", ())),
         *_derivatives(by_name.get("derivatives", ())),
         *_losses(by_name.get("losses", ())),
+        *_conformance(by_name.get("conformance", ())),
         *(
             f"quantized {cell}, steps {steps}, error of the output: {errors}"
             for cell, steps, errors in by_name.get("quantized", ())
@@ -62,6 +69,14 @@ def _derivatives(recorded: Iterable[tuple[str, str, str, str]]) -> list[str]:
         for row in (head, *rows)
     ]
     return [*cells, passed]
+
+
+def _conformance(recorded: Iterable[dict[str, int]]) -> list[str]:
+    counts = sum(map(Counter, recorded), Counter())
+    if not counts:
+        return []
+    kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))
+    return [f"conformance: {counts.total()} cases of torch's module inputs ({kinds})"]
 
 
 def _losses(recorded: Iterable[tuple[str, str, list[float], list[float]]]) -> list[str]:

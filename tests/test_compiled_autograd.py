@@ -69,7 +69,7 @@ def test_backward_of_an_eager_forward(cell: str, layout: str, backend: str) -> N
         assert_grads(module, expected)
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_backward_of_a_backward(cell: str) -> None:
     module, loss = make(cell, "stack")
 

@@ -11,7 +11,6 @@ import copy
 import inspect
 import io
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import ModuleType
@@ -122,7 +121,7 @@ def test_forward_equals_torch(
     dtype: torch.dtype,
     training: bool,
     device: str,
-    conformance: Counter,
+    conformance: dict[str, int],
 ) -> None:
     for sample, ours, theirs in twins(name, space, dtype, training, device):
         result = call(ours, sample)
@@ -140,7 +139,7 @@ def test_forward_equals_torch(
 @each_space
 @each_name
 def test_gradients_equal_torch(
-    name: str, space: ModuleType, training: bool, device: str, conformance: Counter
+    name: str, space: ModuleType, training: bool, device: str, conformance: dict[str, int]
 ) -> None:
     for sample, ours, theirs in twins(name, space, torch.float64, training, device, grad=True):
         grads = []
@@ -176,14 +175,14 @@ def _check_derivatives(
 @each_space
 @each_name
 def test_gradcheck(
-    name: str, space: ModuleType, training: bool, device: str, conformance: Counter
+    name: str, space: ModuleType, training: bool, device: str, conformance: dict[str, int]
 ) -> None:
     conformance["gradcheck"] += _check_derivatives(gradcheck, name, space, training, device)
 
 
 @each_mode
 @each_name
-def test_gradgradcheck(name: str, training: bool, device: str, conformance: Counter) -> None:
+def test_gradgradcheck(name: str, training: bool, device: str, conformance: dict[str, int]) -> None:
     assert getattr(compat, name).forward is getattr(fusedrnn, name).forward  # checked once
     count = _check_derivatives(gradgradcheck, name, fusedrnn, training, device)
     conformance["gradgradcheck"] += count
@@ -193,7 +192,7 @@ def test_gradgradcheck(name: str, training: bool, device: str, conformance: Coun
 @each_space
 @each_name
 def test_pickling_and_saving_keep_the_results(
-    name: str, space: ModuleType, training: bool, device: str, conformance: Counter
+    name: str, space: ModuleType, training: bool, device: str, conformance: dict[str, int]
 ) -> None:
     for sample, ours, _ in twins(name, space, torch.float32, training, device):
         with freeze_rng_state():
@@ -227,7 +226,7 @@ def _with_gaps(tensor: Tensor) -> Tensor:
 @each_space
 @each_name
 def test_non_contiguous_tensors_change_nothing(
-    name: str, space: ModuleType, training: bool, device: str, conformance: Counter
+    name: str, space: ModuleType, training: bool, device: str, conformance: dict[str, int]
 ) -> None:
     for sample, module, _ in twins(name, space, torch.float64, training, device, grad=True):
         args = sample.forward_input.args
@@ -259,7 +258,7 @@ def test_non_contiguous_tensors_change_nothing(
 @each_space
 @each_name
 def test_error_inputs_raise_what_torch_raises(
-    name: str, space: ModuleType, device: str, conformance: Counter
+    name: str, space: ModuleType, device: str, conformance: dict[str, int]
 ) -> None:
     info = INFOS[name]
     for dtype in (torch.float32, torch.float64):
@@ -281,7 +280,7 @@ def test_error_inputs_raise_what_torch_raises(
 
 @each_space
 @each_name
-def test_repr_equals_torch(name: str, space: ModuleType, conformance: Counter) -> None:
+def test_repr_equals_torch(name: str, space: ModuleType, conformance: dict[str, int]) -> None:
     for sample, ours, theirs in twins(name, space, torch.float32, True, "cpu"):
         assert repr(ours) == repr(theirs) and str(ours), describe(sample)
         conformance["repr"] += 1
@@ -290,7 +289,7 @@ def test_repr_equals_torch(name: str, space: ModuleType, conformance: Counter) -
 @each_space
 @each_name
 def test_factory_arguments_and_to_place_every_parameter(
-    name: str, space: ModuleType, device: str, conformance: Counter
+    name: str, space: ModuleType, device: str, conformance: dict[str, int]
 ) -> None:
     cls = getattr(space, name)
     assert {"device", "dtype"} <= set(inspect.signature(getattr(fusedrnn, name)).parameters)

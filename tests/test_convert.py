@@ -322,7 +322,7 @@ def test_what_contains_a_layer_and_what_is_an_alias_can_be_skipped(function: Any
         (["embedding"], ValueError, "got 'embedding'"),
         ([nn.LSTM(5, 7)], ValueError, "got a LSTM; the model has"),
     ],
-    ids=repr,
+    ids=lambda value: repr(value).split(" at 0x")[0],
 )
 def test_a_skip_that_skips_nothing_is_an_error(
     function: Any, skip: Any, error: type[Exception], match: str

