@@ -48,8 +48,12 @@ def files(*patterns: str) -> list[str]:
 
 BINDINGS = [path for path in files("csrc/bindings/*.cpp") if "/cuda" not in path]
 CPU = files("csrc/cpu/*.cpp", "csrc/plan/*.cpp")
-ISA_SOURCE = "csrc/cpu/isa/table.cpp"
+CELLS = [path for path in files("csrc/cells/*.h") if Path(path).stem not in ("cell", "registry")]
+TABLE_SOURCE, CELL_SOURCE = "csrc/cpu/isa/table.cpp", "csrc/cpu/isa/cell.cpp"
+KERNEL_HEADERS = files(*(f"csrc/{folder}/**/*.h" for folder in ("common", "math", "plan", "cpu")))
+CUDA_CELL_SOURCE = "csrc/cuda/cell.cu"
 CUDA = files("csrc/cuda/**/*.cu", "csrc/cuda/**/*.cpp", "csrc/bindings/cuda*.cpp")
+CUDA.remove(CUDA_CELL_SOURCE)
 ARCHITECTURES = os.environ.get("TORCH_CUDA_ARCH_LIST") or cuda_toolkit.DEFAULT_ARCHITECTURES
 HEADERS = files("csrc/**/*.h", "csrc/**/*.cuh")
 
@@ -115,9 +119,26 @@ def openmp_flags() -> list[str]:
     return ["/openmp"] if MSVC else ["-fopenmp"]
 
 
+def cuda_cell_sources() -> list[str]:
+    """Writes a source for each header of cells, which torch compiles as it does any other."""
+    folder = ROOT / "build" / "cuda_cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    sources = []
+    for header in CELLS:
+        source = folder / f"cell_{Path(header).stem}.cu"
+        text = (
+            f'#define FUSEDRNN_CELL_HEADER "{header.removeprefix("csrc/")}"\n'
+            f'#include "{CUDA_CELL_SOURCE.removeprefix("csrc/")}"\n'
+        )
+        if not source.exists() or source.read_text() != text:
+            source.write_text(text)
+        sources.append(source.relative_to(ROOT).as_posix())
+    return sources
+
+
 def make_extension() -> Extension:
     """The extension; without torch, only what other commands need: its list of sources."""
-    depends = [ISA_SOURCE, *HEADERS]
+    depends = [TABLE_SOURCE, CELL_SOURCE, CUDA_CELL_SOURCE, *HEADERS]
     if not HAS_TORCH:
         return Extension("fusedrnn._C", BINDINGS + CPU, depends=depends)
     with_cuda = not cuda_missing()
@@ -126,7 +147,7 @@ def make_extension() -> Extension:
     macros = [f"-DFUSEDRNN_BUILD_{isa.upper()}" for isa in ISA_FLAGS if isa != "generic"]
     return kind(
         "fusedrnn._C",
-        BINDINGS + CPU + (CUDA if with_cuda else []),
+        BINDINGS + CPU + (CUDA + cuda_cell_sources() if with_cuda else []),
         include_dirs=[str(ROOT / "csrc")],
         depends=depends,
         extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros], "nvcc": nvcc},
@@ -154,7 +175,12 @@ def build_with_torch() -> type[build_ext]:
             # Before torch patches the compiler for its own flags.
             jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
             with ThreadPoolExecutor(max(jobs, 1)) as pool:
-                self.extensions[0].extra_objects = list(pool.map(self.build_isa, ISA_FLAGS))
+                built = [
+                    pool.submit(self.build_kernels, isa, cells)
+                    for isa in reversed(ISA_FLAGS)  # those that take longest first
+                    for cells in (*CELLS, None)
+                ]
+                self.extensions[0].extra_objects = [each.result() for each in built]
             super().build_extensions()
             missing = cuda_missing()
             print(
@@ -165,16 +191,20 @@ def build_with_torch() -> type[build_ext]:
                 f"  CUDA              {'no: ' + missing if missing else 'for ' + ARCHITECTURES}\n"
             )
 
-        def build_isa(self, isa: str) -> str:
-            """Compiles the kernels for one instruction set, unless nothing has changed."""
-            folder = Path(self.build_temp, isa)
-            [built] = self.compiler.object_filenames([ISA_SOURCE], output_dir=str(folder))
-            sources = [ISA_SOURCE, "setup.py", *HEADERS]
-            newest = max(os.path.getmtime(source) for source in sources)
+        def build_kernels(self, isa: str, cells: str | None) -> str:
+            """Compiles those of a header's cells, or the table, unless nothing has changed."""
+            folder = Path(self.build_temp, isa, Path(cells or "").stem)
+            source = CELL_SOURCE if cells else TABLE_SOURCE
+            [built] = self.compiler.object_filenames([source], output_dir=str(folder))
+            needed = [cells] if cells else [*CELLS, "csrc/cells/registry.h"]
+            needed += [source, "setup.py", "csrc/cells/cell.h", *KERNEL_HEADERS]
+            newest = max(os.path.getmtime(path) for path in needed)
             if not os.path.exists(built) or os.path.getmtime(built) < newest:
                 flags = [*OPTIMIZE, *KERNEL, *ISA_FLAGS[isa], f"-DFUSEDRNN_ISA={isa}"]
+                if cells:
+                    flags.append(f'-DFUSEDRNN_CELL_HEADER="{cells.removeprefix("csrc/")}"')
                 self.compiler.compile(
-                    [ISA_SOURCE],
+                    [source],
                     output_dir=str(folder),
                     include_dirs=["csrc"],
                     extra_postargs=flags,

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fusedrnn.reference import LayerWeights
+from fusedrnn._cells import Cell
+from fusedrnn._weights import LayerWeights
 
 
 def check_collection(name: str, value: Any, kinds: tuple[type, ...], noun: str) -> None:
@@ -61,7 +62,7 @@ def check_tensor(name: str, value: Any, kind: str = "a tensor") -> None:
     raise TypeError(f"{name}: expected {kind}, got {type(value).__name__}; pass {remedy}") from None
 
 
-def check_types(name: str, input: Any, hx: Any, weights: Any) -> None:
+def check_types(name: str, cell: Cell, input: Any, hx: Any, weights: Any) -> None:
     """Raises a TypeError that names what is of another type; asked when something has failed."""
     is_cell = name.endswith("Cell")
     if isinstance(input, PackedSequence) and not is_cell:
@@ -70,7 +71,7 @@ def check_types(name: str, input: Any, hx: Any, weights: Any) -> None:
                 check_tensor(f"input.{field}", part)
     else:
         check_tensor("input", input, "a tensor" if is_cell else "a tensor or a PackedSequence")
-    if hx is not None and name.startswith("LSTM"):
+    if hx is not None and cell.states > 1:
         check_pair(name, hx)
         for idx, state in enumerate(hx):
             check_tensor(f"hx[{idx}]", state)
@@ -96,7 +97,7 @@ def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
             continue
         ranks = [f"{state.dim()}-D" for state in states]
         names, found = ("hx", f"{ranks[0]} tensor")
-        if name == "LSTM":
+        if len(states) > 1:
             names, found = ("hx and cx", f"({ranks[0]}, {ranks[1]}) tensors")
         raise RuntimeError(
             f"For {'batched' if rank == 3 else 'unbatched'} {rank}-D input, {names} should also "
@@ -105,7 +106,7 @@ def check_ranks(name: str, input: Tensor, states: tuple[Tensor, ...]) -> None:
 
 
 def check_layers(
-    cell: str,
+    cell: Cell,
     input: Tensor,
     states: tuple[Tensor, ...],
     weights: Sequence[LayerWeights],
@@ -134,16 +135,16 @@ def check_layers(
             batch_size = states[0].size(1)  # traced sizes have no values; the operator checks them
         else:
             batch_size = int(batch_sizes[0])
-        for idx, (state, width) in enumerate(zip(states, state_widths(weights[0]))):
+        for idx, (state, width) in enumerate(zip(states, state_widths(cell, weights[0]))):
             expected = (len(weights), batch_size, width)
             if state.size() != expected:
-                label = f"hidden[{idx}]" if cell == "lstm" else "hidden"
+                label = f"hidden[{idx}]" if len(states) > 1 else "hidden"
                 raise RuntimeError(f"Expected {label} size {expected}, got {list(state.size())}")
     _check_placement(input, states, weight)
 
 
 def check_cell(
-    name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+    name: str, cell: Cell, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
 ) -> None:
     """Raises torch's errors, in torch's order, for a cell's input and states."""
     _check_matrices(weights)
@@ -153,7 +154,7 @@ def check_cell(
         raise ValueError(f"{name}: Expected input to be 1D or 2D, got {rank}D instead")
     for idx, state in enumerate(states):
         if state.dim() not in (1, 2):
-            label = f"hx[{idx}]" if cell == "lstm" else "hidden"
+            label = f"hx[{idx}]" if cell.states > 1 else "hidden"
             raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
     batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
     batch_size, input_size = (*batch, *input.shape)
@@ -162,7 +163,7 @@ def check_cell(
             f"input has inconsistent input_size: got {input_size} expected "
             f"{weights.weight_ih.shape[1]}"
         )
-    for idx, (state, width) in enumerate(zip(states, state_widths(weights))):
+    for idx, (state, width) in enumerate(zip(states, state_widths(cell, weights))):
         rows, *found = (*batch, *state.shape)
         if rows != batch_size:
             raise RuntimeError(
@@ -189,9 +190,9 @@ def _check_matrices(weights: LayerWeights) -> None:
             raise RuntimeError(f"{name}: expected 2 dimensions, got shape {shape}")
 
 
-def state_widths(weights: LayerWeights) -> tuple[int, int]:
-    """The width of h, and that of c where the cell has one: an LSTM with its four gates."""
-    return weights.weight_hh.shape[1], weights.weight_hh.shape[0] // 4
+def state_widths(cell: Cell, weights: LayerWeights) -> tuple[int, ...]:
+    """The width of h, and that of c where the cell has one."""
+    return (weights.weight_hh.shape[1], weights.weight_hh.shape[0] // cell.gates)[: cell.states]
 
 
 def _check_placement(input: Tensor, states: tuple[Tensor, ...], weight: Tensor) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fusedrnn import reference
+from fusedrnn._cells import CELLS, Cell
 from fusedrnn._checks import refuse_onnx
 
 _STATES = ("input", "h_0", "c_0", "reset_h", "reset_c")
@@ -36,7 +36,7 @@ _Shape = tuple[Any, ...]
 class _Layer(NamedTuple):
     """A checked layer, as in csrc/bindings/checks.h."""
 
-    spec: reference.Cell
+    spec: Cell
     directions: int
     steps: _Shape  # (T, B), with batch_sizes (N,)
     seq_len: Any
@@ -112,8 +112,8 @@ def _check_layer(
 ) -> _Layer:
     """`weight_dtype` is that of quantized matrices."""
     refuse_onnx(cell)
-    spec = reference.CELLS.get(cell)
-    known = ", ".join(reference.CELLS)
+    spec = CELLS.get(cell)
+    known = ", ".join(CELLS)
     _refuse(spec is not None, f"cell: expected one of {known}, got {cell}", torch._check_value)
     given = dict(zip(_NAMES, tensors, strict=True))
     for name in ("input", "weight_ih", "weight_hh"):
@@ -126,7 +126,7 @@ def _check_layer(
             _check_kind(name, tensor, input, (is_matrix and weight_dtype) or input.dtype)
     _refuse(recompute >= 0, f"recompute: expected 0 or more, got {recompute}", torch._check_value)
     directions = 1 if given["weight_ih_reverse"] is None else 2
-    _check_presence(cell, given, directions)
+    _check_presence(spec, given, directions)
 
     rank = 3 if batch_sizes is None else 2
     _refuse(input.dim() == rank, f"input: expected {rank} dimensions, got {tuple(input.shape)}")
@@ -162,10 +162,10 @@ def _check_layer(
     return layer
 
 
-def _check_presence(cell: str, given: dict[str, Tensor | None], directions: int) -> None:
+def _check_presence(cell: Cell, given: dict[str, Tensor | None], directions: int) -> None:
     has_bias, has_proj = given["bias_ih"] is not None, given["weight_hr"] is not None
-    text = f"weight_hr: expected None for cell {cell}, because only lstm has a projection"
-    _refuse(not has_proj or cell == "lstm", text, torch._check_value)
+    text = f"weight_hr: expected None for cell {cell.name}, which has no projection"
+    _refuse(not has_proj or cell.has_projection, text, torch._check_value)
     for suffix in ("", "_reverse"):
         exists = suffix == "" or directions == 2
         needed = (exists, exists, exists and has_bias, exists and has_bias, exists and has_proj)
@@ -269,7 +269,7 @@ def _quantized_forward(cell: str, *args: Any) -> tuple[Tensor, Tensor, Tensor, T
     for place in (0, 5):
         _check_given(_NAMES[place], tensors[place])
     input, stored = tensors[0], tensors[5].dtype
-    known = cell not in reference.CELLS
+    known = cell not in CELLS
     _refuse(known or input.dtype == torch.float32, f"input: expected float32, got {input.dtype}")
     _refuse(known or stored in _STORED, f"weight_ih: expected one of {_STORED}, got {stored}")
     layer = _check_layer(cell, tensors, sequence, 0, stored)

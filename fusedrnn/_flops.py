@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from fusedrnn import reference
+from fusedrnn._cells import CELLS
 
 # Places among the tensors of an operator: input, states, then five weights a direction.
 _INPUT, _H_0, _WEIGHTS, _END = 0, 1, 5, 15
@@ -55,7 +55,7 @@ def _backward(cell: str, *args: Any, out_val: Any = None) -> int:
         total += 2 * rows * (ih * (weight_ih + wanted[_INPUT]) + hh * weight_hh + hr * weight_hr)
         total += 2 * hh * (rows if wanted[_H_0] else later_rows)
         total += 2 * hr * (rows if before else later_rows)
-        if recompute > 0 and reference.CELLS[cell].saved_width > 0:
+        if recompute > 0 and CELLS[cell].saved_width > 0:
             total += 2 * rows * (ih + hh + hr)
     return total
 

@@ -1,4 +1,4 @@
-"""Loads the compiled operators and tells torch what it cannot know: shapes, rules, formulas.
+"""Loads the compiled operators.
 
 `available` says whether the compiled part is there, `path` where it lies, and `reason` why it
 is missing. The operators' schemas and the shapes of all tensors are in
@@ -12,8 +12,6 @@ import warnings
 from pathlib import Path
 
 import torch
-
-from fusedrnn import _fake, _flops, _per_sample, _vmap
 
 _BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
 
@@ -85,12 +83,7 @@ def reload_environment() -> None:
         torch.ops.fusedrnn.set_variable(name, os.environ.get(name, ""))
 
 
-if available:
-    _fake.register()
-    _vmap.register()
-    _flops.register()
-    _per_sample.register()
-else:
+if not available:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "
         f"({reason}); from its source folder run: {_BUILD} .",

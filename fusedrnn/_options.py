@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fusedrnn._cells import Cell
 from fusedrnn._checks import check_pair, check_tensor, state_widths
-from fusedrnn.reference import LayerWeights
+from fusedrnn._weights import LayerWeights
 
 # recompute="gates" keeps the states of every 16th step: beside an LSTM's five values a unit and
 # step a sixteenth is little memory, and backward holds the gates of no more than 16 steps.
@@ -60,6 +61,7 @@ class Prepared(NamedTuple):
 def prepare(
     options: Options,
     name: str,
+    cell: Cell,
     input: Tensor,
     weights: Sequence[LayerWeights],
     batched: bool,
@@ -75,7 +77,7 @@ def prepare(
     if given is not None:
         if reset is None:
             _refuse_reset_state()
-        reset_state = _prepare_reset_state(given, name, input, weights, batched)
+        reset_state = _prepare_reset_state(given, name, cell, input, weights, batched)
     interval = _recompute_interval(recompute)
     return Prepared(lengths, reset, reset_state, return_states, return_gates, interval)
 
@@ -214,19 +216,21 @@ def _prepare_reset(reset: Tensor, input: Tensor, batched: bool, batch_first: boo
 def _prepare_reset_state(
     reset_state: Any,
     name: str,
+    cell: Cell,
     input: Tensor,
     weights: Sequence[LayerWeights],
     batched: bool,
 ) -> tuple[Tensor, ...]:
-    if name == "LSTM":
+    has_c = cell.states > 1
+    if has_c:
         check_pair(name, reset_state, "reset_state", "(h, c)")
         states = tuple(reset_state)
     else:
         states = (reset_state,)
     batch_size = input.size(1)
     prepared = []
-    for idx, (state, width) in enumerate(zip(states, state_widths(weights[0]))):
-        label = f"reset_state[{idx}]" if name == "LSTM" else "reset_state"
+    for idx, (state, width) in enumerate(zip(states, state_widths(cell, weights[0]))):
+        label = f"reset_state[{idx}]" if has_c else "reset_state"
         check_tensor(label, state, "a tensor of states")
         rows = len(weights)
         names = "num_layers * num_directions, batch_size or 1, width"

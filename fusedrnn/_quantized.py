@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fusedrnn.reference import LayerWeights
+from fusedrnn._weights import LayerWeights
 
 DTYPES = (torch.bfloat16, torch.float16, torch.int8)
 

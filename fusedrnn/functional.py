@@ -18,20 +18,22 @@ from torch.autograd import forward_ad
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import _library
+from fusedrnn._cells import CELLS, Cell
 from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, check_types
+from fusedrnn._gates import layer_gates
 from fusedrnn._options import Options, Prepared, any_given, prepare, prepare_packed
-from fusedrnn._steps import (
+from fusedrnn._results import (
     GRUGates,
     LSTMGates,
     LSTMStates,
     RNNGates,
     RNNStates,
     gates_type,
-    layer_gates,
-    split_directions,
+    states_type,
 )
+from fusedrnn._steps import split_directions
+from fusedrnn._weights import LayerWeights
 from fusedrnn.ops import (
-    LayerWeights,
     cell_forward,
     composed_cell_forward,
     layer_forward,
@@ -338,7 +340,7 @@ def lstm_cell(
     check_pair("LSTMCell", hx)
     h, c = hx
     if h is None or c is None:
-        check_types("LSTMCell", input, hx, weights)
+        check_types("LSTMCell", CELLS["lstm"], input, hx, weights)
     return _run_cell("LSTMCell", "lstm", input, h, c, weights)
 
 
@@ -383,10 +385,12 @@ def run_layers(
     Brings the input to time-major form, runs the stack, and restores the input's form.
     """
     # One frame for all of it: another takes as long as a hundredth of a small call.
+    kind = CELLS[cell]
+    has_c = kind.states > 1
     try:
         if hx is None:
             states = ()
-        elif cell == "lstm":
+        elif has_c:
             check_pair(name, hx)
             states = (hx[0], hx[1])
         else:
@@ -408,16 +412,16 @@ def run_layers(
         if isinstance(input, PackedSequence):
             data, batch_sizes, sorted_indices, unsorted_indices = input
             prepared = prepare_packed(options)
-            check_layers(cell, data, states, weights, batch_sizes)
+            check_layers(kind, data, states, weights, batch_sizes)
             if sorted_indices is not None:
                 states = tuple(state.index_select(1, sorted_indices) for state in states)
             data, states, _, _ = _run_stack(
-                cell, data, states, weights, directions, dropout, batch_sizes, prepared
+                kind, data, states, weights, directions, dropout, batch_sizes, prepared
             )
             if unsorted_indices is not None:
                 states = tuple(state.index_select(1, unsorted_indices) for state in states)
             output = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-            return output, states if cell == "lstm" else states[0]
+            return output, states if has_c else states[0]
 
         check_ranks(name, input, states)
         batched = input.dim() == 3
@@ -428,27 +432,27 @@ def run_layers(
             input = input.transpose(0, 1)
         every_state = gates = ()
         if len(weights) == directions and not any_given(options) and _operator_checks(input):
-            output, states = _run_plain_layer(cell, input, states, weights)
+            output, states = _run_plain_layer(kind, input, states, weights)
         else:
-            check_layers(cell, input, states, weights, None)
-            prepared = prepare(options, name, input, weights, batched, batch_first)
+            check_layers(kind, input, states, weights, None)
+            prepared = prepare(options, name, kind, input, weights, batched, batch_first)
             output, states, every_state, gates = _run_stack(
-                cell, input, states, weights, directions, dropout, None, prepared
+                kind, input, states, weights, directions, dropout, None, prepared
             )
         # In place: a result that is a view of another could not be detached in place.
         if not batched:
             output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
         elif batch_first:
             output = output.transpose_(0, 1)
-        results = [output, states if cell == "lstm" else states[0]]
-        if every_state:
-            states_type = LSTMStates if cell == "lstm" else RNNStates
-            results.append(states_type(*(_as_input(s, batched, batch_first) for s in every_state)))
-        if gates:
-            results.append(gates_type(cell)(*(_as_input(g, batched, batch_first) for g in gates)))
+        results = [output, states if has_c else states[0]]
+        for type_of, tensors in ((states_type, every_state), (gates_type, gates)):
+            if tensors:
+                results.append(
+                    type_of(kind)(*(_as_input(t, batched, batch_first) for t in tensors))
+                )
         return tuple(results)
     except (AttributeError, TypeError, RuntimeError):
-        check_types(name, input, hx, weights)
+        check_types(name, kind, input, hx, weights)
         raise
 
 
@@ -460,7 +464,7 @@ def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:
 
 
 def _run_stack(
-    cell: str,
+    cell: Cell,
     input: Tensor,
     states: tuple[Tensor, ...],
     weights: Sequence[LayerWeights],
@@ -478,7 +482,8 @@ def _run_stack(
     num_layers = len(weights) // directions
     initial = _split_layers(states, num_layers, directions)
     replacement = _split_layers(reset_state, num_layers, directions)
-    return_c = return_states and cell == "lstm"
+    has_c = cell.states > 1
+    return_c = return_states and has_c
     finals, every_state, gates = [], [], []
     for layer in range(num_layers):
         if layer > 0 and dropout > 0:
@@ -487,7 +492,7 @@ def _run_stack(
         reset_h, reset_c = replacement[layer]
         layer_weights = weights[layer * directions : (layer + 1) * directions]
         output, h_n, c_n, c = layer_forward(
-            cell,
+            cell.name,
             input,
             h_0,
             c_0,
@@ -500,7 +505,7 @@ def _run_stack(
             return_c=return_c,
             recompute=recompute,
         )
-        finals.append((h_n, c_n) if cell == "lstm" else (h_n,))
+        finals.append((h_n, c_n) if has_c else (h_n,))
         if return_states or return_gates:
             # A copy, as of several layers: output may be changed in place.
             h = split_directions(output, directions).clone()
@@ -514,13 +519,13 @@ def _run_stack(
 
 
 def _run_plain_layer(
-    cell: str, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[LayerWeights]
+    cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[LayerWeights]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs one layer without options on time-major input; see `_operator_checks`."""
     h_0, c_0 = (*states, None, None)[:2]
     try:
-        output, h_n, c_n = plain_layer_forward(cell, input, h_0, c_0, *weights)
-        return output, (h_n, c_n) if cell == "lstm" else (h_n,)
+        output, h_n, c_n = plain_layer_forward(cell.name, input, h_0, c_0, *weights)
+        return output, (h_n, c_n) if cell.states > 1 else (h_n,)
     except (RuntimeError, ValueError) as error:
         refusal = error
     check_layers(cell, input, states, weights, None)
@@ -557,8 +562,9 @@ def _run_cell(
             return cell_forward(cell, input, h, c, weights)
         except (RuntimeError, ValueError, TypeError) as error:
             refusal = error
-    check_types(name, input, (h, c) if cell == "lstm" and h is not None else h, weights)
-    check_cell(name, cell, input, h, c, weights)
+    kind = CELLS[cell]
+    check_types(name, kind, input, (h, c) if kind.states > 1 and h is not None else h, weights)
+    check_cell(name, kind, input, h, c, weights)
     if weights.weight_hh.shape[0] == 0:
         return composed_cell_forward(cell, input, h, c, weights)
     if refusal is not None:

@@ -1,7 +1,7 @@
 """One recurrent layer, whole sequence, one or both directions: the operators in Python.
 
 `layer_forward`, `plain_layer_forward` without options, and `cell_forward` for one time step, call
-the compiled operators, or `fusedrnn.reference` when the compiled part is missing. Modules and
+the compiled operators, or a fallback when the compiled part is missing. Modules and
 `fusedrnn.functional` are built on them.
 """
 
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusedrnn import _library, reference
+from fusedrnn import _fake, _fallback, _flops, _library, _per_sample, _vmap
+from fusedrnn._cells import CELLS
 from fusedrnn._checks import check_tensor
 from fusedrnn._quantized import QuantizedWeights
-from fusedrnn.reference import LayerWeights
+from fusedrnn._weights import LayerWeights
 
 __all__ = [
     "LayerWeights",
@@ -35,6 +36,11 @@ if _library.available:
     _plain_layer_forward = torch.ops.fusedrnn.plain_layer_forward.default
     _cell_forward = torch.ops.fusedrnn.cell_forward.default
     _quantized_forward = torch.ops.fusedrnn.quantized_forward.default
+    activate_gates = torch.ops.fusedrnn.activate_gates.default
+    for _rules in (_fake, _vmap, _flops, _per_sample):
+        _rules.register()  # what torch cannot know of them
+else:
+    activate_gates = _fallback.activate_gates
 
 
 def layer_forward(
@@ -59,11 +65,11 @@ def layer_forward(
     all steps, and P the width of h (`weight_hr.size(0)` with a projection, else H):
 
     Args:
-        cell: "rnn_tanh", "rnn_relu", "lstm" or "gru".
+        cell: a name in `fusedrnn._cells.CELLS`.
         input: `(T, B, input_size)`, or `(N, input_size)` with `batch_sizes`; float32, float64,
             bfloat16 or float16, as every other tensor but `batch_sizes`.
         h_0: `(D, B, P)`, or None for zeros.
-        c_0: `(D, B, H)` for an LSTM, or None for zeros; None for other cells.
+        c_0: `(D, B, H)`, or None for zeros; None for a cell without c.
         weights: of the forward direction; `QuantizedWeights` for inference, with the other
             tensors in float32.
         weights_reverse: of the reverse direction, or None for a layer in one direction.
@@ -98,7 +104,9 @@ def layer_forward(
     states = (h_0, c_0, reset_h, reset_c)
     if not _library.available:
         options = {"lengths": lengths, "reset": reset, "return_c": return_c}
-        return _fallback(cell, input, states, weights, weights_reverse, batch_sizes, options)
+        return _fallback.layer_forward(
+            cell, input, states, weights, weights_reverse, batch_sizes, options
+        )
     if isinstance(weights, QuantizedWeights):
         reverse = weights_reverse or (*_NO_WEIGHTS, *_NO_SCALES)
         return _quantized_forward(
@@ -155,7 +163,7 @@ def cell_forward(
         cell: as for `layer_forward`.
         input: `(B, input_size)`, or `(input_size,)` for one row.
         h: `(B, P)`, or None for zeros; `(P,)` for one row.
-        c: `(B, H)` for an LSTM, or None for zeros; `(H,)` for one row; None for other cells.
+        c: `(B, H)`, or None for zeros; `(H,)` for one row; None for a cell without c.
         weights: of the cell; as for `layer_forward`.
 
     Returns:
@@ -185,7 +193,7 @@ def composed_cell_forward(
     """`cell_forward` by torch's own operators, for a cell without units, which has no kernel."""
 
     def forward(cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, w: Any) -> Any:
-        return _fallback(cell, input, (h, c, None, None), w, None, None, {})
+        return _fallback.layer_forward(cell, input, (h, c, None, None), w, None, None, {})
 
     return _one_step(forward, cell, input, h, c, weights)
 
@@ -207,60 +215,8 @@ def _one_step(
         return None if rows is None else rows[None] if batched else rows[None, None]
 
     _, h_n, c_n, _ = forward(cell, add_step(input), add_step(h), add_step(c), weights)
-    for state in (h_n, c_n)[: reference.CELLS[cell].states]:
+    for state in (h_n, c_n)[: CELLS[cell].states]:
         state.squeeze_(0)
         if not batched:
             state.squeeze_(0)
     return h_n, c_n
-
-
-def _fallback(
-    cell: str,
-    input: Tensor,
-    states: tuple[Tensor | None, ...],
-    weights: LayerWeights | QuantizedWeights,
-    weights_reverse: LayerWeights | QuantizedWeights | None,
-    batch_sizes: Tensor | None,
-    options: dict[str, Any],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """reference.layer_forward with the operators' behaviour under autocast and for gradients."""
-    is_quantized = isinstance(weights, QuantizedWeights)
-    if is_quantized:
-        tensors = (input, *states, *weights)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            raise RuntimeError(
-                "quantized weights are for inference only, got a tensor that requires grad; call "
-                "it under torch.no_grad(), or detach the tensor"
-            )
-    weights = weights.dequantize()
-    weights_reverse = None if weights_reverse is None else weights_reverse.dequantize()
-
-    def run(cast: Callable[[Tensor | None], Tensor | None]) -> tuple[Tensor, ...]:
-        def cast_weights(w: LayerWeights | None) -> LayerWeights | None:
-            return None if w is None else LayerWeights(*map(cast, w))
-
-        h_0, c_0, reset_h, reset_c = map(cast, states)
-        return reference.layer_forward(
-            cell,
-            cast(input),
-            h_0,
-            c_0,
-            cast_weights(weights),
-            cast_weights(weights_reverse),
-            batch_sizes,
-            reset_h=reset_h,
-            reset_c=reset_c,
-            **options,
-        )
-
-    device = input.device.type
-    if device == "meta" or not torch.is_autocast_enabled(device):
-        return run(lambda tensor: tensor)
-    dtype = torch.float32 if is_quantized else torch.get_autocast_dtype(device)
-
-    def cast(tensor: Tensor | None) -> Tensor | None:
-        eligible = tensor is not None and tensor.is_floating_point()
-        return tensor.to(dtype) if eligible and tensor.dtype != torch.float64 else tensor
-
-    with torch.autocast(device, enabled=False):
-        return run(cast)

@@ -118,7 +118,7 @@ def _question(
 ) -> tuple[Any, ...]:
     """What both operators that explain plans are asked."""
     return (
-        _cell_name(module),
+        module._cell,
         dtype,
         seq_len,
         batch_size,
@@ -190,12 +190,3 @@ def _layer_input_sizes(module: nn.Module) -> Iterator[int]:
         output_size = directions * (module.proj_size or module.hidden_size)
         for _ in range(module.num_layers - 1):
             yield output_size
-
-
-def _cell_name(module: nn.Module) -> str:
-    """The operators' name of the module's cell."""
-    if isinstance(module, nn.RNNBase):
-        kind = module.mode.lower()
-    else:
-        kind = {1: "rnn", 3: "gru", 4: "lstm"}[module.weight_hh.size(0) // module.hidden_size]
-    return f"rnn_{module.nonlinearity}" if kind == "rnn" else kind

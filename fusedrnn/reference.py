@@ -1,7 +1,7 @@
 """The naive oracle: one recurrent layer as plain differentiable torch operators.
 
 Any dtype, any device, a Python loop over time. The tests compare every kernel with it in
-float64, double backward differentiates it, and it runs when the compiled part is missing.
+float64, and it runs when the compiled part is missing.
 Shapes, with D directions, H hidden_size, P the width of h, G gates and N rows over all
 steps, are those of `fusedrnn.ops.layer_forward`.
 """
@@ -15,75 +15,67 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["CELLS", "Cell", "LayerWeights", "layer_forward"]
+from fusedrnn._weights import LayerWeights
+
+__all__ = ["CELLS", "Cell", "layer_forward"]
 
 
-class LayerWeights(NamedTuple):
-    """Weights of one layer in one direction, in torch's layout and gate order.
+# What a time step gives: next h, next c, and the activated gates.
+StepResult = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
-    Biases come both or neither; `weight_hr` is the projection of an LSTM.
-    """
-
-    weight_ih: Tensor  # [G * H, input_size]
-    weight_hh: Tensor  # [G * H, P]
-    bias_ih: Tensor | None = None  # [G * H]
-    bias_hh: Tensor | None = None  # [G * H]
-    weight_hr: Tensor | None = None  # [P, H]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What input, states and output have."""
-        return self.weight_ih.dtype
-
-    def dequantize(self) -> LayerWeights:
-        """These; those that `QuantizedWeights` stand for."""
-        return self
+# One time step, of x [B, G * H], r [B, G * H], h [B, H] and c [B, H]. x is the input side of the
+# pre-activation with its bias, r the recurrent side with its bias.
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], StepResult]
 
 
-# One time step: (x [B, G * H], r [B, G * H], h [B, H], c [B, H]) -> next h and c. x is the input
-# side of the pre-activation with its bias, r the recurrent side with its bias.
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-def rnn_tanh_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def rnn_tanh_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     """h' = tanh(x + r)."""
-    return torch.tanh(x + r), c
+    h = torch.tanh(x + r)
+    return h, c, (h,)
 
 
-def rnn_relu_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def rnn_relu_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     """h' = max(x + r, 0)."""
-    return torch.relu(x + r), c
+    h = torch.relu(x + r)
+    return h, c, (h,)
 
 
-def lstm_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     """i, f, o = sigmoid(x + r), g = tanh(x + r), c' = f * c + i * g, h' = o * tanh(c')."""
     i, f, g, o = (x + r).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
+    i, f, g, o = torch.sigmoid(i), torch.sigmoid(f), torch.tanh(g), torch.sigmoid(o)
+    c = f * c + i * g
+    return o * torch.tanh(c), c, (i, f, g, o)
 
 
-def gru_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+def gru_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     """r, z = sigmoid(x + r), n = tanh(x_n + r * r_n), h' = n + z * (h - n)."""
     x_r, x_z, x_n = x.chunk(3, -1)
     r_r, r_z, r_n = r.chunk(3, -1)
-    n = torch.tanh(x_n + torch.sigmoid(x_r + r_r) * r_n)
-    return n + torch.sigmoid(x_z + r_z) * (h - n), c
+    reset, z = torch.sigmoid(x_r + r_r), torch.sigmoid(x_z + r_z)
+    n = torch.tanh(x_n + reset * r_n)
+    return n + z * (h - n), c, (reset, z, n)
 
 
 class Cell(NamedTuple):
-    """Constants of a cell, as in csrc/cells/registry.h, and its step."""
+    """A cell's constants, as csrc/cells has them, and its step."""
 
-    gates: int  # rows of weight_hh / hidden_size
+    gate_names: tuple[str, ...]
     states: int  # 1: h; 2: h and c
-    saved_width: int  # values a unit keeps per row for backward
+    has_projection: bool
     step: Step
+
+    @property
+    def gates(self) -> int:
+        """Rows of weight_hh over hidden_size."""
+        return len(self.gate_names)
 
 
 CELLS: dict[str, Cell] = {
-    "rnn_tanh": Cell(1, 1, 0, rnn_tanh_step),
-    "rnn_relu": Cell(1, 1, 0, rnn_relu_step),
-    "lstm": Cell(4, 2, 5, lstm_step),
-    "gru": Cell(3, 1, 4, gru_step),
+    "rnn_tanh": Cell(("h",), 1, False, rnn_tanh_step),
+    "rnn_relu": Cell(("h",), 1, False, rnn_relu_step),
+    "lstm": Cell(("i", "f", "g", "o"), 2, True, lstm_step),
+    "gru": Cell(("r", "z", "n"), 1, False, gru_step),
 }
 
 
@@ -182,7 +174,7 @@ def _run_direction(
             # Other rows compute on zeros, or the NaN of a state would reach the gradients.
             h_prev = torch.where(valid, h_prev, 0.0)
             c_prev = torch.where(valid, c_prev, 0.0)
-        h_next, c_next = step(
+        h_next, c_next, _ = step(
             F.linear(x, w.weight_ih, w.bias_ih),
             F.linear(h_prev, w.weight_hh, w.bias_hh),
             h_prev,

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fusedrnn
 
+# The cells of torch.nn's modules; `fusedrnn.reference.CELLS` has every cell.
 CELLS = ("rnn_tanh", "rnn_relu", "lstm", "gru")
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

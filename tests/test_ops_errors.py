@@ -90,7 +90,7 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("both", {"bias_hh_reverse": None}, ValueError, "bias_hh_reverse: expected a tensor"),
     ("projection", {"weight_hr_reverse": None}, ValueError, "weight_hr_reverse: expected a tensor"),
     ("projection", {"weight_hr": None}, ValueError, "weight_hr_reverse: expected None"),
-    ("projection", {"cell": "gru"}, ValueError, "only lstm has a projection"),
+    ("projection", {"cell": "gru"}, ValueError, "which has no projection"),
     ("packed", {"batch_sizes": None}, RuntimeError, "input: expected 3 dimensions"),
     ("plain", {"batch_sizes": sizes(3, 3, 3, 3)}, RuntimeError, "input: expected 2 dimensions"),
     ("packed", {"batch_sizes": sizes()}, RuntimeError, "Expected sequence length to be larger"),

@@ -7,7 +7,7 @@ import torch
 from cases import CELLS, MODULES, assert_close, pack, tolerance
 from torch import nn
 
-from fusedrnn import reference
+from fusedrnn import _cells, reference
 from fusedrnn.reference import LayerWeights
 
 DOUBLE = torch.float64
@@ -83,21 +83,32 @@ def test_gradients_match_torch(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_constants_agree_with_torch_and_the_operator(cell: str, compiled_part: None) -> None:
+def test_constants_agree_with_torch(cell: str) -> None:
     spec = reference.CELLS[cell]
     layer = torch_layer(cell)
     assert layer.weight_hh_l0.size(0) == spec.gates * 7
     assert isinstance(layer(torch.randn(2, 1, 5, dtype=DOUBLE))[1], tuple) == (spec.states == 2)
-    biases = (layer.bias_ih_l0, layer.bias_hh_l0)
+
+
+@pytest.mark.parametrize("cell", reference.CELLS)
+def test_constants_agree_with_the_registry(cell: str, compiled_part: None) -> None:
+    spec, registered = reference.CELLS[cell], _cells.CELLS[cell]
+    for name in ("gate_names", "states", "has_projection", "gates"):
+        assert getattr(registered, name) == getattr(spec, name), name
+    weights = [torch.randn(spec.gates * 7, width, dtype=DOUBLE) for width in (5, 7)]
     saved = torch.ops.fusedrnn.layer_forward(
         cell,
         torch.randn(2, 3, 5, dtype=DOUBLE),
         *[None] * 4,
-        *(layer.weight_ih_l0, layer.weight_hh_l0, *biases),
-        *[None] * 9,
+        *weights,
+        *[None] * 11,
         *(True, False, 0),
     )[4]
-    assert saved.shape == (1, 2, 3, spec.saved_width, 7)
+    assert saved.shape == (1, 2, 3, registered.saved_width, 7)
+
+
+def test_every_registered_cell_has_a_reference(compiled_part: None) -> None:
+    assert tuple(_cells.CELLS) == tuple(reference.CELLS)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])

@@ -99,6 +99,53 @@ def test_tests_start_processes_only_with_a_bound_in_time() -> None:
     assert len(list(unbounded_processes("os.fork()\nDataLoader(x, num_workers=2)"))) == 2
 
 
+# Where a cell may be named: its header and the registry; the public classes and functions, and what
+# lists or converts them.
+NAMES_CELLS = (
+    *("csrc/cells/", "fusedrnn/modules/", "fusedrnn/compat.py", "fusedrnn/functional.py"),
+    *("fusedrnn/__init__.py", "fusedrnn/_results.py", "fusedrnn/reference.py"),
+    *("fusedrnn/convert.py", "fusedrnn/patching.py", "fusedrnn/quantization.py"),
+)
+
+
+def cell_names() -> set[str]:
+    """Of every cell, its struct and its name, in lower case."""
+    found = set()
+    for path in (CSRC / "cells").glob("*.h"):
+        source = path.read_text(encoding="utf-8")
+        found.update(name.lower() for name in re.findall(r"^FUSEDRNN_CELL\((\w+)\)", source, re.M))
+        found.update(re.findall(r'kName = "(\w+)"', source))
+    return found
+
+
+def code_without_comments(path: Path) -> str:
+    """Of C++, without comments; of Python, its names and strings without docstrings."""
+    source = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return re.sub(r"//.*", "", source)
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        if isinstance(node, documented) and ast.get_docstring(node):
+            node.body[0] = ast.Pass()
+    return ast.unparse(tree)
+
+
+def test_a_cell_is_named_where_it_is_defined_and_made_public_and_nowhere_else() -> None:
+    names = cell_names()
+    assert {"lstm", "gru", "rnntanh", "rnn_tanh"} <= names
+    pattern = re.compile("|".join(sorted(names)), re.IGNORECASE)
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in code_files()
+        if (where := path.relative_to(ROOT).as_posix()).startswith(("csrc/", "fusedrnn/"))
+        and not where.startswith(NAMES_CELLS)
+        for line in code_without_comments(path).splitlines()
+        if pattern.search(line)
+    ]
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("path", "line", "allowed"),
     [

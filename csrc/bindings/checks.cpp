@@ -226,9 +226,8 @@ void check_direction(const CheckedLayer& layer, int direction) {
 // Which of the weights must be there, given which are.
 void check_presence(const CheckedLayer& layer) {
   const bool has_proj = layer.weight(0, kWeightHr).has_value();
-  TORCH_CHECK_VALUE(!has_proj || layer.cell.kind == CellKind::kLstm,
-                    "weight_hr: expected None for cell ", layer.cell.name,
-                    ", because only lstm has a projection");
+  TORCH_CHECK_VALUE(!has_proj || layer.cell.projects, "weight_hr: expected None for cell ",
+                    layer.cell.name, ", which has no projection");
   for (int direction = 0; direction < 2; ++direction) {
     const int first = weight_place(direction, 0);
     const bool exists = direction == 0 || layer.directions == 2;

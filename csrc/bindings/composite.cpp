@@ -354,6 +354,21 @@ DualOutputs composite_forward(std::string_view cell, const CompositeLayer& layer
   });
 }
 
+std::vector<Tensor> activate_gates(std::string_view cell, const Tensor& x, const Tensor& r) {
+  return visit_cell(check_cell(cell).kind, [&](auto tag) {
+    using C = typename decltype(tag)::template type<Dual>;
+    DualValues<C::kStates> prev, next;
+    DualValues<C::kSaved> saved;
+    DualValues<C::kGates> activated;
+    for (int i = 0; i < C::kStates; ++i) prev[i] = Dual(at::zeros({}, x.options()));
+    C::forward(split_gates<C::kGates>(x), split_gates<C::kGates>(r), {}, prev, next, saved);
+    C::gates(saved, next, activated);
+    std::vector<Tensor> gates;
+    for (int i = 0; i < C::kGates; ++i) gates.push_back(activated[i].value);
+    return gates;
+  });
+}
+
 CompositeBackward composite_backward(std::string_view cell, const DualOutputs& output_grads,
                                      const CompositeLayer& layer, const Sequence& sequence) {
   // A gradient is the conjugate derivative; the operators of a layer commute with conjugation.

@@ -2,6 +2,8 @@
 // compute what no kernel does: derivatives along a direction, and layers of complex numbers.
 #pragma once
 
+#include <vector>
+
 #include "bindings/dual.h"
 #include "bindings/schema.h"
 
@@ -28,5 +30,9 @@ struct CompositeBackward {
 // The results of layer_backward, from its arguments alone: it runs the forward pass again.
 CompositeBackward composite_backward(std::string_view cell, const DualOutputs& output_grads,
                                      const CompositeLayer& layer, const Sequence& sequence);
+
+// The activated gates of a cell, each [..., H], of pre-activations [..., G * H] of both sides.
+std::vector<at::Tensor> activate_gates(std::string_view cell, const at::Tensor& x,
+                                       const at::Tensor& r);
 
 }  // namespace fusedrnn

@@ -85,6 +85,14 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
       "-> (Tensor h, Tensor c)");
 
+  // What a composition of the activated gates is, from pre-activations [..., G * H] of both sides.
+  m.def("activate_gates(str cell, Tensor x, Tensor r) -> Tensor[]");
+
+  // The registry: every cell, and what callers need to know of one.
+  m.def("cell_names() -> str[]");
+  m.def(
+      "describe_cell(str cell) -> (str[] gates, int states, int saved_width, bool has_projection)");
+
   // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
   // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.
   m.def(

@@ -1,21 +1,27 @@
 // The contract of a cell: pointwise mathematics of one time step, and nothing else.
 //
 // A cell is a struct templated on its value type V (float, double, a vector pack,
-// a dual number) with these members:
+// a dual number) with these members. Everything particular to a cell is said by them:
+// whatever else depends on the cell asks the registry.
 //
-//   kGates     gate pre-activations, i.e. rows of weight_hh / hidden_size
-//   kStates    values a step hands to the next one; state 0 is h, state 1 is c
-//   kSaved     values that backward needs besides prev and next
-//   kParams    learnable values per unit besides weights and biases
-//   kSplit     the gradients of the input side and the recurrent side differ
-//   kRowStats  forward needs statistics over the row of units
+//   kName        its name in operator schemas
+//   kGates       gate pre-activations, i.e. rows of weight_hh / hidden_size
+//   kGateNames   [kGates]
+//   kStates      values a step hands to the next one; state 0 is h, state 1 is c
+//   kSaved       values that backward needs besides prev and next
+//   kParams      learnable values per unit besides weights and biases
+//   kActivations how many times forward computes exp, tanh or sigmoid
+//   kSplit       the gradients of the input side and the recurrent side differ
+//   kProjects    h may be projected before it is handed on
 //   kReadsPrevH, kReadsNextH  backward reads prev[0], next[0]
 //
 //   forward(x, r, params, prev, next, saved)
 //   backward(saved, params, prev, next, dnext, dx, dr, dprev, dparams)
+//   gates(saved, next, activated)  the activated gates, from what forward gave
+//   hidden(saved, next)            with kProjects: h, from saved and the states after it
 //
 // x [kGates] is the input side of the pre-activation with its bias, r [kGates] the
-// recurrent side with its bias, in torch's gate order. dnext holds the gradient of
+// recurrent side with its bias, in the order of kGateNames. dnext holds the gradient of
 // each next state; dprev the part of the gradient of each previous state that does
 // not flow through r. Without kSplit, dr equals dx. A cell reads all of its inputs
 // before it writes an output, so outputs may alias inputs of the same index.
@@ -23,11 +29,18 @@
 // V needs +, -, *, unary -, construction from float constants as V(1.0f), and the
 // overloads exp, tanh, sigmoid, relu, step (1 where v > 0, else 0; NaN gives NaN
 // for relu, 0 for step) found by argument-dependent lookup or in math/.
+//
+// A header ends with FUSEDRNN_CELL(Cell) for each of its cells: what compiles the kernels of one
+// header's cells (cpu/isa/cell.cpp, cuda/cell.cu) makes an instance of it.
 #pragma once
 
 #include "common/macros.h"
 #include "common/types.h"
 #include "math/scalar.h"
+
+#ifndef FUSEDRNN_CELL
+#define FUSEDRNN_CELL(Cell)
+#endif
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {

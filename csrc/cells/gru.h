@@ -11,12 +11,15 @@ inline namespace FUSEDRNN_ISA {
 
 template <class V>
 struct Gru {
+  static constexpr const char* kName = "gru";
   static constexpr int kGates = 3;
+  static constexpr const char* kGateNames[] = {"r", "z", "n"};
   static constexpr int kStates = 1;
   static constexpr int kSaved = 4;
   static constexpr int kParams = 0;
+  static constexpr int kActivations = 3;
   static constexpr bool kSplit = true;
-  static constexpr bool kRowStats = false;
+  static constexpr bool kProjects = false;
   static constexpr bool kReadsPrevH = true;
   static constexpr bool kReadsNextH = false;
 
@@ -32,6 +35,11 @@ struct Gru {
     saved[1] = z;
     saved[2] = n;
     saved[3] = recurrent_n;
+  }
+
+  FUSEDRNN_HD static void gates(const Values<V, kSaved>& saved, const Values<V, kStates>&,
+                                Values<V, kGates>& activated) {
+    for (int gate = 0; gate < kGates; ++gate) activated[gate] = saved[gate];
   }
 
   FUSEDRNN_HD static void backward(const Values<V, kSaved>& saved, const Values<V, kParams>&,
@@ -55,4 +63,5 @@ struct Gru {
 };
 
 }  // namespace FUSEDRNN_ISA
+FUSEDRNN_CELL(Gru)
 }  // namespace fusedrnn

@@ -10,12 +10,15 @@ inline namespace FUSEDRNN_ISA {
 
 template <class V>
 struct Lstm {
+  static constexpr const char* kName = "lstm";
   static constexpr int kGates = 4;
+  static constexpr const char* kGateNames[] = {"i", "f", "g", "o"};
   static constexpr int kStates = 2;
   static constexpr int kSaved = 4;
   static constexpr int kParams = 0;
+  static constexpr int kActivations = 5;
   static constexpr bool kSplit = false;
-  static constexpr bool kRowStats = false;
+  static constexpr bool kProjects = true;
   static constexpr bool kReadsPrevH = false;
   static constexpr bool kReadsNextH = false;
 
@@ -33,6 +36,15 @@ struct Lstm {
     saved[1] = f;
     saved[2] = g;
     saved[3] = o;
+  }
+
+  FUSEDRNN_HD static void gates(const Values<V, kSaved>& saved, const Values<V, kStates>&,
+                                Values<V, kGates>& activated) {
+    for (int gate = 0; gate < kGates; ++gate) activated[gate] = saved[gate];
+  }
+
+  FUSEDRNN_HD static V hidden(const Values<V, kSaved>& saved, const Values<V, kStates>& next) {
+    return saved[3] * tanh(next[1]);
   }
 
   FUSEDRNN_HD static void backward(const Values<V, kSaved>& saved, const Values<V, kParams>&,
@@ -57,4 +69,5 @@ struct Lstm {
 };
 
 }  // namespace FUSEDRNN_ISA
+FUSEDRNN_CELL(Lstm)
 }  // namespace fusedrnn

@@ -1,8 +1,8 @@
-// Every cell, once: its kind, its name in operator schemas, and its struct.
-// To add a cell: write its header, add an enumerator, one CellInfo line and one case.
+// Every cell, once. To add a cell: write its header, include it here, and put it into the list.
 #pragma once
 
 #include <cstring>
+#include <type_traits>
 
 #include "cells/gru.h"
 #include "cells/lstm.h"
@@ -11,35 +11,72 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
+template <template <class> class... Cell>
+struct CellList {};
+
+using Cells = CellList<RnnTanh, RnnRelu, Lstm, Gru>;
+
 // A cell's constants where the struct's type is not at hand.
 struct CellInfo {
   CellKind kind;
   const char* name;
   int gates;
+  const char* const* gate_names;  // [gates]
   int states;
   int saved;
+  int activations;
   bool split;
-  bool row_stats;
+  bool projects;
 
   // Values a unit keeps per row for backward: what the cell saves, then the states after h.
   constexpr int saved_width() const { return saved + states - 1; }
 };
 
 template <template <class> class Cell>
-constexpr CellInfo make_cell_info(CellKind kind, const char* name) {
+constexpr CellInfo make_cell_info(int place) {
   using C = Cell<float>;
-  return {kind, name, C::kGates, C::kStates, C::kSaved, C::kSplit, C::kRowStats};
+  static_assert(C::kStates == 1 || C::kStates == 2, "schedules hand on h, or h and c");
+  static_assert(C::kParams == 0, "no schedule has learnable values besides weights and biases");
+  static_assert(!C::kProjects || !C::kReadsPrevH, "projected h has another width than a unit's");
+  return {static_cast<CellKind>(place),
+          C::kName,
+          C::kGates,
+          C::kGateNames,
+          C::kStates,
+          C::kSaved,
+          C::kActivations,
+          C::kSplit,
+          C::kProjects};
 }
 
-constexpr CellInfo kCells[] = {
-    make_cell_info<RnnTanh>(CellKind::kRnnTanh, "rnn_tanh"),
-    make_cell_info<RnnRelu>(CellKind::kRnnRelu, "rnn_relu"),
-    make_cell_info<Lstm>(CellKind::kLstm, "lstm"),
-    make_cell_info<Gru>(CellKind::kGru, "gru"),
+template <int kCount>
+struct CellInfos {
+  CellInfo of[kCount];
 };
+
+template <template <class> class... Cell>
+constexpr CellInfos<sizeof...(Cell)> make_cell_infos(CellList<Cell...>) {
+  int place = 0;
+  return {{make_cell_info<Cell>(place++)...}};
+}
+
+// By kind.
+inline constexpr auto kCellInfos = make_cell_infos(Cells());
+inline constexpr auto& kCells = kCellInfos.of;
 constexpr int kCellCount = sizeof(kCells) / sizeof(kCells[0]);
 
-// kCells is ordered by kind.
+template <template <class> class Wanted, template <class> class First,
+          template <class> class... Others>
+constexpr int find_place(CellList<First, Others...>) {
+  if constexpr (std::is_same_v<Wanted<float>, First<float>>) {
+    return 0;
+  } else {
+    return 1 + find_place<Wanted>(CellList<Others...>());
+  }
+}
+template <template <class> class Cell>
+constexpr CellKind kind_of = static_cast<CellKind>(find_place<Cell>(Cells()));
+
 constexpr const CellInfo& cell_info(CellKind kind) { return kCells[static_cast<int>(kind)]; }
 
 // The cell of that name, or null.
@@ -57,20 +94,18 @@ struct CellTag {
   using type = Cell<V>;
 };
 
+template <class Body, template <class> class First, template <class> class... Others>
+auto visit_cell_at(int place, Body&& body, CellList<First, Others...>) {
+  if constexpr (sizeof...(Others) > 0) {
+    if (place > 0) return visit_cell_at(place - 1, body, CellList<Others...>());
+  }
+  return body(CellTag<First>{});
+}
+
 // Calls body(CellTag<Cell>{}) for the cell of that kind.
 template <class Body>
 auto visit_cell(CellKind kind, Body&& body) {
-  switch (kind) {
-    case CellKind::kRnnTanh:
-      return body(CellTag<RnnTanh>{});
-    case CellKind::kRnnRelu:
-      return body(CellTag<RnnRelu>{});
-    case CellKind::kGru:
-      return body(CellTag<Gru>{});
-    case CellKind::kLstm:
-      break;
-  }
-  return body(CellTag<Lstm>{});
+  return visit_cell_at(static_cast<int>(kind), body, Cells());
 }
 
 }  // namespace FUSEDRNN_ISA

@@ -8,6 +8,8 @@ namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
 struct TanhActivation {
+  static constexpr const char* kName = "rnn_tanh";
+  static constexpr int kActivations = 1;
   template <class V>
   FUSEDRNN_HD static V value(const V& a) {
     return tanh(a);
@@ -20,6 +22,8 @@ struct TanhActivation {
 };
 
 struct ReluActivation {
+  static constexpr const char* kName = "rnn_relu";
+  static constexpr int kActivations = 0;
   template <class V>
   FUSEDRNN_HD static V value(const V& a) {
     return relu(a);
@@ -32,12 +36,15 @@ struct ReluActivation {
 
 template <class V, class Activation>
 struct Rnn {
+  static constexpr const char* kName = Activation::kName;
   static constexpr int kGates = 1;
+  static constexpr const char* kGateNames[] = {"h"};  // its one activation is its state
   static constexpr int kStates = 1;
   static constexpr int kSaved = 0;
   static constexpr int kParams = 0;
+  static constexpr int kActivations = Activation::kActivations;
   static constexpr bool kSplit = false;
-  static constexpr bool kRowStats = false;
+  static constexpr bool kProjects = false;
   static constexpr bool kReadsPrevH = false;
   static constexpr bool kReadsNextH = true;
 
@@ -45,6 +52,11 @@ struct Rnn {
                                   const Values<V, kParams>&, const Values<V, kStates>&,
                                   Values<V, kStates>& next, Values<V, kSaved>&) {
     next[0] = Activation::value(x[0] + r[0]);
+  }
+
+  FUSEDRNN_HD static void gates(const Values<V, kSaved>&, const Values<V, kStates>& next,
+                                Values<V, kGates>& activated) {
+    activated[0] = next[0];
   }
 
   FUSEDRNN_HD static void backward(const Values<V, kSaved>&, const Values<V, kParams>&,
@@ -64,4 +76,6 @@ template <class V>
 using RnnRelu = Rnn<V, ReluActivation>;
 
 }  // namespace FUSEDRNN_ISA
+FUSEDRNN_CELL(RnnTanh)
+FUSEDRNN_CELL(RnnRelu)
 }  // namespace fusedrnn

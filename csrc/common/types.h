@@ -7,8 +7,8 @@ namespace fusedrnn {
 
 enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// One value per registered cell; cells/registry.h maps them to structs and names.
-enum class CellKind : int8_t { kRnnTanh, kRnnRelu, kLstm, kGru };
+// A cell's place in the list of cells/registry.h, which maps it to a struct and a name.
+enum class CellKind : int8_t {};
 
 enum class Direction : int8_t { kForward, kReverse };
 

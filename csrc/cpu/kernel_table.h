@@ -1,4 +1,5 @@
-// The functions that isa/table.cpp provides, once for each instruction set.
+// The functions that isa/table.cpp and, for each cell, isa/cell.cpp provide, once for each
+// instruction set.
 #pragma once
 
 #include <cstdint>
@@ -56,12 +57,24 @@ struct CellKernels {
   void (*backward_sweep)(const BackwardSweep& sweep, int thread_idx, int num_threads);
   // forward_sweep on the weights as they lie, by WeightFormat; only of float all are there.
   void (*direct_sweeps[4])(const ForwardSweep& sweep, int thread_idx, int num_threads);
+
+  // Of cells that can be projected: h before it, from what forward saved; S [rows, saved_width, H]
+  // to A [rows, H].
+  void (*unprojected)(const void* saved, void* dst, int64_t rows, int64_t hidden_size);
 };
+
+inline namespace FUSEDRNN_ISA {
+// Of each instruction set, cell and storage type; defined by isa/cell.cpp.
+template <template <class> class Cell, class S>
+struct CellKernelsOf {
+  static const CellKernels kernels;
+};
+}  // namespace FUSEDRNN_ISA
 
 // Kernels of one storage type S with accumulation type A. Row strides are in elements.
 struct DTypeKernels {
-  CellKernels cells[4];        // by CellKind
-  int64_t storage_panel_rows;  // the most rows a step for which panels of S are worth it
+  const CellKernels* const* cells;  // by CellKind
+  int64_t storage_panel_rows;       // the most rows a step for which panels of S are worth it
   // dst = src, [rows, cols] each.
   void (*load_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
                     int64_t rows, int64_t cols);  // S to A
@@ -79,8 +92,6 @@ struct DTypeKernels {
   void (*matmul)(const MatMulArgs& args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                  int64_t panel_end, void* scratch);
   int64_t matmul_scratch_elements;  // A
-  // dst = o * tanh(c) from the values that LSTM's forward saved; S [rows, 5, H] to A [rows, H].
-  void (*lstm_output)(const void* saved, void* dst, int64_t rows, int64_t hidden_size);
 };
 
 struct KernelTable {

@@ -48,7 +48,7 @@ Layer::Layer(const LayerShape& layer_shape, const Plan& layer_plan, const Kernel
       has_matmul(table.has_matmul && layer_plan.schedule == Schedule::kPersistent),
       cell(cell_info(layer_shape.cell)),
       rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
-      kernels(rows.cells[static_cast<int>(layer_shape.cell)]),
+      kernels(*rows.cells[static_cast<int>(layer_shape.cell)]),
       runtime(layer_runtime),
       steps(make_steps(layer_shape, layer_runtime)),
       accum_dtype(layer_shape.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),

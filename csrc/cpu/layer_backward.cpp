@@ -199,7 +199,7 @@ class Backward {
     if (grad_weight_hr_ != nullptr) {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
       layer_.parallel(chunk_.count, hidden_size, [&](int64_t begin, int64_t end) {
-        layer_.rows.lstm_output(
+        layer_.kernels.unprojected(
             layer_.storage(sweep_.saved,
                            (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
             layer_.accum(copy_, begin * hidden_size), end - begin, hidden_size);

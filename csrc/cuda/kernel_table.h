@@ -187,8 +187,8 @@ struct SumSlicesArgs {
   void* dst[kMaxSums];  // S [cols]
 };
 
-// dst = o * tanh(c) from the values that LSTM's forward saved, zeros in padding.
-struct LstmOutputArgs {
+// dst = h before it is projected, from the values that forward saved; zeros in padding.
+struct UnprojectedArgs {
   const void* saved;  // S [rows, W, H]
   void* dst;          // S [rows, H]
   int64_t rows;
@@ -207,6 +207,8 @@ struct CudaCellKernels {
                           Stream stream);
   Status (*backward_sweep)(const BackwardSweepArgs& args, int directions, const CudaPlan& plan,
                            Stream stream);
+  // Of cells that can be projected; else an error.
+  Status (*unprojected)(const UnprojectedArgs& args, Stream stream);
 };
 
 // Launchers of one storage type.
@@ -215,7 +217,6 @@ struct CudaRowKernels {
   Status (*store)(const CopyArgs& args, Stream stream);  // A to S
   Status (*sum_rows)(const SumRowsArgs& args, int count, Stream stream);
   Status (*sum_slices)(const SumSlicesArgs& args, int count, Stream stream);
-  Status (*lstm_output)(const LstmOutputArgs& args, Stream stream);
   Status (*end_rows)(const EndRowsArgs& args, Stream stream);
   // The gradient of projected h, before its product with weight_hr.
   Status (*backward_hidden)(const BackwardStepArgs& args, int directions, Stream stream);
@@ -228,7 +229,7 @@ struct CudaKernels {
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
 
-// In instances/, a file for each cell, and one for the rows.
+// In cell.cu, compiled for each header of cells, and in rows.cu.
 template <template <class> class Cell>
 CudaCellKernels cell_kernels(DType dtype);
 CudaRowKernels row_kernels(DType dtype);

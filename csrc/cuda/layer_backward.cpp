@@ -68,7 +68,7 @@ class Backward {
       const int64_t saved_row = rows.first - buffers_[d].saved_first_row;
       const int64_t saved_row_size = layer_.cell.saved_width() * layer_.hidden_size;
       void* h_raw = layer_.storage(h_raw_[d], (rows.first - chunk_[d].first) * layer_.hidden_size);
-      layer_.note(layer_.kernels.rows.lstm_output(
+      layer_.note(layer_.kernels.cell.unprojected(
           {layer_.storage(buffers_[d].saved, saved_row * saved_row_size), h_raw, rows.count,
            layer_.hidden_size, layer_.padding(rows.first)},
           layer_.stream));

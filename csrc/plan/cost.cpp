@@ -53,20 +53,6 @@ constexpr double kForkJoinThreadSeconds = 0.1e-6;
 constexpr double kBarrierSeconds = 1.0e-6;
 constexpr double kBarrierThreadSeconds = 0.05e-6;
 
-int activations(CellKind cell) {
-  switch (cell) {
-    case CellKind::kLstm:
-      return 5;
-    case CellKind::kGru:
-      return 3;
-    case CellKind::kRnnTanh:
-      return 1;
-    case CellKind::kRnnRelu:
-      break;
-  }
-  return 0;
-}
-
 // Arithmetic hides most of the traffic, or the other way round.
 double overlapped(double a, double b) {
   constexpr double kExposed = 0.2;
@@ -196,7 +182,8 @@ class Model {
 
   double pointwise(double threads) const {
     const double unit = kActivationSeconds / kVectorsOf16[static_cast<int>(cpu_.isa)] *
-                        (accum_bytes(problem_.dtype) / 4.0) * (1 + activations(problem_.cell));
+                        (accum_bytes(problem_.dtype) / 4.0) *
+                        (1 + cell_info(problem_.cell).activations);
     return rows_ * hidden_ * unit / threads;
   }
 

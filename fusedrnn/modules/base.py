@@ -36,6 +36,11 @@ class LayersMixin(ToolsMixin):
 
     _name: str
 
+    @property
+    def _cell(self) -> str:
+        """Its name in the operators."""
+        return self.mode.lower()
+
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -83,7 +88,7 @@ class LayersMixin(ToolsMixin):
         """
         return run_layers(
             self._name,
-            self.mode.lower(),
+            self._cell,
             input,
             hx,
             self._layer_weights(),
@@ -130,19 +135,27 @@ class GRUMixin(LayersMixin):
 
 
 class CellMixin(ToolsMixin):
-    """What the cells share."""
+    """What the cells share; a subclass says which it is in the operators."""
+
+    _cell: str
 
     def _weights(self) -> LayerWeights:
         return LayerWeights(*_read(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
 class RNNCellMixin(CellMixin):
+    @property
+    def _cell(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Runs one time step; see the class for shapes."""
         return functional.rnn_cell(input, hx, self._weights(), nonlinearity=self.nonlinearity)
 
 
 class LSTMCellMixin(CellMixin):
+    _cell = "lstm"
+
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -151,6 +164,8 @@ class LSTMCellMixin(CellMixin):
 
 
 class GRUCellMixin(CellMixin):
+    _cell = "gru"
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Runs one time step; see the class for shapes."""
         return functional.gru_cell(input, hx, self._weights())

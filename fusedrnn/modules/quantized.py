@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from fusedrnn._cells import CELLS
 from fusedrnn._checks import check_layers
 from fusedrnn._quantized import QuantizedWeights, store
 from fusedrnn.modules.cells import GRUCell, LSTMCell, RNNCell
@@ -92,7 +93,7 @@ class _QuantizedLayers(_QuantizedMixin):
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """As torch's, of float32 input, whatever the weights are stored in."""
-        check_layers(self.mode.lower(), input, (), self._layer_weights(), batch_sizes)
+        check_layers(CELLS[self._cell], input, (), self._layer_weights(), batch_sizes)
 
 
 class _QuantizedCell(_QuantizedMixin):

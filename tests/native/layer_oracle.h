@@ -25,7 +25,7 @@ using Doubles = std::vector<double>;
 
 // A layer of one direction, and what of it is asked for.
 struct LayerCase {
-  CellKind cell = CellKind::kLstm;
+  CellKind cell = kind_of<Lstm>;
   DType dtype = DType::kFloat32;
   Direction direction = Direction::kForward;
   int64_t seq_len = 4, batch_size = 3, input_size = 5, hidden_size = 7, proj_size = 0;
@@ -302,14 +302,67 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
 inline double at_or_zero(const Doubles& values, int64_t i) {
   return values.empty() ? 0 : values[i];
 }
-inline double logistic(double x) { return 1 / (1 + std::exp(-x)); }
 
-// The oracle: one sequence after the other, formulas as in torch's documentation. From one step
-// to the next h is rounded as in the output: else ReLU would take the other branch now and then.
+// A cell in double, whose values test_cells checks.
+constexpr int kMostValues = 8;  // of one kind that a unit has
+struct PlainCell {
+  void (*forward)(const double* x, const double* r, const double* prev, double* next,
+                  double* saved);
+  void (*backward)(const double* saved, const double* prev, const double* next, const double* dnext,
+                   double* dx, double* dr, double* dprev);
+};
+
+template <int N>
+Values<double, N> take(const double* from) {
+  static_assert(N <= kMostValues, "more values than there is room for");
+  Values<double, N> values;
+  std::copy(from, from + N, values.v);
+  return values;
+}
+template <int N>
+void put(const Values<double, N>& values, double* to) {
+  std::copy(values.v, values.v + N, to);
+}
+
+inline PlainCell plain_cell(CellKind kind) {
+  return visit_cell(kind, [](auto tag) {
+    using C = typename decltype(tag)::template type<double>;
+    PlainCell cell;
+    cell.forward = [](const double* x, const double* r, const double* prev, double* next,
+                      double* saved) {
+      Values<double, C::kStates> next_values;
+      Values<double, C::kSaved> saved_values;
+      C::forward(take<C::kGates>(x), take<C::kGates>(r), {}, take<C::kStates>(prev), next_values,
+                 saved_values);
+      put(next_values, next);
+      put(saved_values, saved);
+    };
+    cell.backward = [](const double* saved, const double* prev, const double* next,
+                       const double* dnext, double* dx, double* dr, double* dprev) {
+      Values<double, C::kGates> dx_values, dr_values;
+      Values<double, C::kStates> dprev_values;
+      Values<double, C::kParams> dparams;
+      C::backward(take<C::kSaved>(saved), {}, take<C::kStates>(prev), take<C::kStates>(next),
+                  take<C::kStates>(dnext), dx_values, dr_values, dprev_values, dparams);
+      put(dx_values, dx);
+      put(dr_values, dr);
+      put(dprev_values, dprev);
+    };
+    return cell;
+  });
+}
+
+// The oracle: one sequence after the other. From one step to the next h is rounded as in the
+// output: else ReLU would take the other branch now and then.
 class Oracle {
  public:
   Oracle(const LayerCase& test_case, const Numbers& problem)
-      : k(test_case), in(problem), H(k.hidden_size), P(k.output_size()), G(k.gates()) {
+      : k(test_case),
+        in(problem),
+        cell(plain_cell(k.cell)),
+        H(k.hidden_size),
+        P(k.output_size()),
+        G(k.gates()) {
     expected.output.assign(k.total_rows() * P, 0);
     expected.h_n.assign(k.batch_size * P, 0);
     if (k.has_c()) expected.c_n.assign(k.batch_size * H, 0);
@@ -332,7 +385,7 @@ class Oracle {
  private:
   struct Step {
     int64_t row;
-    Doubles h_prev, c_prev, gates, recurrent_n, c, h_raw;
+    Doubles h_prev, c_prev, saved, c, h_raw;
   };
 
   void run_sequence(int64_t b) {
@@ -381,10 +434,10 @@ class Oracle {
   bool resets(int64_t row) const { return !in.reset.empty() && in.reset[row] != 0; }
 
   Step forward(int64_t row, Doubles& h, const Doubles& c) {
-    Step step{row, h, c, Doubles(G * H), Doubles(H), Doubles(H), Doubles(H)};
+    Step step{row, h, c, Doubles(H * kMostValues), Doubles(H), Doubles(H)};
     const int64_t I = k.input_size;
     for (int64_t u = 0; u < H; ++u) {
-      double x[4], r[4];
+      double x[kMostValues], r[kMostValues];
       for (int64_t g = 0; g < G; ++g) {
         const int64_t j = g * H + u;
         x[g] = at_or_zero(in.inputs[kBiasIh], j);
@@ -394,29 +447,11 @@ class Oracle {
         }
         for (int64_t p = 0; p < P; ++p) r[g] += in.inputs[kWeightHh][j * P + p] * step.h_prev[p];
       }
-      double* gate = &step.gates[u * G];
-      switch (k.cell) {
-        case CellKind::kRnnTanh:
-          step.h_raw[u] = std::tanh(x[0] + r[0]);
-          break;
-        case CellKind::kRnnRelu:
-          step.h_raw[u] = std::max(x[0] + r[0], 0.0);
-          break;
-        case CellKind::kLstm:
-          for (int g = 0; g < 4; ++g) {
-            gate[g] = g == 2 ? std::tanh(x[g] + r[g]) : logistic(x[g] + r[g]);
-          }
-          step.c[u] = gate[1] * c[u] + gate[0] * gate[2];
-          step.h_raw[u] = gate[3] * std::tanh(step.c[u]);
-          break;
-        case CellKind::kGru:
-          gate[0] = logistic(x[0] + r[0]);
-          gate[1] = logistic(x[1] + r[1]);
-          gate[2] = std::tanh(x[2] + gate[0] * r[2]);
-          step.recurrent_n[u] = r[2];
-          step.h_raw[u] = (1 - gate[1]) * gate[2] + gate[1] * step.h_prev[u];
-          break;
-      }
+      const double prev[kMostValues] = {step.h_prev[k.proj_size > 0 ? 0 : u], step.c_prev[u]};
+      double next[kMostValues];
+      cell.forward(x, r, prev, next, &step.saved[u * kMostValues]);
+      step.h_raw[u] = next[0];
+      step.c[u] = next[1];
     }
     h = step.h_raw;
     if (k.proj_size > 0) {
@@ -445,37 +480,13 @@ class Oracle {
     }
     dh.assign(P, 0);
     for (int64_t u = 0; u < H; ++u) {
-      double dx[4], dr[4];
-      const double d = dh_raw[u];
-      const double* gate = &step.gates[u * G];
-      switch (k.cell) {
-        case CellKind::kRnnTanh:
-          dx[0] = dr[0] = d * (1 - step.h_raw[u] * step.h_raw[u]);
-          break;
-        case CellKind::kRnnRelu:
-          dx[0] = dr[0] = step.h_raw[u] > 0 ? d : 0;
-          break;
-        case CellKind::kLstm: {
-          const double t = std::tanh(step.c[u]);
-          const double total = dc[u] + d * gate[3] * (1 - t * t);
-          dx[0] = total * gate[2] * gate[0] * (1 - gate[0]);
-          dx[1] = total * step.c_prev[u] * gate[1] * (1 - gate[1]);
-          dx[2] = total * gate[0] * (1 - gate[2] * gate[2]);
-          dx[3] = d * t * gate[3] * (1 - gate[3]);
-          std::copy(dx, dx + 4, dr);
-          dc[u] = total * gate[1];
-          break;
-        }
-        case CellKind::kGru:
-          dx[2] = d * (1 - gate[1]) * (1 - gate[2] * gate[2]);
-          dx[1] = d * (step.h_prev[u] - gate[2]) * gate[1] * (1 - gate[1]);
-          dx[0] = dx[2] * step.recurrent_n[u] * gate[0] * (1 - gate[0]);
-          dr[0] = dx[0];
-          dr[1] = dx[1];
-          dr[2] = dx[2] * gate[0];
-          dh[u] += d * gate[1];
-          break;
-      }
+      const double prev[kMostValues] = {step.h_prev[k.proj_size > 0 ? 0 : u], step.c_prev[u]};
+      const double next[kMostValues] = {step.h_raw[u], step.c[u]};
+      const double dnext[kMostValues] = {dh_raw[u], dc[u]};
+      double dx[kMostValues], dr[kMostValues], dprev[kMostValues];
+      cell.backward(&step.saved[u * kMostValues], prev, next, dnext, dx, dr, dprev);
+      if (k.proj_size == 0) dh[u] += dprev[0];
+      if (k.has_c()) dc[u] = dprev[1];
       for (int64_t g = 0; g < G; ++g) {
         const int64_t j = g * H + u;
         for (int64_t i = 0; i < I; ++i) {
@@ -499,6 +510,7 @@ class Oracle {
 
   const LayerCase& k;
   const Numbers& in;
+  const PlainCell cell;
   const int64_t H, P, G;
 };
 
@@ -527,8 +539,6 @@ inline bool is_close(const LayerCase& k, const char* name, const Buffer& actual,
   return true;
 }
 
-constexpr CellKind kAllCells[] = {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm,
-                                  CellKind::kGru};
 constexpr DType kAllDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16,
                                 DType::kFloat16};
 constexpr Direction kDirections[] = {Direction::kForward, Direction::kReverse};

@@ -214,7 +214,7 @@ class FakeRuntime : public CudaRuntime {
 };
 
 struct Layer {
-  CellKind cell = CellKind::kLstm;
+  CellKind cell = kind_of<Lstm>;
   DType dtype = DType::kFloat32;
   int directions = 1;
   bool packed = false, has_grad_h_0 = true;
@@ -314,7 +314,7 @@ Work work_of(const Layer& layer, Pass pass, Recording recording, LaunchGraphs* g
 
 template <class Body>
 void for_each_layer(const Body& body) {
-  for (CellKind cell : {CellKind::kRnnTanh, CellKind::kLstm, CellKind::kGru}) {
+  for (CellKind cell : {kind_of<RnnTanh>, kind_of<Lstm>, kind_of<Gru>}) {
     for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       for (int bits = 0; bits < 16; ++bits) {
         Layer layer;

@@ -49,12 +49,13 @@ constexpr Way kWays[] = {
 
 bool is_single_block(const CudaCase& k) { return k.schedule == Schedule::kSingleBlock; }
 
-// Body gets every cell with every way to run it; LSTM also with projection, where that is
-// possible. Ways with more rows a thread than a storage type allows are left out by set_dtype.
+// Body gets every cell with every way to run it; those that can be also with projection, where that
+// is possible. Ways with more rows a thread than a storage type allows are left out by set_dtype.
 template <class Body>
 void for_each_cell_and_way(const Body& body) {
-  for (CellKind cell : kAllCells) {
-    for (int projected = 0; projected <= (cell == CellKind::kLstm ? 1 : 0); ++projected) {
+  for (const CellInfo& info : kCells) {
+    const CellKind cell = info.kind;
+    for (int projected = 0; projected <= (info.projects ? 1 : 0); ++projected) {
       for (const Way& way : kWays) {
         CudaCase k(way);
         k.cell = cell;
@@ -282,7 +283,7 @@ TEST(cuda_empty_batch_and_empty_input_work) {
 
 TEST(cuda_sequence_may_have_more_steps_than_a_grid_has_rows) {
   CudaCase k;
-  k.cell = CellKind::kRnnTanh;
+  k.cell = kind_of<RnnTanh>;
   k.schedule = Schedule::kSingleBlock;
   k.seq_len = 65537;
   k.chunk_steps = 65536;

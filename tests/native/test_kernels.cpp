@@ -331,11 +331,12 @@ void set_way(const Way& way, Case* k) {
   k->min_split_rows = way.min_split_rows;
 }
 
-// Body gets every cell with every way to run it; LSTM also with projection.
+// Body gets every cell with every way to run it; those that can be also with projection.
 template <class Body>
 void for_each_cell_and_way(const Body& body) {
-  for (CellKind cell : kAllCells) {
-    for (int projected = 0; projected <= (cell == CellKind::kLstm ? 1 : 0); ++projected) {
+  for (const CellInfo& info : kCells) {
+    const CellKind cell = info.kind;
+    for (int projected = 0; projected <= (info.projects ? 1 : 0); ++projected) {
       for (const Way& way : kWays) {
         Case k;
         k.cell = cell;

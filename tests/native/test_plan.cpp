@@ -22,8 +22,6 @@ constexpr CpuInfo kManyCores{Isa::kAvx512, 64, true, 48 << 10, 2 << 20, 96 << 20
 constexpr CpuInfo kPlainPool{Isa::kAvx2, 8, false, 32 << 10, 512 << 10, 16 << 20};
 constexpr CpuInfo kMachines[] = {kOneThread, kTwoCores, kManyCores, kPlainPool};
 constexpr CpuInfo kConcurrentMachines[] = {kOneThread, kTwoCores, kManyCores};
-constexpr CellKind kKinds[] = {CellKind::kRnnTanh, CellKind::kRnnRelu, CellKind::kLstm,
-                               CellKind::kGru};
 
 Problem make_problem(CellKind cell, int64_t seq_len, int64_t batch_size, int64_t hidden_size) {
   return {cell,        DType::kFloat32, seq_len, batch_size, seq_len * batch_size,
@@ -48,7 +46,8 @@ std::string text_of(const Problem& problem, const CpuInfo& cpu, const Plan& plan
 template <class Body>
 void for_each_case(const Body& body) {
   for (const CpuInfo& cpu : kMachines) {
-    for (CellKind cell : kKinds) {
+    for (const CellInfo& info : kCells) {
+      const CellKind cell = info.kind;
       for (int64_t seq_len : {1, 2, 7, 100, 5000}) {
         for (int64_t batch_size : {0, 1, 3, 16, 128, 4096}) {
           for (int64_t hidden_size : {1, 65, 128, 512, 2048}) {
@@ -94,7 +93,8 @@ TEST(the_choice_is_the_schedule_of_less_modelled_time) {
 
 TEST(a_single_step_never_packs_weights) {
   for (const CpuInfo& cpu : kMachines) {
-    for (CellKind cell : kKinds) {
+    for (const CellInfo& info : kCells) {
+      const CellKind cell = info.kind;
       for (int64_t batch_size : {1, 2, 8}) {
         for (int64_t hidden_size : {64, 512, 1024}) {
           const Problem problem = make_problem(cell, 1, batch_size, hidden_size);
@@ -109,7 +109,8 @@ TEST(a_single_step_never_packs_weights) {
 
 TEST(weights_are_packed_from_a_number_of_steps_on) {
   for (const CpuInfo& cpu : kMachines) {
-    for (CellKind cell : kKinds) {
+    for (const CellInfo& info : kCells) {
+      const CellKind cell = info.kind;
       for (int64_t batch_size : {1, 2, 8}) {
         for (int64_t hidden_size : {64, 512, 1024}) {
           bool packed = false;
@@ -142,7 +143,7 @@ TEST(weights_in_fewer_bytes_are_read_in_place_for_at_least_as_many_steps) {
       if (plan.weights != Weights::kInPlace) CHECK(plan.modelled_seconds > same.modelled_seconds);
     }
   });
-  Problem problem = make_problem(CellKind::kLstm, 1, 1, 512);
+  Problem problem = make_problem(kind_of<Lstm>, 1, 1, 512);
   const double seconds = plan_of(problem, kTwoCores).modelled_seconds;
   problem.format = WeightFormat::kInt8;
   const Plan plan = plan_of(problem, kTwoCores);
@@ -172,7 +173,8 @@ TEST(a_backward_pass_alone_packs_weights) {
 
 TEST(a_long_sequence_packs_them_once) {
   for (const CpuInfo& cpu : kConcurrentMachines) {
-    for (CellKind cell : kKinds) {
+    for (const CellInfo& info : kCells) {
+      const CellKind cell = info.kind;
       for (int64_t batch_size : {1, 16, 64, 128}) {
         for (int64_t hidden_size : {128, 512, 1024}) {
           const Problem problem = make_problem(cell, 1000, batch_size, hidden_size);
@@ -191,7 +193,7 @@ TEST(longer_sequences_change_the_choice_once) {
     for (int64_t batch_size : {1, 5, 40}) {
       bool persistent = false;
       for (int64_t seq_len = 1; seq_len < 2000; seq_len += 1 + seq_len / 8) {
-        const Plan plan = plan_of(make_problem(CellKind::kLstm, seq_len, batch_size, 256), cpu);
+        const Plan plan = plan_of(make_problem(kind_of<Lstm>, seq_len, batch_size, 256), cpu);
         const bool now = plan.schedule == Schedule::kPersistent;
         CHECK_THAT(now || !persistent, "seq_len %lld", static_cast<long long>(seq_len));
         persistent = now;
@@ -204,7 +206,7 @@ TEST(longer_sequences_change_the_choice_once) {
 TEST(modelled_time_grows_with_every_size) {
   for (const CpuInfo& cpu : kMachines) {
     for (const char* schedule : {"per_step", "persistent"}) {
-      const Problem base = make_problem(CellKind::kGru, 50, 32, 256);
+      const Problem base = make_problem(kind_of<Gru>, 50, 32, 256);
       const double seconds = plan_of(base, cpu, schedule).modelled_seconds;
       Problem more = base;
       more.hidden_size *= 2;
@@ -229,18 +231,17 @@ TEST(modelled_time_grows_with_every_size) {
 
 TEST(one_sequence_is_split_by_units_or_not_at_all) {
   for (const CpuInfo& cpu : kConcurrentMachines) {
-    const Plan plan = plan_of(make_problem(CellKind::kLstm, 200, 1, 1024), cpu);
+    const Plan plan = plan_of(make_problem(kind_of<Lstm>, 200, 1, 1024), cpu);
     CHECK(plan.schedule == Schedule::kPersistent);
     if (plan.num_threads > 1) CHECK(plan.split == Split::kUnits);
   }
-  CHECK(plan_of(make_problem(CellKind::kLstm, 200, 1, 1024), kTwoCores).num_threads == 2);
+  CHECK(plan_of(make_problem(kind_of<Lstm>, 200, 1, 1024), kTwoCores).num_threads == 2);
 }
 
 TEST(little_work_stays_on_one_thread) {
   for (const CpuInfo& cpu : kMachines) {
-    CHECK(plan_of(make_problem(CellKind::kGru, 100, 1, 16), cpu, "persistent").num_threads == 1);
-    CHECK(plan_of(make_problem(CellKind::kRnnTanh, 100, 2, 32), cpu, "persistent").num_threads ==
-          1);
+    CHECK(plan_of(make_problem(kind_of<Gru>, 100, 1, 16), cpu, "persistent").num_threads == 1);
+    CHECK(plan_of(make_problem(kind_of<RnnTanh>, 100, 2, 32), cpu, "persistent").num_threads == 1);
   }
 }
 
@@ -256,7 +257,8 @@ TEST(directions_share_the_threads_or_take_turns) {
         text_of(problem, cpu, plan).find("both at the same time") != std::string::npos;
     CHECK(at_once == (plan.directions_at_once == 2));
   });
-  for (CellKind cell : kKinds) {
+  for (const CellInfo& info : kCells) {
+    const CellKind cell = info.kind;
     Problem problem = make_problem(cell, 100, 1, 128);
     problem.directions = 2;
     CHECK(plan_of(problem, kTwoCores).directions_at_once == 2);
@@ -267,7 +269,7 @@ TEST(directions_share_the_threads_or_take_turns) {
     CHECK(plan_of(problem, kTwoCores, "persistent").directions_at_once == 1);
   }
   // Each half of these weights stays in its core's cache, all of them would not.
-  Problem problem = make_problem(CellKind::kLstm, 100, 1, 512);
+  Problem problem = make_problem(kind_of<Lstm>, 100, 1, 512);
   problem.directions = 2;
   CHECK(
       plan_of(problem, {Isa::kAvx512, 2, true, 48 << 10, 2 << 20, 260 << 20}).directions_at_once ==
@@ -276,19 +278,19 @@ TEST(directions_share_the_threads_or_take_turns) {
 }
 
 TEST(much_work_uses_every_core) {
-  CHECK(plan_of(make_problem(CellKind::kLstm, 100, 32, 1024), kTwoCores).num_threads == 2);
-  const Plan plan = plan_of(make_problem(CellKind::kLstm, 100, 4096, 256), kManyCores);
+  CHECK(plan_of(make_problem(kind_of<Lstm>, 100, 32, 1024), kTwoCores).num_threads == 2);
+  const Plan plan = plan_of(make_problem(kind_of<Lstm>, 100, 4096, 256), kManyCores);
   CHECK(plan.num_threads == 64);
   CHECK(plan.split == Split::kRows);
 }
 
 TEST(threads_that_cannot_wait_for_each_other_share_rows_only) {
-  Plan plan = plan_of(make_problem(CellKind::kLstm, 100, 256, 256), kPlainPool);
+  Plan plan = plan_of(make_problem(kind_of<Lstm>, 100, 256, 256), kPlainPool);
   CHECK(plan.schedule == Schedule::kPersistent);
   CHECK(plan.split == Split::kRows);
   CHECK(plan.num_threads == 8);
 
-  const Problem one_sequence = make_problem(CellKind::kLstm, 100, 1, 1024);
+  const Problem one_sequence = make_problem(kind_of<Lstm>, 100, 1, 1024);
   plan = plan_of(one_sequence, kPlainPool, "persistent");
   CHECK(plan.num_threads == 1);
   CHECK(text_of(one_sequence, kPlainPool, plan).find("threads that run at the same time") !=
@@ -298,20 +300,20 @@ TEST(threads_that_cannot_wait_for_each_other_share_rows_only) {
 }
 
 TEST(a_schedule_is_forced_by_its_name) {
-  const Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
+  const Problem problem = make_problem(kind_of<Lstm>, 100, 32, 512);
   const Plan plan = plan_of(problem, kTwoCores, "per_step");
   CHECK(plan.schedule == Schedule::kPerStep);
   CHECK(plan.rejections[0].schedule == Schedule::kPersistent);
   CHECK(text_of(problem, kTwoCores, plan).find("not persistent: per_step is forced; modelled ") !=
         std::string::npos);
-  CHECK(plan_of(make_problem(CellKind::kLstm, 1, 1, 8), kTwoCores, "persistent").schedule ==
+  CHECK(plan_of(make_problem(kind_of<Lstm>, 1, 1, 8), kTwoCores, "persistent").schedule ==
         Schedule::kPersistent);
 }
 
 TEST(an_unknown_schedule_is_an_error_that_names_the_known_ones) {
   Plan plan;
   const Status status =
-      make_plan(make_problem(CellKind::kGru, 4, 4, 4), kTwoCores, "persistant", &plan);
+      make_plan(make_problem(kind_of<Gru>, 4, 4, 4), kTwoCores, "persistant", &plan);
   CHECK(!status.ok);
   for (const char* word : {"persistant", "per_step", "persistent"}) {
     CHECK(std::strstr(status.message, word));
@@ -319,7 +321,7 @@ TEST(an_unknown_schedule_is_an_error_that_names_the_known_ones) {
 }
 
 TEST(a_rejected_schedule_says_how_much_slower_it_is) {
-  const Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
+  const Problem problem = make_problem(kind_of<Lstm>, 100, 32, 512);
   const Plan plan = plan_of(problem, kTwoCores);
   CHECK(plan.schedule == Schedule::kPersistent);
   const double rejected = modelled_seconds(problem, kTwoCores, Schedule::kPerStep, Split::kRows, 2,
@@ -337,9 +339,7 @@ TEST(a_rejected_schedule_says_how_much_slower_it_is) {
 TEST(a_chunk_is_large_for_the_product_and_small_for_the_cache) {
   for_each_case([](const Problem& problem, const CpuInfo& cpu) {
     const Plan plan = plan_of(problem, cpu);
-    const int64_t gates = problem.cell == CellKind::kLstm  ? 4
-                          : problem.cell == CellKind::kGru ? 3
-                                                           : 1;
+    const int64_t gates = cell_info(problem.cell).gates;
     const int64_t rows = plan.chunk_steps * problem.batch_size;
     const int64_t bytes = rows * gates * problem.hidden_size * 4;
     const bool whole = plan.chunk_steps == problem.seq_len;
@@ -371,7 +371,7 @@ TEST(the_sweep_multiplies_the_input_when_rows_outweigh_two_weights) {
 }
 
 TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
-  Problem problem = make_problem(CellKind::kLstm, 100, 32, 512);
+  Problem problem = make_problem(kind_of<Lstm>, 100, 32, 512);
   problem.proj_size = 96;
   problem.directions = 2;
   const Plan plan = plan_of(problem, kManyCores);
@@ -387,7 +387,7 @@ TEST(a_plan_prints_its_choice_its_sizes_and_the_rest) {
 }
 
 TEST(printing_stops_at_the_end_of_its_buffer) {
-  const Problem problem = make_problem(CellKind::kGru, 100, 32, 512);
+  const Problem problem = make_problem(kind_of<Gru>, 100, 32, 512);
   const Plan plan = plan_of(problem, kTwoCores);
   const std::string whole = text_of(problem, kTwoCores, plan);
   for (size_t size = 0; size <= whole.size() + 2; ++size) {
@@ -449,7 +449,8 @@ std::string refusal(const Problem& problem, const CudaInfo& gpu, const char* for
 template <class Body>
 void for_each_cuda_case(const Body& body) {
   for (const CudaInfo& gpu : kGpus) {
-    for (CellKind cell : kKinds) {
+    for (const CellInfo& info : kCells) {
+      const CellKind cell = info.kind;
       for (DType dtype : kDTypes) {
         for (int64_t seq_len : {1, 7, 1000, 100000}) {
           for (int64_t batch_size : {1, 3, 16, 1000}) {
@@ -505,25 +506,23 @@ TEST(single_block_is_possible_while_weight_hh_fits_one_block) {
     CudaPlan plan{};
     return make_cuda_plan(problem, Pass::kForward, kH200, {"single_block", nullptr}, &plan).ok;
   };
-  CHECK(fits(CellKind::kLstm, DType::kFloat32, 120) &&
-        !fits(CellKind::kLstm, DType::kFloat32, 121));
-  CHECK(fits(CellKind::kGru, DType::kFloat32, 138) && !fits(CellKind::kGru, DType::kFloat32, 140));
-  CHECK(fits(CellKind::kLstm, DType::kBFloat16, 168) &&
-        !fits(CellKind::kLstm, DType::kBFloat16, 171));
-  CHECK(fits(CellKind::kRnnTanh, DType::kFloat16, 337) &&
-        !fits(CellKind::kRnnTanh, DType::kFloat16, 342));
+  CHECK(fits(kind_of<Lstm>, DType::kFloat32, 120) && !fits(kind_of<Lstm>, DType::kFloat32, 121));
+  CHECK(fits(kind_of<Gru>, DType::kFloat32, 138) && !fits(kind_of<Gru>, DType::kFloat32, 140));
+  CHECK(fits(kind_of<Lstm>, DType::kBFloat16, 168) && !fits(kind_of<Lstm>, DType::kBFloat16, 171));
+  CHECK(fits(kind_of<RnnTanh>, DType::kFloat16, 337) &&
+        !fits(kind_of<RnnTanh>, DType::kFloat16, 342));
 }
 
 TEST(single_block_refuses_what_it_cannot_run_with_need_and_have) {
-  const Problem large = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 256);
+  const Problem large = training_problem(kind_of<Lstm>, DType::kFloat32, 100, 16, 256);
   CHECK(refusal(large, kH200, "single_block") ==
         "schedule single_block: weight_hh of one direction and its buffers need 1026 KiB of shared "
         "memory, the device has 227 a block");
-  Problem packed = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 64);
+  Problem packed = training_problem(kind_of<Lstm>, DType::kFloat32, 100, 16, 64);
   packed.packed = true;
   CHECK(refusal(packed, kH200, "single_block") ==
         "schedule single_block: packed input: only per_step takes steps that differ in rows");
-  Problem projected = training_problem(CellKind::kLstm, DType::kFloat32, 100, 16, 64);
+  Problem projected = training_problem(kind_of<Lstm>, DType::kFloat32, 100, 16, 64);
   projected.proj_size = 32;
   for (const char* name : {"single_block", "per_step/fused"}) {
     CHECK(refusal(projected, kH200, name) ==
@@ -538,11 +537,11 @@ TEST(single_block_refuses_what_it_cannot_run_with_need_and_have) {
 TEST(small_layers_over_many_steps_stay_in_one_block) {
   for (const CudaInfo& gpu : kGpus) {
     for (Pass pass : kPasses) {
-      const Problem problem = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 64, 2);
+      const Problem problem = training_problem(kind_of<Lstm>, DType::kFloat32, 500, 16, 64, 2);
       const CudaPlan plan = cuda_plan_of(problem, pass, gpu);
       CHECK_THAT(plan.schedule == Schedule::kSingleBlock, "%s",
                  cuda_text_of(problem, pass, gpu).c_str());
-      const Problem large = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 1024);
+      const Problem large = training_problem(kind_of<Lstm>, DType::kFloat32, 500, 16, 1024);
       CHECK(cuda_plan_of(large, pass, gpu).schedule == Schedule::kPerStep);
     }
   }
@@ -550,14 +549,14 @@ TEST(small_layers_over_many_steps_stay_in_one_block) {
 
 TEST(large_batches_take_the_library_product) {
   for (const CudaInfo& gpu : kGpus) {
-    const Problem problem = training_problem(CellKind::kLstm, DType::kFloat16, 50, 512, 1024);
+    const Problem problem = training_problem(kind_of<Lstm>, DType::kFloat16, 50, 512, 1024);
     const CudaPlan plan = cuda_plan_of(problem, Pass::kForward, gpu);
     CHECK(plan.schedule == Schedule::kPerStep && plan.form == StepForm::kProduct);
   }
 }
 
 TEST(a_cuda_schedule_is_forced_by_its_name) {
-  const Problem problem = training_problem(CellKind::kGru, DType::kFloat32, 100, 16, 64);
+  const Problem problem = training_problem(kind_of<Gru>, DType::kFloat32, 100, 16, 64);
   CHECK(cuda_plan_of(problem, Pass::kForward, kA100, "per_step/product").form ==
         StepForm::kProduct);
   CHECK(cuda_plan_of(problem, Pass::kForward, kA100, "per_step/fused").form == StepForm::kFused);
@@ -590,7 +589,7 @@ TEST(the_steps_of_fused_are_recorded_where_that_is_faster) {
 }
 
 TEST(a_graph_is_forced_or_refused_with_its_reason) {
-  const Problem problem = training_problem(CellKind::kGru, DType::kFloat32, 4, 16, 1024);
+  const Problem problem = training_problem(kind_of<Gru>, DType::kFloat32, 4, 16, 1024);
   const auto text = [&](const char* schedule, const char* graph) {
     return cuda_text_of(problem, Pass::kForward, kH200, schedule, graph);
   };
@@ -625,13 +624,13 @@ TEST(a_graph_is_forced_or_refused_with_its_reason) {
   CHECK(plan.recording == Recording::kNever &&
         std::strstr(plan.not_recorded, "packed input: ") == plan.not_recorded);
   CHECK(cuda_plan_of(packed, Pass::kForward, kH200, nullptr, "1").recording == Recording::kAlways);
-  const Problem small = training_problem(CellKind::kLstm, DType::kFloat32, 500, 16, 64);
+  const Problem small = training_problem(kind_of<Lstm>, DType::kFloat32, 500, 16, 64);
   CHECK(cuda_plan_of(small, Pass::kForward, kH200, nullptr, "1").schedule ==
         Schedule::kSingleBlock);
 }
 
 TEST(tf32_is_as_torch_allows_it) {
-  const Problem problem = training_problem(CellKind::kLstm, DType::kFloat32, 50, 512, 1024);
+  const Problem problem = training_problem(kind_of<Lstm>, DType::kFloat32, 50, 512, 1024);
   CudaInfo tf32 = kH200;
   tf32.allow_tf32 = true;
   const double strict = cuda_plan_of(problem, Pass::kForward, kH200).modelled_seconds;
@@ -639,7 +638,7 @@ TEST(tf32_is_as_torch_allows_it) {
 }
 
 TEST(a_cuda_plan_prints_its_choice_its_sizes_and_the_rest) {
-  Problem problem = training_problem(CellKind::kLstm, DType::kBFloat16, 500, 16, 64, 2);
+  Problem problem = training_problem(kind_of<Lstm>, DType::kBFloat16, 500, 16, 64, 2);
   std::string text = cuda_text_of(problem, Pass::kForward, kH200);
   for (const char* part :
        {"lstm bfloat16: seq_len 500, batch_size 16, input_size 64, hidden_size 64, 2 directions, "
@@ -662,19 +661,19 @@ TEST(a_cuda_chunk_is_bounded_in_bytes) {
 }
 
 void print_plans() {
-  Problem projected = training_problem(CellKind::kLstm, DType::kFloat32, 100, 32, 512);
+  Problem projected = training_problem(kind_of<Lstm>, DType::kFloat32, 100, 32, 512);
   projected.proj_size = 128;
-  Problem packed = training_problem(CellKind::kGru, DType::kFloat32, 100, 32, 128);
+  Problem packed = training_problem(kind_of<Gru>, DType::kFloat32, 100, 32, 128);
   packed.packed = true;
-  Problem step = make_problem(CellKind::kLstm, 1, 1, 128);
+  Problem step = make_problem(kind_of<Lstm>, 1, 1, 128);
   const Problem problems[] = {
-      training_problem(CellKind::kLstm, DType::kFloat32, 100, 1, 128),
-      training_problem(CellKind::kLstm, DType::kFloat32, 100, 64, 64, 2),
-      training_problem(CellKind::kGru, DType::kBFloat16, 1000, 16, 160),
-      training_problem(CellKind::kRnnTanh, DType::kFloat16, 500, 256, 256),
-      training_problem(CellKind::kLstm, DType::kFloat64, 100, 16, 96),
-      training_problem(CellKind::kLstm, DType::kFloat16, 512, 16, 768),
-      training_problem(CellKind::kLstm, DType::kFloat32, 50, 512, 1024),
+      training_problem(kind_of<Lstm>, DType::kFloat32, 100, 1, 128),
+      training_problem(kind_of<Lstm>, DType::kFloat32, 100, 64, 64, 2),
+      training_problem(kind_of<Gru>, DType::kBFloat16, 1000, 16, 160),
+      training_problem(kind_of<RnnTanh>, DType::kFloat16, 500, 256, 256),
+      training_problem(kind_of<Lstm>, DType::kFloat64, 100, 16, 96),
+      training_problem(kind_of<Lstm>, DType::kFloat16, 512, 16, 768),
+      training_problem(kind_of<Lstm>, DType::kFloat32, 50, 512, 1024),
       projected,
       packed,
       step,

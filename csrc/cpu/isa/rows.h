@@ -50,18 +50,6 @@ struct Rows {
       });
     }
   }
-
-  static void lstm_output(const void* saved, void* dst, int64_t rows, int64_t hidden_size) {
-    constexpr int kOutputGate = 3, kC = 4, kWidth = 5;
-    const auto* from = static_cast<const S*>(saved);
-    auto* to = static_cast<A*>(dst);
-    for_each_row_vector<V>(0, rows, hidden_size, [&](int64_t row, int64_t unit, auto lanes) {
-      const S* saved_row = from + row * kWidth * hidden_size + unit;
-      const V o = load_lanes<V>(saved_row + kOutputGate * hidden_size, lanes);
-      const V c = load_lanes<V>(saved_row + kC * hidden_size, lanes);
-      store_lanes(o * tanh(c), to + row * hidden_size + unit, lanes);
-    });
-  }
 };
 
 }  // namespace FUSEDRNN_ISA

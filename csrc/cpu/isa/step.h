@@ -5,7 +5,7 @@
 // of `lanes` units of the vector, where Count is AllLanes or int.
 #pragma once
 
-#include "cells/registry.h"
+#include "cells/cell.h"
 #include "common/macros.h"
 #include "cpu/sweep.h"
 #include "math/group.h"

@@ -2,50 +2,28 @@
 // compiler's flags for it. Exports that set's kernel table and nothing else: see
 // Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
 // the standard library.
-#include <type_traits>
-
-#include "cpu/isa/direct.h"
+#include "cells/registry.h"
 #include "cpu/isa/matmul.h"
-#include "cpu/isa/per_step.h"
-#include "cpu/isa/persistent.h"
+#include "cpu/isa/panel_element.h"
 #include "cpu/isa/rows.h"
 #include "cpu/kernel_table.h"
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
+
 namespace {
 
-// With weights of type W; null where S has none of that type.
-template <template <class> class Cell, class S, class W>
-constexpr auto direct_sweep() -> decltype(&Direct<Cell, S, S>::forward_sweep) {
-  if constexpr (std::is_same_v<S, W> || std::is_same_v<S, float>) {
-    return Direct<Cell, S, W>::forward_sweep;
-  } else {
-    return nullptr;
-  }
-}
-
-template <template <class> class Cell, class S>
-constexpr CellKernels make_cell_kernels() {
-  return {
-      PerStep<Cell, S>::forward_cell,
-      PerStep<Cell, S>::forward_project,
-      PerStep<Cell, S>::backward_hidden,
-      PerStep<Cell, S>::backward_cell,
-      PackWeights<Cell, S>::count,
-      PackWeights<Cell, S>::pack,
-      Persistent<Cell, S>::forward_sweep,
-      Persistent<Cell, S>::backward_sweep,
-      {direct_sweep<Cell, S, S>(), direct_sweep<Cell, S, BFloat16>(),
-       direct_sweep<Cell, S, Float16>(), direct_sweep<Cell, S, int8_t>()},
-  };
-}
+template <class S, class List>
+struct CellTable;
+template <class S, template <class> class... Cell>
+struct CellTable<S, CellList<Cell...>> {
+  static constexpr const CellKernels* kCells[] = {&CellKernelsOf<Cell, S>::kernels...};
+};
 
 template <class S>
 constexpr DTypeKernels make_dtype_kernels() {
   return {
-      {make_cell_kernels<RnnTanh, S>(), make_cell_kernels<RnnRelu, S>(),
-       make_cell_kernels<Lstm, S>(), make_cell_kernels<Gru, S>()},
+      CellTable<S, Cells>::kCells,
       storage_panel_rows<S>(),
       Rows<S>::load,
       Rows<S>::store,
@@ -54,7 +32,6 @@ constexpr DTypeKernels make_dtype_kernels() {
       MatMul<accum_t<S>>::pack,
       MatMul<accum_t<S>>::multiply,
       MatMul<accum_t<S>>::kScratchElements,
-      Rows<S>::lstm_output,
   };
 }
 

@@ -1,9 +1,10 @@
-// cell_kernels: the launchers of one cell, for each storage type. For instances/, and for tests
-// that plant faults.
+// cell_kernels: the launchers of one cell, for each storage type. For cell.cu, and for tests that
+// plant faults.
 #pragma once
 
 #include "cuda/schedules/per_step.cuh"
 #include "cuda/schedules/single_block.cuh"
+#include "cuda/schedules/unprojected.cuh"
 
 namespace fusedrnn {
 
@@ -63,8 +64,16 @@ struct CellLaunchers {
     return launch_rows<BackwardSingleBlock>(args, directions, plan, stream);
   }
 
+  static Status unprojected(const UnprojectedArgs& args, Stream stream) {
+    if constexpr (Cell<float>::kProjects) {
+      return launch<Unprojected<Cell, S>>(flat_shape(args.rows * args.hidden_size), args, stream);
+    } else {
+      return Status::error("%s: the cell has no projection", Cell<float>::kName);
+    }
+  }
+
   static constexpr CudaCellKernels table() {
-    return {forward_step, backward_step, forward_sweep, backward_sweep};
+    return {forward_step, backward_step, forward_sweep, backward_sweep, unprojected};
   }
 
  private:

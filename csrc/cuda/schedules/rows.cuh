@@ -1,5 +1,5 @@
-// Kernels over the rows of a matrix that know no cell: copies, column sums, LSTM's h before its
-// projection. Arguments and buffers are those of kernel_table.h.
+// Kernels over the rows of a matrix that know no cell: copies, column sums, ends of rows. Arguments
+// and buffers are those of kernel_table.h.
 #pragma once
 
 #include "cuda/device/launch.cuh"
@@ -93,29 +93,6 @@ struct SumSlices {
       sum += load_at<A>(partial, slice * args.cols + col);
     }
     store_at<S>(args.dst[block_idx_z()], col, sum);
-  }
-};
-
-template <class S>
-struct LstmOutput {
-  using Args = LstmOutputArgs;
-  using A = accum_t<S>;
-  static constexpr const char* kName = "LSTM output";
-  static constexpr int kMaxThreads = kRowThreads;
-
-  static FUSEDRNN_DEV void run(const Args& args) {
-    using Step = CellStep<Lstm, S>;
-    constexpr int kO = 3, kC = Step::C::kSaved;  // o and c among the saved values
-    const int64_t idx = flat_idx(), hidden_size = args.hidden_size;
-    if (idx >= args.rows * hidden_size) return;
-    if (is_padding(args.padding, idx / hidden_size)) {
-      store_at<S>(args.dst, idx, A(0));
-      return;
-    }
-    const int64_t first = idx / hidden_size * Step::kSavedWidth * hidden_size + idx % hidden_size;
-    const A o = load_at<S>(args.saved, first + kO * hidden_size);
-    const A c = load_at<S>(args.saved, first + kC * hidden_size);
-    store_at<S>(args.dst, idx, o * tanh(c));
   }
 };
 

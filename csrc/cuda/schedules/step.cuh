@@ -4,7 +4,7 @@
 // Names and buffers are those of kernel_table.h.
 #pragma once
 
-#include "cells/registry.h"
+#include "cells/cell.h"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/thread.cuh"
 #include "cuda/kernel_table.h"

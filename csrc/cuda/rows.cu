@@ -24,9 +24,6 @@ struct RowLaunchers {
     shape.grid_z = count;
     return launch<SumSlices<S>>(shape, args, stream);
   }
-  static Status lstm_output(const LstmOutputArgs& args, Stream stream) {
-    return launch<LstmOutput<S>>(flat_shape(args.rows * args.hidden_size), args, stream);
-  }
   static Status end_rows(const EndRowsArgs& args, Stream stream) {
     return launch<EndRows<S>>(flat_shape(args.rows * args.cols), args, stream);
   }
@@ -42,9 +39,8 @@ struct RowLaunchers {
 CudaRowKernels row_kernels(DType dtype) {
   return visit_dtype(dtype, [](auto storage) {
     using Launchers = RowLaunchers<decltype(storage)>;
-    return CudaRowKernels{Launchers::copy,           Launchers::store,       Launchers::sum_rows,
-                          Launchers::sum_slices,     Launchers::lstm_output, Launchers::end_rows,
-                          Launchers::backward_hidden};
+    return CudaRowKernels{Launchers::copy,       Launchers::store,    Launchers::sum_rows,
+                          Launchers::sum_slices, Launchers::end_rows, Launchers::backward_hidden};
   });
 }
 
