@@ -15,7 +15,8 @@ import torch
 
 from bench import environment, timing
 from bench.cases import STREAMING, Case, Shape
-from bench.problem import Problem, Provider, grad_mode
+from bench.oracle import Oracle
+from bench.problem import Problem, Provider, Solver, grad_mode
 from bench.providers import BASELINE, MODULES, PROVIDERS
 from bench.timing import Effort, Roof, RoofSample, StepSampler, Summary
 from bench.workers import RemoteSampler, Worker, WrongResultError, isolated
@@ -25,6 +26,8 @@ from bench.workers import RemoteSampler, Worker, WrongResultError, isolated
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 MEMORY_STEPS = 3
 STREAMED_STEPS = 3  # that are checked, so that a state that is not carried shows
+
+ORACLE = Oracle()
 
 Results = Mapping[str, torch.Tensor]
 
@@ -128,7 +131,7 @@ class RoofInProcess:
 
 
 def check(
-    problem: Problem, providers: Sequence[Provider], oracle: Provider = PROVIDERS[BASELINE]
+    problem: Problem, providers: Sequence[Provider], oracle: Solver = ORACLE
 ) -> dict[str, dict[str, float]]:
     """Run every provider once, here, and compare each result with the oracle's in float64.
 
@@ -259,7 +262,7 @@ def _write_expected(case: Case, path: Path) -> None:
     """The float64 results of a case, for every provider's process to read."""
     set_up(case)
     with grad_mode(case):
-        prepared = PROVIDERS[BASELINE].prepare(Problem.draw(case).double())
+        prepared = ORACLE.prepare(Problem.draw(case).double())
         torch.save(_run(prepared, case), path)
 
 

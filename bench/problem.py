@@ -27,7 +27,7 @@ class Problem:
     def draw(cls, case: Case) -> Problem:
         generator = torch.Generator().manual_seed(0)
         shape, dtype = case.shape, getattr(torch, case.dtype)
-        module = make_layers("torch.nn", case, dtype=dtype)
+        module = make_layers("fusedrnn", case, dtype=dtype)
         bound = shape.hidden_size**-0.5
         for parameter in module.parameters():
             torch.nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -69,7 +69,13 @@ class Prepared(Protocol):
         every parameter's gradient as ``grad_<parameter>``."""
 
 
-class Provider(Protocol):
+class Solver(Protocol):
+    """What can run a problem."""
+
+    def prepare(self, problem: Problem) -> Prepared: ...
+
+
+class Provider(Solver, Protocol):
     """A library that runs recurrent layers."""
 
     name: str
@@ -84,8 +90,6 @@ class Provider(Protocol):
 
     def plan(self, case: Case) -> str | None:
         """What it chose to run, in a line, if it tells."""
-
-    def prepare(self, problem: Problem) -> Prepared: ...
 
 
 def grad_mode(case: Case) -> torch.set_grad_enabled:
