@@ -103,8 +103,9 @@ def test_tests_start_processes_only_with_a_bound_in_time() -> None:
 # lists or converts them.
 NAMES_CELLS = (
     *("csrc/cells/", "fusedrnn/modules/", "fusedrnn/compat.py", "fusedrnn/functional.py"),
-    *("fusedrnn/__init__.py", "fusedrnn/_results.py", "fusedrnn/reference.py"),
-    *("fusedrnn/convert.py", "fusedrnn/patching.py", "fusedrnn/quantization.py"),
+    *("fusedrnn/__init__.py", "fusedrnn/_results.py", "fusedrnn/_typing.py"),
+    *("fusedrnn/reference.py", "fusedrnn/convert.py", "fusedrnn/patching.py"),
+    "fusedrnn/quantization.py",
 )
 
 
@@ -151,14 +152,14 @@ def test_a_cell_is_named_where_it_is_defined_and_made_public_and_nowhere_else() 
     [
         ("math/pack.h", '#include "common/types.h"', True),
         ("math/pack.h", '#include "cells/lstm.h"', False),
-        ("plan/plan.cpp", '#include "cpu/kernels.h"', False),
-        ("cpu/layer.cpp", '#include "cuda/launch.h"', False),
-        ("cpu/layer.cpp", "#include <torch/library.h>", False),
-        ("cpu/layer.cpp", "  #  include <ATen/ATen.h>", False),
+        ("plan/cpu_plan.cpp", '#include "cpu/cpu_library.h"', False),
+        ("cpu/cpu_layer.cpp", '#include "cuda/cuda_library.h"', False),
+        ("cpu/cpu_layer.cpp", "#include <torch/library.h>", False),
+        ("cpu/cpu_layer.cpp", "  #  include <ATen/ATen.h>", False),
         ("bindings/cpu.cpp", "#include <ATen/ATen.h>", True),
-        ("cpu/dispatch.cpp", "#include <immintrin.h>", False),
+        ("cpu/instruction_sets.cpp", "#include <immintrin.h>", False),
         ("cpu/isa/table.cpp", "#include <immintrin.h>", True),
-        ("cpu/dispatch.cpp", "#include <math.h>", True),
+        ("cpu/instruction_sets.cpp", "#include <math.h>", True),
     ],
 )
 def test_the_layering_rule_itself(path: str, line: str, allowed: bool) -> None:
@@ -275,7 +276,7 @@ def test_long_files_say_why() -> None:
 
 
 def test_a_machine_is_asked_for_all_that_kernels_are_compiled_with() -> None:
-    """Each flag of setup.py by its name in cpu/dispatch.cpp, for both kinds of compilers."""
+    """Each flag of setup.py, by its name in cpu/instruction_sets.cpp, for both compilers."""
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     [avx2] = re.findall(r"^AVX2 = .* else \[(.*)\]$", setup, flags=re.MULTILINE)
     [avx512] = re.findall(r"^AVX512 = .* for part in \((.*)\)\]$", setup, flags=re.MULTILINE)
@@ -283,7 +284,7 @@ def test_a_machine_is_asked_for_all_that_kernels_are_compiled_with() -> None:
         f"avx512{part}" for part in re.findall(r"\w+", avx512)
     ]
     assert len(needed) == 7
-    source = (ROOT / "csrc/cpu/dispatch.cpp").read_text(encoding="utf-8").lower()
+    source = (ROOT / "csrc/cpu/instruction_sets.cpp").read_text(encoding="utf-8").lower()
     msvc, others = re.findall(r"^bool machine_has\(isa isa\) \{\n(.*?)^\}", source, re.M | re.S)
     for name in needed:
         assert name in others, name

@@ -7,13 +7,13 @@
 #include <exception>
 
 #include "bindings/checks.h"
+#include "bindings/chosen_plan.h"
 #include "bindings/composed.h"
+#include "bindings/cpu_torch_runtime.h"
 #include "bindings/layer_args.h"
 #include "bindings/packing.h"
-#include "bindings/plan.h"
 #include "bindings/quantized.h"
-#include "bindings/runtime.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
 
 namespace fusedrnn {
 namespace {
@@ -26,14 +26,14 @@ void run_directions(int directions, const Plan& plan, const Run& run) {
   auto body = [&](int thread_idx, int num_threads) {
     for (int direction = thread_idx; direction < directions; direction += num_threads) {
       try {
-        TorchRuntime runtime;
+        TorchCpuRuntime runtime;
         check_status(run(direction, runtime));
       } catch (...) {
         errors[direction] = std::current_exception();
       }
     }
   };
-  TorchRuntime().parallel(plan.directions_at_once, body);
+  TorchCpuRuntime().parallel(plan.directions_at_once, body);
   for (const std::exception_ptr& error : errors) {
     if (error != nullptr) std::rethrow_exception(error);
   }
@@ -46,7 +46,7 @@ void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& resu
   if (layer.format != WeightFormat::kSame && chosen.plan.weights != Weights::kInPlace) {
     return run_forward(dequantize(layer), save, result);
   }
-  run_directions(layer.directions, chosen.plan, [&](int direction, Runtime& runtime) {
+  run_directions(layer.directions, chosen.plan, [&](int direction, CpuRuntime& runtime) {
     return layer_forward_cpu(forward_args(layer, result, direction), chosen.plan, chosen.isa,
                              runtime);
   });
@@ -65,7 +65,7 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
   if (chosen.plan.directions_at_once > 1 && result[kInput].numel() > 0) {
     of_second = at::empty_like(result[kInput]);
   }
-  run_directions(layer.directions, chosen.plan, [&](int direction, Runtime& runtime) {
+  run_directions(layer.directions, chosen.plan, [&](int direction, CpuRuntime& runtime) {
     LayerBackwardArgs args = backward_args(layer, given, result, direction);
     if (args.accumulate_grad_input && of_second.defined()) {
       args.grad_input = of_second.mutable_data_ptr();

@@ -12,12 +12,12 @@
 #include <string>
 
 #include "bindings/checks.h"
+#include "bindings/chosen_plan.h"
 #include "bindings/composed.h"
-#include "bindings/cuda_runtime.h"
+#include "bindings/cuda_torch_runtime.h"
 #include "bindings/layer_args.h"
-#include "bindings/plan.h"
 #include "bindings/settings.h"
-#include "cuda/launch.h"
+#include "cuda/cuda_library.h"
 
 namespace fusedrnn {
 namespace {

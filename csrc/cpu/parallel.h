@@ -3,14 +3,14 @@
 
 #include <cstdint>
 
-#include "cpu/runtime.h"
+#include "cpu/cpu_layer_runtime.h"
 
 namespace fusedrnn {
 
 // Calls body(thread_idx, begin, end) on contiguous parts of [0, count), on several threads if
 // `count` items of `item_work` elements each are worth it.
 template <class Body>
-void parallel_for(Runtime& runtime, int max_threads, int64_t count, int64_t item_work,
+void parallel_for(CpuRuntime& runtime, int max_threads, int64_t count, int64_t item_work,
                   const Body& body) {
   constexpr int64_t kThreadWork = 16 * 1024;  // elements that outweigh a fork and join
   const int64_t work_threads = count * item_work / kThreadWork;

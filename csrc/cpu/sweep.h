@@ -1,5 +1,5 @@
 // What the kernels of a sweep over time are given: the arguments of the layer, and the
-// buffers that layer.cpp keeps for it.
+// buffers that the drivers keep for it.
 //
 // S is the storage type, A its accumulation type, H hidden_size, P output size, G gates.
 #pragma once
@@ -9,7 +9,7 @@
 
 #include "common/args.h"
 #include "common/steps.h"
-#include "plan/plan.h"
+#include "plan/cpu_plan.h"
 
 namespace fusedrnn {
 

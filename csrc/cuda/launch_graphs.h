@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "common/status.h"
+#include "cuda/cuda_layer_runtime.h"
 #include "cuda/device/launch_shape.h"
-#include "cuda/runtime.h"
 
 namespace fusedrnn {
 

@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cuda/launch.h"
+#include "cuda/cuda_library.h"
 
 namespace fusedrnn {
 

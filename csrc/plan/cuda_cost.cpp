@@ -8,7 +8,7 @@
 // are assumptions. They rank schedules until a GPU has given figures.
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
-#include "plan/plan.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 

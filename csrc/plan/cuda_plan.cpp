@@ -1,8 +1,9 @@
+#include "plan/cuda_plan.h"
+
 #include <cstring>
 
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
-#include "plan/plan.h"
 #include "plan/text.h"
 
 namespace fusedrnn {

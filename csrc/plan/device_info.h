@@ -1,5 +1,5 @@
-// The device a plan is made for: plain numbers, filled in by cpu/dispatch.cpp and cuda/query.cu
-// for the running machine and by the tests for machines that are not at hand.
+// The device a plan is made for: plain numbers, filled in by cpu/instruction_sets.cpp and
+// cuda/query.cu for the running machine and by the tests for machines that are not at hand.
 #pragma once
 
 #include <cstdint>

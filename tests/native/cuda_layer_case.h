@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/launch.h"
-#include "cuda/layer.h"
+#include "cuda/cuda_layer.h"
+#include "cuda/cuda_library.h"
 #include "layer_oracle.h"
 #include "test_device.h"
 

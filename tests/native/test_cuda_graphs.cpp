@@ -7,8 +7,8 @@
 
 #include "cells/registry.h"
 #include "check.h"
+#include "cuda/cuda_layer.h"
 #include "cuda/launch_graphs.h"
-#include "cuda/layer.h"
 #include "cuda_runtime_api.h"
 
 using namespace fusedrnn;

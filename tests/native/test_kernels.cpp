@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
 #include "layer_oracle.h"
 #include "stored_weight.h"
 #include "threads.h"
@@ -104,7 +104,7 @@ class Places {
 };
 
 // Real threads, or the bodies one after the other; products by plain loops; scratch of NaN.
-class TestRuntime : public Runtime {
+class TestRuntime : public CpuRuntime {
  public:
   explicit TestRuntime(bool concurrent) : concurrent_(concurrent) {}
 

@@ -11,7 +11,8 @@
 
 #include "cells/registry.h"
 #include "check.h"
-#include "plan/plan.h"
+#include "plan/cpu_plan.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 namespace {

@@ -3,10 +3,10 @@
 
 #include <type_traits>
 
+#include "cpu/cpu_kernel_table.h"
 #include "cpu/isa/direct.h"
 #include "cpu/isa/per_step.h"
 #include "cpu/isa/persistent.h"
-#include "cpu/kernel_table.h"
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {

@@ -8,9 +8,9 @@
 
 #include <cstring>
 
+#include "cpu/cpu_layer_runtime.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/pack_weights.h"
-#include "cpu/runtime.h"
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {

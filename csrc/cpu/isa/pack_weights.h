@@ -2,9 +2,9 @@
 // zeros, so that a product needs no mask.
 #pragma once
 
+#include "cpu/cpu_kernel_table.h"
 #include "cpu/isa/gemm.h"
 #include "cpu/isa/step.h"
-#include "cpu/kernel_table.h"
 #include "math/half.h"
 
 namespace fusedrnn {

@@ -1,4 +1,4 @@
-// Schedule per_step: the pointwise part of a step, after layer.cpp's matrix product.
+// Schedule per_step: the pointwise part of a step, after the driver's matrix product.
 #pragma once
 
 #include "cpu/isa/step.h"

@@ -3,10 +3,10 @@
 // Note [ISA namespace]. For the same reason the headers of isa/ call no inline function of
 // the standard library.
 #include "cells/registry.h"
+#include "cpu/cpu_kernel_table.h"
 #include "cpu/isa/matmul.h"
 #include "cpu/isa/panel_element.h"
 #include "cpu/isa/rows.h"
-#include "cpu/kernel_table.h"
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {

@@ -1,5 +1,5 @@
 // Kernels over the rows of a matrix that know no cell: copies, column sums, ends of rows. Arguments
-// and buffers are those of kernel_table.h.
+// and buffers are those of cuda_kernel_table.h.
 #pragma once
 
 #include "cuda/device/launch.cuh"

@@ -1,13 +1,13 @@
 // What every schedule does for one hidden unit of one row of a sweep step: the cell, its states,
 // what it leaves for backward, and for backward the gradients of its gates.
 //
-// Names and buffers are those of kernel_table.h.
+// Names and buffers are those of cuda_kernel_table.h.
 #pragma once
 
 #include "cells/cell.h"
+#include "cuda/cuda_kernel_table.h"
 #include "cuda/device/memory.cuh"
 #include "cuda/device/thread.cuh"
-#include "cuda/kernel_table.h"
 
 namespace fusedrnn {
 

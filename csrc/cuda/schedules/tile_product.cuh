@@ -10,7 +10,7 @@
 
 #include "cuda/device/launch_shape.h"
 #include "cuda/schedules/block.cuh"
-#include "plan/plan.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 

@@ -1,5 +1,5 @@
 // h before it is projected, of all rows of a chunk at once, from what forward saved. Arguments are
-// those of kernel_table.h.
+// those of cuda_kernel_table.h.
 #pragma once
 
 #include "cuda/schedules/rows.cuh"

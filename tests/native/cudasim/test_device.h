@@ -7,8 +7,8 @@
 #include <utility>
 
 #include "common/status.h"
+#include "cuda/cuda_layer_runtime.h"
 #include "cuda/device/launch_shape.h"
-#include "cuda/runtime.h"
 #include "layer_oracle.h"
 #include "scheduler.h"
 #include "seeds.h"

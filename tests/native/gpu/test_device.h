@@ -9,7 +9,7 @@
 #include <string>
 
 #include "common/status.h"
-#include "cuda/runtime.h"
+#include "cuda/cuda_layer_runtime.h"
 #include "layer_oracle.h"
 
 namespace oracle {

@@ -1,4 +1,4 @@
-#include "bindings/cuda_runtime.h"
+#include "bindings/cuda_torch_runtime.h"
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/addmm_cuda_dispatch.h>

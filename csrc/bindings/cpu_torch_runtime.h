@@ -1,8 +1,8 @@
-// torch's threads, matrix products and memory as the CPU library's Runtime.
+// torch's threads, matrix products and memory as the CPU library's CpuRuntime.
 #pragma once
 
 #include "bindings/scratch.h"
-#include "cpu/runtime.h"
+#include "cpu/cpu_layer_runtime.h"
 
 namespace fusedrnn {
 
@@ -35,7 +35,7 @@ class ThreadsGuard {
   int restore_mkl_ = 0;
 };
 
-class TorchRuntime final : public Runtime {
+class TorchCpuRuntime final : public CpuRuntime {
  public:
   void parallel(int max_threads, ParallelBody body) override;
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,

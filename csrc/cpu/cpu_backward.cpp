@@ -6,9 +6,9 @@
 #include <cstring>
 #include <optional>
 
-#include "cpu/dispatch.h"
-#include "cpu/forward.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu_forward.h"
+#include "cpu/cpu_library.h"
+#include "cpu/instruction_sets.h"
 
 namespace fusedrnn {
 
@@ -17,8 +17,11 @@ namespace {
 class Backward {
  public:
   Backward(const LayerBackwardArgs& args, const Plan& plan, const KernelTable& table,
-           Runtime& runtime)
-      : args_(args), layer_(args.shape, plan, table, runtime) {
+           CpuRuntime& runtime)
+      : args_(args),
+        layer_(args.shape, plan, table, runtime),
+        conversions_(layer_),
+        products_(layer_, table) {
     // A cell that saves nothing has nothing to compute again.
     if (args.shape.recompute == 0 || layer_.cell.saved_width() == 0) return;
     forward_args_ = forward_inputs(args);
@@ -64,9 +67,9 @@ class Backward {
     sweep_.dgx = layer_.take(max_rows * gate_size);
     sweep_.dgr = layer_.cell.split ? layer_.take(max_rows * gate_size) : sweep_.dgx;
     sweep_.dgr_end = dgr_end_ = layer_.take(shape.batch_size * gate_size);
-    sweep_.carry = layer_.take_state(args_.grad_h_n, shape.batch_size, output_size);
+    sweep_.carry = conversions_.take_state(args_.grad_h_n, shape.batch_size, output_size);
     if (layer_.cell.states > 1) {
-      sweep_.dc = layer_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
+      sweep_.dc = conversions_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
     if (shape.proj_size > 0) sweep_.dh = layer_.take(max_rows * output_size);
 
@@ -75,9 +78,10 @@ class Backward {
     grad_weight_hr_ = accumulator(args_.grad_weight_hr, output_size * hidden_size);
     prepare_recurrent_weights();
     if (args_.grad_input != nullptr) {
-      weight_ih_ = layer_.take_operand(
+      weight_ih_ = products_.take_operand(
           Transpose::kNo, shape.input_size, gate_size,
-          layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
+          conversions_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size),
+          shape.input_size);
     }
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
     if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
@@ -121,18 +125,19 @@ class Backward {
     const auto cols_if = [](bool wanted, int64_t cols) { return wanted ? cols : 0; };
     const bool wants_ih = grad_weight_ih_ != nullptr, wants_hh = grad_weight_hh_ != nullptr;
     const int64_t hr_cols = cols_if(grad_weight_hr_ != nullptr, hidden_size);
-    const bool copies_input = !layer_.rows_are_accum() && (wants_ih || args_.grad_input != nullptr);
+    const bool copies_input =
+        !conversions_.rows_are_accum() && (wants_ih || args_.grad_input != nullptr);
     const int64_t copy_cols = std::max({cols_if(copies_input, input_size),
                                         cols_if(wants_hh && !h_is_output(), output_size), hr_cols});
     if (copy_cols > 0) copy_ = layer_.take(layer_.chunk_max_rows * copy_cols);
     const int64_t cols = std::max(cols_if(wants_ih, input_size), hr_cols);
-    if (cols > 0) rows_ = layer_.take_rows_operand(cols);
-    if (wants_hh) h_before_ = layer_.take_rows_operand(output_size);
+    if (cols > 0) rows_ = products_.take_rows_operand(cols);
+    if (wants_hh) h_before_ = products_.take_rows_operand(output_size);
   }
 
   // Whether the h that a step after the first starts from are rows of the output, as A.
   bool h_is_output() const {
-    return layer_.rows_are_accum() && layer_.steps.offsets == nullptr &&
+    return conversions_.rows_are_accum() && layer_.steps.offsets == nullptr &&
            args_.shape.reset == nullptr;
   }
 
@@ -142,17 +147,17 @@ class Backward {
       // Where one chunk is all, its gradient is written after the last read of the packed weight.
       void* place = layer_.chunk_steps == args_.shape.seq_len ? grad_weight_hh_ : nullptr;
       const int64_t place_elements = layer_.gate_size * layer_.output_size;
-      sweep_.packed_hh = layer_.pack(SweepProduct::kGradHidden, weights.weight_hh, place,
-                                     place_elements * accum_bytes(args_.shape.dtype));
-      sweep_.packed_hr = layer_.pack(SweepProduct::kGradProjected, weights.weight_hr);
+      sweep_.packed_hh = products_.pack(SweepProduct::kGradHidden, weights.weight_hh, place,
+                                        place_elements * accum_bytes(args_.shape.dtype));
+      sweep_.packed_hr = products_.pack(SweepProduct::kGradProjected, weights.weight_hr);
       return;
     }
     const int64_t batch_size = args_.shape.batch_size, output_size = layer_.output_size;
     sweep_.product = product_ = layer_.take(batch_size * output_size);
-    weight_hh_ = layer_.as_accum(weights.weight_hh, layer_.gate_size, output_size);
+    weight_hh_ = conversions_.as_accum(weights.weight_hh, layer_.gate_size, output_size);
     if (weights.weight_hr == nullptr) return;
     sweep_.projected = projected_ = layer_.take(batch_size * layer_.hidden_size);
-    weight_hr_ = layer_.as_accum(weights.weight_hr, output_size, layer_.hidden_size);
+    weight_hr_ = conversions_.as_accum(weights.weight_hr, output_size, layer_.hidden_size);
   }
 
   // Where a gradient of type S is summed up: in place if S is A.
@@ -174,9 +179,9 @@ class Backward {
     int64_t product_rows = layer_.steps.rows(s + 1);
     if (!leaves_) product_rows = std::min(product_rows, rows);
     if (product_rows > 0) {
-      layer_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
-                  dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
-                  output_size);
+      products_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
+                     dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
+                     output_size);
     }
     layer_.parallel(std::max(rows, product_rows), layer_.gate_size,
                     [&](int64_t row_begin, int64_t row_end) {
@@ -184,9 +189,9 @@ class Backward {
                     });
     if (sweep_.dh == nullptr || rows == 0) return;
     const int64_t row = layer_.steps.row(s) - sweep_.first_row;
-    layer_.gemm(Transpose::kNo, Transpose::kNo, rows, layer_.hidden_size, output_size,
-                layer_.accum(sweep_.dh, row * output_size), output_size, weight_hr_,
-                layer_.hidden_size, 0, projected_, layer_.hidden_size);
+    products_.gemm(Transpose::kNo, Transpose::kNo, rows, layer_.hidden_size, output_size,
+                   layer_.accum(sweep_.dh, row * output_size), output_size, weight_hr_,
+                   layer_.hidden_size, 0, projected_, layer_.hidden_size);
     layer_.parallel(rows, layer_.gate_size, [&](int64_t row_begin, int64_t row_end) {
       layer_.kernels.backward_cell(sweep_, s, row_begin, row_end);
     });
@@ -204,10 +209,10 @@ class Backward {
                            (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
             layer_.accum(copy_, begin * hidden_size), end - begin, hidden_size);
       });
-      layer_.set_operand(hidden_size, chunk_.count, copy_, hidden_size, &rows_);
+      products_.set_operand(hidden_size, chunk_.count, copy_, hidden_size, &rows_);
       const Product product{&rows_, 0, has_sums_, grad_weight_hr_, hidden_size};
-      layer_.matmul(Transpose::kYes, layer_.output_size, chunk_.count, sweep_.dh,
-                    layer_.output_size, &product, 1);
+      products_.matmul(Transpose::kYes, layer_.output_size, chunk_.count, sweep_.dh,
+                       layer_.output_size, &product, 1);
     }
     if (sums_x_ != nullptr) {
       sum_columns(sweep_.dgx, sums_x_);
@@ -219,24 +224,25 @@ class Backward {
 
   void store_gates(const void* grads, void* dst) {
     if (dst == nullptr) return;
-    layer_.store_steps(grads, sweep_.begin, sweep_.end, layer_.gate_size, false, dst);
+    conversions_.store_steps(grads, sweep_.begin, sweep_.end, layer_.gate_size, false, dst);
   }
 
   // grad_weight_ih and grad_weight_hh = or += the gradients of the gates^T * the input, or the h
   // before, of all rows. Both read the same gradients at once, unless a cell has its sides apart or
   // operands that are not packed share copy_.
   void add_grad_weights() {
-    Product products[Layer::kMaxProducts];
+    Product products[Products::kMaxProducts];
     int count = 0;
     const auto multiply = [&](const void* grads) {
-      layer_.matmul(Transpose::kYes, layer_.gate_size, chunk_.count, grads, layer_.gate_size,
-                    products, count);
+      products_.matmul(Transpose::kYes, layer_.gate_size, chunk_.count, grads, layer_.gate_size,
+                       products, count);
       count = 0;
     };
     if (grad_weight_ih_ != nullptr) {
       const int64_t cols = args_.shape.input_size;
-      const void* input = layer_.load_steps(args_.input, sweep_.begin, sweep_.end, cols, copy_);
-      layer_.set_operand(cols, chunk_.count, input, cols, &rows_);
+      const void* input =
+          conversions_.load_steps(args_.input, sweep_.begin, sweep_.end, cols, copy_);
+      products_.set_operand(cols, chunk_.count, input, cols, &rows_);
       products[count++] = {&rows_, 0, has_sums_, grad_weight_ih_, cols};
       if (layer_.cell.split || rows_.packed == nullptr) multiply(sweep_.dgx);
     }
@@ -259,10 +265,10 @@ class Backward {
         const int64_t first = layer_.chunk_rows(begin - 1, end - 1).first;
         h_before = layer_.accum(h_before, first * args_.output_row_stride);
       }
-      layer_.set_operand(cols, rows.count, h_before, args_.output_row_stride, &h_before_);
+      products_.set_operand(cols, rows.count, h_before, args_.output_row_stride, &h_before_);
     } else {
       gather_h_before();
-      layer_.set_operand(cols, rows.count, copy_, cols, &h_before_);
+      products_.set_operand(cols, rows.count, copy_, cols, &h_before_);
     }
     return {&h_before_, rows.first - chunk_.first, has_sums_, grad_weight_hh_, cols};
   }
@@ -271,22 +277,22 @@ class Backward {
   void add_first_step() {
     const int64_t cols = layer_.output_size;
     const RowRange rows = layer_.chunk_rows(0, 1);
-    layer_.set_operand(cols, rows.count, args_.h_0, cols, &h_before_);
+    products_.set_operand(cols, rows.count, args_.h_0, cols, &h_before_);
     const Product product{&h_before_, 0, true, grad_weight_hh_, cols};
-    layer_.matmul(Transpose::kYes, layer_.gate_size, rows.count, dgr_of(0), layer_.gate_size,
-                  &product, 1);
+    products_.matmul(Transpose::kYes, layer_.gate_size, rows.count, dgr_of(0), layer_.gate_size,
+                     &product, 1);
   }
 
   void multiply_grad_input() {
     const int64_t input_size = args_.shape.input_size;
-    const bool in_place = layer_.rows_are_accum();
+    const bool in_place = conversions_.rows_are_accum();
     void* to = in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : copy_;
     const Product product{&weight_ih_, 0, in_place && args_.accumulate_grad_input, to, input_size};
-    layer_.matmul(Transpose::kNo, chunk_.count, layer_.gate_size, sweep_.dgx, layer_.gate_size,
-                  &product, 1);
+    products_.matmul(Transpose::kNo, chunk_.count, layer_.gate_size, sweep_.dgx, layer_.gate_size,
+                     &product, 1);
     if (in_place) return;
-    layer_.store_steps(to, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
-                       args_.grad_input);
+    conversions_.store_steps(to, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
+                             args_.grad_input);
   }
 
   // copy_ = the h that each row of the chunk started from.
@@ -306,7 +312,7 @@ class Backward {
         }
         const void* h_0 = args_.h_0;
         if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
-        layer_.load_state(h_0, rows - old_rows, cols, layer_.accum(to, old_rows * cols));
+        conversions_.load_state(h_0, rows - old_rows, cols, layer_.accum(to, old_rows * cols));
         if (args_.shape.reset != nullptr) reset_rows(s, rows, to);
       }
     });
@@ -319,7 +325,7 @@ class Backward {
       if (args_.shape.reset[layer_.steps.place(s, row)] == 0) continue;
       const void* replacement = args_.reset_h;
       if (replacement != nullptr) replacement = layer_.storage(replacement, row * cols);
-      layer_.load_state(replacement, 1, cols, layer_.accum(h, row * cols));
+      conversions_.load_state(replacement, 1, cols, layer_.accum(h, row * cols));
     }
   }
 
@@ -360,7 +366,9 @@ class Backward {
   }
 
   const LayerBackwardArgs& args_;
-  Layer layer_;
+  CpuLayer layer_;
+  Conversions conversions_;
+  Products products_;
   LayerForwardArgs forward_args_{};
   std::optional<ForwardPass> forward_;  // with recompute
   BackwardSweep sweep_{};
@@ -405,7 +413,7 @@ void fill_zeros(const LayerBackwardArgs& args) {
 }  // namespace
 
 Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
-                          Runtime& runtime) {
+                          CpuRuntime& runtime) {
   const KernelTable& table = use_kernel_table(isa);
   if (args.shape.batch_size > 0) {
     Backward(args, plan, table, runtime).run();

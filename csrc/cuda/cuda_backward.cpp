@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "cuda/launch.h"
-#include "cuda/layer_forward.h"
+#include "cuda/cuda_forward.h"
+#include "cuda/cuda_library.h"
 
 namespace fusedrnn {
 

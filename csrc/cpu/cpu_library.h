@@ -4,16 +4,17 @@
 
 #include "common/args.h"
 #include "common/status.h"
-#include "cpu/runtime.h"
-#include "plan/plan.h"
+#include "cpu/cpu_layer_runtime.h"
+#include "plan/cpu_plan.h"
 
 namespace fusedrnn {
 
 // One layer, one direction, whole sequence. Arguments are trusted: bindings/checks.h has
 // checked them. B = 0 and N = 0 are allowed. `isa` must be one that select_isa returned.
-Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa, Runtime& runtime);
+Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa,
+                         CpuRuntime& runtime);
 Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
-                          Runtime& runtime);
+                          CpuRuntime& runtime);
 
 const char* isa_name(Isa isa);  // "generic", "avx2", "avx512"
 bool isa_built(Isa isa);        // compiled into this library

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "cuda/layer.h"
+#include "cuda/cuda_layer.h"
 
 namespace fusedrnn {
 

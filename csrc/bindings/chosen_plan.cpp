@@ -1,5 +1,5 @@
 // What would run: the operators that name schedules and instruction sets.
-#include "bindings/plan.h"
+#include "bindings/chosen_plan.h"
 
 #include <ATen/Context.h>
 #include <torch/library.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "bindings/runtime.h"
+#include "bindings/cpu_torch_runtime.h"
 #include "bindings/settings.h"
 
 namespace fusedrnn {

@@ -8,7 +8,7 @@
 // one with AVX2 only. They rank schedules; they do not predict the clock of another machine.
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
-#include "plan/plan.h"
+#include "plan/cpu_plan.h"
 
 namespace fusedrnn {
 

@@ -1,11 +1,12 @@
 // layer_forward_cpu: the input projection of a chunk of time steps by one matrix product,
 // then the sweep over the chunk's steps, chunk after chunk; or the sweep does both.
+#include "cpu/cpu_forward.h"
+
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/dispatch.h"
-#include "cpu/forward.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
+#include "cpu/instruction_sets.h"
 
 namespace fusedrnn {
 
@@ -23,8 +24,11 @@ bool begin_descending(int64_t steps) {
 }  // namespace
 
 ForwardPass::ForwardPass(const LayerForwardArgs& args, const Plan& plan, const KernelTable& table,
-                         Runtime& runtime)
-    : args_(args), layer_(args.shape, plan, table, runtime) {}
+                         CpuRuntime& runtime)
+    : args_(args),
+      layer_(args.shape, plan, table, runtime),
+      conversions_(layer_),
+      products_(layer_, table) {}
 
 void ForwardPass::run() {
   const LayerShape& shape = args_.shape;
@@ -68,7 +72,7 @@ void ForwardPass::run_steps(int64_t begin, int64_t end) {
   // Without a product and a copy to hold in cache, and with as many rows in every step, all of the
   // steps are one chunk.
   const bool chunked =
-      !multiplies_input_ || !layer_.rows_are_accum() || args_.shape.batch_sizes != nullptr;
+      !multiplies_input_ || !conversions_.rows_are_accum() || args_.shape.batch_sizes != nullptr;
   const auto format = static_cast<int>(args_.weights.format);
   const int64_t chunk_steps = chunked ? layer_.chunk_steps : end - begin;
   for (; begin < end; begin += chunk_steps) {
@@ -93,16 +97,17 @@ void ForwardPass::prepare() {
 
   multiplies_input_ = layer_.plan.multiplies_input;
   if (!multiplies_input_) {
-    weight_ih_ = layer_.take_operand(
+    weight_ih_ = products_.take_operand(
         Transpose::kYes, gate_size, shape.input_size,
-        layer_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size), shape.input_size);
+        conversions_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size),
+        shape.input_size);
     take_gx();
   }
-  if (!layer_.rows_are_accum()) {
+  if (!conversions_.rows_are_accum()) {
     input_copy_ = layer_.take(layer_.chunk_max_rows * shape.input_size);
   }
-  void* bias_x = layer_.take_state(args_.weights.bias_ih, 1, gate_size);
-  void* bias_r = layer_.take_state(args_.weights.bias_hh, 1, gate_size);
+  void* bias_x = conversions_.take_state(args_.weights.bias_ih, 1, gate_size);
+  void* bias_r = conversions_.take_state(args_.weights.bias_hh, 1, gate_size);
   if (!layer_.cell.split) layer_.rows.column_sums(bias_r, 0, 1, 0, gate_size, bias_x);
   sweep_.bias_x = bias_x;
   sweep_.bias_r = bias_r;
@@ -117,15 +122,15 @@ void ForwardPass::prepare() {
       sweep_.descending = begin_descending(shape.seq_len);
     } else {
       if (multiplies_input_) {
-        sweep_.packed_ih = layer_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
+        sweep_.packed_ih = products_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
       }
-      sweep_.packed_hh = layer_.pack(SweepProduct::kGates, args_.weights.weight_hh);
-      sweep_.packed_hr = layer_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
+      sweep_.packed_hh = products_.pack(SweepProduct::kGates, args_.weights.weight_hh);
+      sweep_.packed_hr = products_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
     }
     return;
   }
-  weight_hh_ = layer_.as_accum(args_.weights.weight_hh, gate_size, output_size);
-  weight_hr_ = layer_.as_accum(args_.weights.weight_hr, output_size, layer_.hidden_size);
+  weight_hh_ = conversions_.as_accum(args_.weights.weight_hh, gate_size, output_size);
+  weight_hr_ = conversions_.as_accum(args_.weights.weight_hr, output_size, layer_.hidden_size);
   if (layer_.cell.split) sweep_.product = product_ = layer_.take(shape.batch_size * gate_size);
   if (shape.proj_size > 0) {
     sweep_.projected = projected_ = layer_.take(shape.batch_size * output_size);
@@ -145,9 +150,10 @@ void ForwardPass::take_gx() {
 void ForwardPass::load_states() {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;
-  for (void* h : sweep_.h) layer_.load_state(args_.h_0, shape.batch_size, layer_.output_size, h);
+  for (void* h : sweep_.h)
+    conversions_.load_state(args_.h_0, shape.batch_size, layer_.output_size, h);
   if (sweep_.c != nullptr) {
-    layer_.load_state(args_.c_0, shape.batch_size, layer_.hidden_size, sweep_.c);
+    conversions_.load_state(args_.c_0, shape.batch_size, layer_.hidden_size, sweep_.c);
   }
   if (shape.reset == nullptr) return;
   int64_t first_step = 0;
@@ -183,7 +189,7 @@ void ForwardPass::reset_row(int64_t s, int64_t row, void* h) const {
   const int64_t output_size = layer_.output_size;
   const void* replacement =
       args_.reset_h == nullptr ? nullptr : layer_.storage(args_.reset_h, row * output_size);
-  layer_.load_state(replacement, 1, output_size, layer_.accum(h, row * output_size));
+  conversions_.load_state(replacement, 1, output_size, layer_.accum(h, row * output_size));
 }
 
 void ForwardPass::load_input() {
@@ -191,7 +197,7 @@ void ForwardPass::load_input() {
   const int64_t input_size = args_.shape.input_size;
   sweep_.first_row = chunk.first;
   const void* input =
-      layer_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, input_copy_);
+      conversions_.load_steps(args_.input, sweep_.begin, sweep_.end, input_size, input_copy_);
   if (multiplies_input_) {
     sweep_.input = input;
     return;
@@ -202,7 +208,7 @@ void ForwardPass::load_input() {
         layer_.accum(sweep_.saved, (chunk.first - sweep_.saved_first_row) * sweep_.gx_row_stride);
   }
   const Product product{&weight_ih_, 0, false, sweep_.gx, sweep_.gx_row_stride};
-  layer_.matmul(Transpose::kNo, chunk.count, input_size, input, input_size, &product, 1);
+  products_.matmul(Transpose::kNo, chunk.count, input_size, input, input_size, &product, 1);
 }
 
 void ForwardPass::step(int64_t s) {
@@ -215,15 +221,16 @@ void ForwardPass::step(int64_t s) {
     target = layer_.accum(sweep_.gx, gx_row * sweep_.gx_row_stride);
     target_stride = sweep_.gx_row_stride;
   }
-  layer_.gemm(Transpose::kNo, Transpose::kYes, rows, layer_.gate_size, output_size, sweep_.h[s & 1],
-              sweep_.h_row_stride, weight_hh_, output_size, product_ == nullptr ? 1 : 0, target,
-              target_stride);
+  products_.gemm(Transpose::kNo, Transpose::kYes, rows, layer_.gate_size, output_size,
+                 sweep_.h[s & 1], sweep_.h_row_stride, weight_hh_, output_size,
+                 product_ == nullptr ? 1 : 0, target, target_stride);
   layer_.parallel(rows, layer_.gate_size, [&](int64_t row_begin, int64_t row_end) {
     layer_.kernels.forward_cell(sweep_, s, row_begin, row_end);
   });
   if (args_.shape.proj_size == 0) return;
-  layer_.gemm(Transpose::kNo, Transpose::kYes, rows, output_size, layer_.hidden_size, sweep_.h_raw,
-              layer_.hidden_size, weight_hr_, layer_.hidden_size, 0, projected_, output_size);
+  products_.gemm(Transpose::kNo, Transpose::kYes, rows, output_size, layer_.hidden_size,
+                 sweep_.h_raw, layer_.hidden_size, weight_hr_, layer_.hidden_size, 0, projected_,
+                 output_size);
   layer_.parallel(rows, output_size, [&](int64_t row_begin, int64_t row_end) {
     layer_.kernels.forward_project(sweep_, s, row_begin, row_end);
   });
@@ -248,7 +255,7 @@ void ForwardPass::finish() {
 }
 
 Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa,
-                         Runtime& runtime) {
+                         CpuRuntime& runtime) {
   const KernelTable& table = use_kernel_table(isa);
   if (args.shape.batch_size > 0) ForwardPass(args, plan, table, runtime).run();
   return {};

@@ -1,11 +1,11 @@
 // Which instruction sets this library and the running machine have, and their kernel tables.
-#include "cpu/dispatch.h"
+#include "cpu/instruction_sets.h"
 
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
 
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #define FUSEDRNN_X86 1

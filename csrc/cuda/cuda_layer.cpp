@@ -1,4 +1,4 @@
-#include "cuda/layer.h"
+#include "cuda/cuda_layer.h"
 
 #include <algorithm>
 

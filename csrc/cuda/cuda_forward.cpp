@@ -1,12 +1,12 @@
 // layer_forward_cuda: for each chunk of time steps the input projection of every direction by one
 // matrix product, then the steps: one launch for all of them, or for each a kernel and where the
 // plan says so a product before it.
-#include "cuda/layer_forward.h"
+#include "cuda/cuda_forward.h"
 
 #include <algorithm>
 #include <vector>
 
-#include "cuda/launch.h"
+#include "cuda/cuda_library.h"
 
 namespace fusedrnn {
 

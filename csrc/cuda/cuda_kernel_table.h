@@ -13,7 +13,7 @@
 #include "common/steps.h"
 #include "common/types.h"
 #include "cuda/device/launch_shape.h"
-#include "plan/plan.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 

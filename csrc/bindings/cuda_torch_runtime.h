@@ -6,7 +6,7 @@
 
 #include <vector>
 
-#include "cuda/runtime.h"
+#include "cuda/cuda_layer_runtime.h"
 
 namespace fusedrnn {
 

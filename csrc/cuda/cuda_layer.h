@@ -7,9 +7,9 @@
 
 #include "cells/registry.h"
 #include "common/args.h"
-#include "cuda/kernel_table.h"
-#include "cuda/runtime.h"
-#include "plan/plan.h"
+#include "cuda/cuda_kernel_table.h"
+#include "cuda/cuda_layer_runtime.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 
@@ -25,7 +25,7 @@ struct Matrix {
   int64_t row_stride;  // elements
 };
 
-// layer_forward_cuda and layer_backward_cuda with other kernels than those of dispatch.cpp.
+// layer_forward_cuda and layer_backward_cuda with other kernels than those of cuda_kernel_table.h.
 Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                    const CudaKernels& kernels, CudaRuntime& runtime);
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,

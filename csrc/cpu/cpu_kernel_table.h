@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "common/types.h"
-#include "cpu/runtime.h"
+#include "cpu/cpu_layer_runtime.h"
 #include "cpu/sweep.h"
 
 namespace fusedrnn {

@@ -1,4 +1,4 @@
-#include "bindings/runtime.h"
+#include "bindings/cpu_torch_runtime.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -141,7 +141,7 @@ ThreadsGuard::~ThreadsGuard() {
   set_mkl_threads(restore_mkl_);
 }
 
-void TorchRuntime::parallel(int max_threads, ParallelBody body) {
+void TorchCpuRuntime::parallel(int max_threads, ParallelBody body) {
   const int threads = max_threads > 1 ? std::min(max_threads, available_threads()) : 1;
   if (threads <= 1) {
     body(0, 1);
@@ -161,9 +161,9 @@ void TorchRuntime::parallel(int max_threads, ParallelBody body) {
 #endif
 }
 
-void TorchRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n,
-                        int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb,
-                        double beta, void* c, int64_t ldc) {
+void TorchCpuRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n,
+                           int64_t k, const void* a, int64_t lda, const void* b, int64_t ldb,
+                           double beta, void* c, int64_t ldc) {
   if (m == 0 || n == 0) return;
   const at::Tensor left = matrix(dtype, trans_a, a, m, k, lda);
   const at::Tensor right = matrix(dtype, trans_b, b, k, n, ldb);
@@ -177,11 +177,11 @@ void TorchRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64
 
 // MKL on another processor than Intel's splits its sums by the number of threads; of other
 // libraries nothing is known.
-bool TorchRuntime::repeats_products() const {
+bool TorchCpuRuntime::repeats_products() const {
   static const bool repeats = at::hasMKL() && has_intel_cpu();
   return repeats;
 }
 
-void* TorchRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }
+void* TorchCpuRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }
 
 }  // namespace fusedrnn

@@ -1,6 +1,7 @@
 // The kernels of a cell and storage type.
+#include "cuda/cuda_kernel_table.h"
+
 #include "cells/registry.h"
-#include "cuda/kernel_table.h"
 
 namespace fusedrnn {
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "bindings/checks.h"
-#include "cpu/kernels.h"
+#include "cpu/cpu_library.h"
 
 namespace fusedrnn {
 

@@ -1,7 +1,7 @@
 // The kernel tables of this library, by instruction set.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/cpu_kernel_table.h"
 
 namespace fusedrnn {
 

@@ -1,7 +1,9 @@
 // The forward pass over one direction of a layer, from the start or from a step in between.
 #pragma once
 
-#include "cpu/layer.h"
+#include "cpu/conversions.h"
+#include "cpu/cpu_layer.h"
+#include "cpu/products.h"
 
 namespace fusedrnn {
 
@@ -19,7 +21,7 @@ struct Rerun {
 class ForwardPass {
  public:
   ForwardPass(const LayerForwardArgs& args, const Plan& plan, const KernelTable& table,
-              Runtime& runtime);
+              CpuRuntime& runtime);
 
   void run();
   // To be called instead of run, any number of times; the same numbers as in run, bit by bit.
@@ -38,7 +40,9 @@ class ForwardPass {
   bool is_direct() const { return layer_.plan.weights == Weights::kInPlace; }
 
   const LayerForwardArgs& args_;
-  Layer layer_;
+  CpuLayer layer_;
+  Conversions conversions_;
+  Products products_;
   ForwardSweep sweep_{};
   bool multiplies_input_ = false;  // the sweep does
   bool gx_in_saved_ = false;

@@ -26,9 +26,9 @@ class ParallelBody {
   void (*call_)(void*, int, int);
 };
 
-class Runtime {
+class CpuRuntime {
  public:
-  virtual ~Runtime() = default;
+  virtual ~CpuRuntime() = default;
 
   // Runs body once on each of n threads, 1 <= n <= max_threads, n chosen by the runtime;
   // thread_idx is in [0, n). All n run at the same time if CpuInfo::concurrent_threads said so.
@@ -45,7 +45,7 @@ class Runtime {
   // multiply few rows as well by themselves.
   virtual bool repeats_products() const = 0;
 
-  // Scratch memory aligned to 64 bytes, uninitialised, valid until the Runtime is destroyed.
+  // Scratch memory aligned to 64 bytes, uninitialised, valid until the CpuRuntime is destroyed.
   virtual void* scratch(size_t bytes) = 0;
 };
 

@@ -4,8 +4,8 @@
 
 #include "common/args.h"
 #include "common/status.h"
-#include "cuda/runtime.h"
-#include "plan/plan.h"
+#include "cuda/cuda_layer_runtime.h"
+#include "plan/cuda_plan.h"
 
 namespace fusedrnn {
 

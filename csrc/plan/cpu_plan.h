@@ -1,0 +1,66 @@
+// make_plan: the schedule of a layer on the CPU. cpu_cost.cpp has its time model.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "common/status.h"
+#include "plan/device_info.h"
+#include "plan/plan.h"
+#include "plan/problem.h"
+
+namespace fusedrnn {
+
+// How the threads of a persistent region share a step.
+enum class Split : int8_t {
+  kRows,   // each thread owns batch rows: no barrier
+  kUnits,  // each thread owns hidden units with all their gates: one barrier a step
+};
+
+// The most rows of a step for which packed weights of a 16-bit type stay in 16 bits, with vectors
+// of more than 16 bytes.
+constexpr int kStoragePanelRows = 4;
+
+// How a persistent forward pass reads the weights.
+enum class Weights : int8_t {
+  kPacked,   // copied once a call into panels that a step reads faster
+  kInPlace,  // as they lie, weight_ih as well: few steps of few rows
+};
+
+struct Rejection {
+  Schedule schedule;
+  double modelled_seconds;
+};
+
+struct Plan {
+  Schedule schedule;
+  Split split;              // persistent only
+  int directions_at_once;   // 1, or 2: both directions, num_threads each, no more than there are
+  int num_threads;          // of a direction, at most CpuInfo::num_threads
+  int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
+  Weights weights;          // persistent only
+  bool multiplies_input;    // persistent: the sweep projects the input
+  int64_t chunk_steps;      // time steps whose input projection is computed at once
+  double modelled_seconds;  // of all directions under the chosen schedule
+  bool is_forced;
+  Rejection rejections[kCpuScheduleCount - 1];
+};
+
+const char* split_name(Split split);
+const char* weights_name(Weights weights);
+
+// Chooses a schedule for a layer. `forced` is a schedule's name; null or empty
+// chooses by modelled time. Forcing an unknown or impossible schedule is an error.
+Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan);
+
+// Writes the plan as text, a line each for the choice, its sizes and every rejection.
+// Returns the length written, at most size - 1.
+size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
+                  size_t size);
+
+// Time model (cpu_cost.cpp): seconds of all directions of the layer under that schedule, so many
+// directions at a time on num_threads each.
+double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
+                        int num_threads, int directions_at_once, Weights weights);
+
+}  // namespace fusedrnn
