@@ -59,9 +59,10 @@ cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; nee
 gpu-check:  ## on a machine with a GPU: build for it, test, sanitize, benchmark
 	$(PYTHON) tools/gpu_check.py
 
-lint: $(INSTALLED)  ## ruff and clang-format, changing nothing
+lint: $(INSTALLED)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(CPP)
 
 format: $(INSTALLED)  ## ruff and clang-format, in place
@@ -73,7 +74,7 @@ bench: $(BUILT)  ## the benchmark table; `python -m bench --help` has its option
 	$(BIN)/python -m bench run
 
 clean:  ## remove what was built; the environment stays
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache examples/*/out $(BUILT)
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache examples/*/out $(BUILT)
 	rm -f fusedrnn/*.so
 	find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn._cells import Cell
+from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
 
@@ -109,7 +110,7 @@ def check_layers(
     cell: Cell,
     input: Tensor,
     states: tuple[Tensor, ...],
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     batch_sizes: Tensor | None,
 ) -> None:
     """Raises torch's errors, in torch's order, for a stack's time-major input and states."""
@@ -144,7 +145,12 @@ def check_layers(
 
 
 def check_cell(
-    name: str, cell: Cell, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+    name: str,
+    cell: Cell,
+    input: Tensor,
+    h: Tensor | None,
+    c: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
 ) -> None:
     """Raises torch's errors, in torch's order, for a cell's input and states."""
     _check_matrices(weights)
@@ -156,7 +162,7 @@ def check_cell(
         if state.dim() not in (1, 2):
             label = f"hx[{idx}]" if cell.states > 1 else "hidden"
             raise ValueError(f"{name}: Expected {label} to be 1D or 2D, got {state.dim()}D instead")
-    batch = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
+    batch: tuple[int, ...] = (1,) if rank == 1 else ()  # the batch dimension that one row lacks
     batch_size, input_size = (*batch, *input.shape)
     if input_size != weights.weight_ih.shape[1]:
         raise RuntimeError(
@@ -182,7 +188,7 @@ def check_cell(
     _check_placement(input, states, weights.weight_ih)
 
 
-def _check_matrices(weights: LayerWeights) -> None:
+def _check_matrices(weights: LayerWeights | QuantizedWeights) -> None:
     """Raises unless sizes can be read off the weights."""
     for name in ("weight_ih", "weight_hh"):
         shape = tuple(getattr(weights, name).shape)
@@ -190,7 +196,7 @@ def _check_matrices(weights: LayerWeights) -> None:
             raise RuntimeError(f"{name}: expected 2 dimensions, got shape {shape}")
 
 
-def state_widths(cell: Cell, weights: LayerWeights) -> tuple[int, ...]:
+def state_widths(cell: Cell, weights: LayerWeights | QuantizedWeights) -> tuple[int, ...]:
     """The width of h, and that of c where the cell has one."""
     return (weights.weight_hh.shape[1], weights.weight_hh.shape[0] // cell.gates)[: cell.states]
 

@@ -257,14 +257,14 @@ def _layer_backward(cell: str, *args: Any) -> tuple[Tensor, ...]:
             _check_kind(name, tensor, input, dtype)
             _check_shape(name, tensor, shape)
     gates = (layer.directions, *layer.steps, layer.spec.gates * layer.hidden_size)
-    shapes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
+    wholes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
     return tuple(
         kept.new_empty(shape if wanted and shape is not None else (0,))
-        for shape, wanted in zip(shapes, mask, strict=True)
+        for shape, wanted in zip(wholes, mask, strict=True)
     )
 
 
-def _quantized_forward(cell: str, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _quantized_forward(cell: str, *args: Any) -> tuple[Tensor, ...]:
     tensors, scales, (*sequence, return_c) = args[:15], args[15:21], args[21:]
     for place in (0, 5):
         _check_given(_NAMES[place], tensors[place])

@@ -36,7 +36,9 @@ def layer_forward(
     weights = weights.dequantize()
     weights_reverse = None if weights_reverse is None else weights_reverse.dequantize()
 
-    def run(cast: Callable[[Tensor | None], Tensor | None]) -> tuple[Tensor, ...]:
+    def run(
+        cast: Callable[[Tensor | None], Tensor | None],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         def cast_weights(w: LayerWeights | None) -> LayerWeights | None:
             return None if w is None else LayerWeights(*map(cast, w))
 

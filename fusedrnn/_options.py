@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fusedrnn._cells import Cell
 from fusedrnn._checks import check_pair, check_tensor, state_widths
+from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
 # recompute="gates" keeps the states of every 16th step: beside an LSTM's five values a unit and
@@ -63,13 +64,13 @@ def prepare(
     name: str,
     cell: Cell,
     input: Tensor,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     batched: bool,
     batch_first: bool,
 ) -> Prepared:
     """`input` is padded and time-major; `batched` and `batch_first` say how it was given."""
     lengths, reset, given, return_states, return_gates, recompute = options
-    reset_state = ()
+    reset_state: tuple[Tensor, ...] = ()
     if lengths is not None:
         lengths = _prepare_lengths(lengths, input, batched, batch_first)
     if reset is not None:
@@ -193,6 +194,7 @@ def _prepare_reset(reset: Tensor, input: Tensor, batched: bool, batch_first: boo
             f"reset: expected dtype torch.bool, got {reset.dtype}; convert it with reset.bool()"
         )
     seq_len, batch_size = input.shape[:2]
+    expected: tuple[int, ...]
     names, expected = ("seq_len, batch_size", (seq_len, batch_size))
     if not batched:
         names, expected = ("seq_len,", (seq_len,))
@@ -218,7 +220,7 @@ def _prepare_reset_state(
     name: str,
     cell: Cell,
     input: Tensor,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     batched: bool,
 ) -> tuple[Tensor, ...]:
     has_c = cell.states > 1
@@ -229,6 +231,7 @@ def _prepare_reset_state(
         states = (reset_state,)
     batch_size = input.size(1)
     prepared = []
+    expected: tuple[int, ...]
     for idx, (state, width) in enumerate(zip(states, state_widths(cell, weights[0]))):
         label = f"reset_state[{idx}]" if has_c else "reset_state"
         check_tensor(label, state, "a tensor of states")

@@ -32,7 +32,8 @@ def register() -> None:
         (ops.cell_forward, _cell_forward),
     )
     for op, rule in rules:
-        HANDLED_FUNCTIONS[op.default] = SimpleNamespace(apply=_without_names(rule))
+        handler = SimpleNamespace(apply=_without_names(rule))  # torch calls `apply`, and no more
+        HANDLED_FUNCTIONS[op.default] = handler  # type: ignore[assignment]
 
 
 def _without_names(rule: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,7 +65,7 @@ def _cell_forward(cell: str, *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
     states, weights = tensors[:3], tensors[3:]
     missing = (0,) if states[0].dim() > 1 else (0, 1)  # the step, and the batch of one row
     for dim in missing:
-        states = [None if state is None else state.unsqueeze(dim) for state in states]
+        states = tuple(None if state is None else state.unsqueeze(dim) for state in states)
     _, h, c = _plain_layer_forward(cell, *states, *weights)
     has_c = c.dim() > 1
     for _ in missing:
@@ -104,11 +105,13 @@ class _PerSample(torch.autograd.Function):
                 found = torch.ops.fusedrnn.layer_forward.default(*args)
                 return {place: found[place].squeeze(dim) for place, dim in results.items()}
 
-            _, pull = torch.func.vjp(run, weights, {place: samples[place] for place in asked})
+            pull = torch.func.vjp(run, weights, {place: samples[place] for place in asked})[1]
             return pull(sample_grads)
 
         weight_grads, input_grads = torch.vmap(
-            pull_back, in_dims=(rows, results), out_dims=(dict.fromkeys(weights, 0), asked)
+            pull_back,
+            in_dims=(rows, results),
+            out_dims=(dict.fromkeys(weights, 0), asked),  # type: ignore[arg-type]  # any pytree
         )({place: plain[place] for place in rows}, {place: grads[place] for place in results})
         for place, grad in weight_grads.items():
             set_grad_sample_if_exists(ctx.args[place], lambda _, grad=grad: grad)

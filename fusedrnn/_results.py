@@ -56,7 +56,7 @@ class LSTMGates(NamedTuple):
 
 
 _STATES = (RNNStates, LSTMStates)
-_GATES: dict[tuple[str, ...], type[Any]] = {
+_GATES: dict[tuple[str, ...], Any] = {
     kind._fields: kind for kind in (RNNGates, GRUGates, LSTMGates)
 }
 

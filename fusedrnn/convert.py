@@ -12,7 +12,6 @@ torch's, so that Mine's code runs as before and its `super().forward` is ours.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
 import re
 from collections import Counter
@@ -288,7 +287,7 @@ def _plain_class(module: nn.Module) -> type[nn.Module] | str | None:
         return _OWN_FORWARD
     cls = exact_type(module)
     if "_fused_from" in vars(cls):
-        return cls._fused_from
+        return vars(cls)["_fused_from"]
     ours = {
         getattr(space, name): getattr(torch_classes, name)
         for space in (modules, compat_classes)
@@ -297,18 +296,26 @@ def _plain_class(module: nn.Module) -> type[nn.Module] | str | None:
     return ours.get(cls, "a class derived from fusedrnn's, whose own code may rely on it")
 
 
-@functools.cache
+# By the arguments of `fused_subclass`; functools.cache would lose their types, and could give two
+# threads a class each.
+_fused_subclasses: dict[tuple[type, type], type[nn.Module]] = {}
+
+
 def fused_subclass(cls: type[nn.Module], base: type[nn.Module]) -> type[nn.Module]:
     """The class that runs cls over fusedrnn's forward; see Note [Subclasses]."""
+    known = _fused_subclasses.get((cls, base))
+    if known is not None:
+        return known
 
     def reduce(self: nn.Module, protocol: int) -> tuple[Any, ...]:
         """Makes the class again where the pickle is read, since no module has it by name."""
         return (_new, (cls, base), *super(fused, self).__reduce_ex__(protocol)[2:])
 
-    members = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+    members: dict[str, Any] = {"__module__": cls.__module__, "__doc__": cls.__doc__}
     members |= {"__reduce_ex__": reduce, "_fused_from": cls}
-    fused = type(cls)(f"Fused{cls.__name__}", (cls, base), members)
-    return fused
+    metaclass: Any = type(cls)
+    fused = metaclass(f"Fused{cls.__name__}", (cls, base), members)
+    return _fused_subclasses.setdefault((cls, base), fused)
 
 
 def _new(cls: type[nn.Module], base: type[nn.Module]) -> nn.Module:

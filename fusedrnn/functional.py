@@ -22,6 +22,7 @@ from fusedrnn._cells import CELLS, Cell
 from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, check_types
 from fusedrnn._gates import layer_gates
 from fusedrnn._options import Options, Prepared, any_given, prepare, prepare_packed
+from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._results import (
     GRUGates,
     LSTMGates,
@@ -32,13 +33,9 @@ from fusedrnn._results import (
     states_type,
 )
 from fusedrnn._steps import split_directions
+from fusedrnn._typing import GRUFunction, LSTMFunction, RNNFunction, typed
 from fusedrnn._weights import LayerWeights
-from fusedrnn.ops import (
-    cell_forward,
-    composed_cell_forward,
-    layer_forward,
-    plain_layer_forward,
-)
+from fusedrnn.ops import cell_forward, composed_cell_forward, layer_forward, plain_layer_forward
 
 __all__ = [
     "GRUGates",
@@ -56,12 +53,14 @@ __all__ = [
 ]
 
 _RNN_CELLS = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+_Weights = LayerWeights | QuantizedWeights
 
 
+@typed(RNNFunction)
 def rnn(
     input: Tensor | PackedSequence,
     hx: Tensor | None,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     *,
     nonlinearity: str = "tanh",
     batch_first: bool = False,
@@ -154,10 +153,11 @@ def rnn(
     )
 
 
+@typed(LSTMFunction)
 def lstm(
     input: Tensor | PackedSequence,
     hx: tuple[Tensor, Tensor] | None,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     *,
     batch_first: bool = False,
     bidirectional: bool = False,
@@ -220,10 +220,11 @@ def lstm(
     )
 
 
+@typed(GRUFunction)
 def gru(
     input: Tensor | PackedSequence,
     hx: Tensor | None,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[LayerWeights | QuantizedWeights],
     *,
     batch_first: bool = False,
     bidirectional: bool = False,
@@ -276,7 +277,11 @@ def gru(
 
 
 def rnn_cell(
-    input: Tensor, hx: Tensor | None, weights: LayerWeights, *, nonlinearity: str = "tanh"
+    input: Tensor,
+    hx: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
+    *,
+    nonlinearity: str = "tanh",
 ) -> Tensor:
     """Runs one time step of an Elman RNN.
 
@@ -309,7 +314,7 @@ def rnn_cell(
 
 
 def lstm_cell(
-    input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LayerWeights
+    input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LayerWeights | QuantizedWeights
 ) -> tuple[Tensor, Tensor]:
     """Runs one time step of an LSTM.
 
@@ -344,7 +349,7 @@ def lstm_cell(
     return _run_cell("LSTMCell", "lstm", input, h, c, weights)
 
 
-def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights) -> Tensor:
+def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights | QuantizedWeights) -> Tensor:
     """Runs one time step of a GRU.
 
     The formula is that of `gru`, for one step.
@@ -374,7 +379,7 @@ def run_layers(
     cell: str,
     input: Tensor | PackedSequence,
     hx: Any,
-    weights: Sequence[LayerWeights],
+    weights: Sequence[_Weights],
     batch_first: bool,
     bidirectional: bool,
     dropout: float,
@@ -389,7 +394,7 @@ def run_layers(
     has_c = kind.states > 1
     try:
         if hx is None:
-            states = ()
+            states: tuple[Tensor, ...] = ()
         elif has_c:
             check_pair(name, hx)
             states = (hx[0], hx[1])
@@ -420,8 +425,8 @@ def run_layers(
             )
             if unsorted_indices is not None:
                 states = tuple(state.index_select(1, unsorted_indices) for state in states)
-            output = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
-            return output, states if has_c else states[0]
+            packed = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
+            return packed, states if has_c else states[0]
 
         check_ranks(name, input, states)
         batched = input.dim() == 3
@@ -430,7 +435,8 @@ def run_layers(
             states = tuple(state.unsqueeze(1) for state in states)
         elif batch_first:
             input = input.transpose(0, 1)
-        every_state = gates = ()
+        every_state: tuple[Tensor, ...] = ()
+        gates: tuple[Tensor, ...] = ()
         if len(weights) == directions and not any_given(options) and _operator_checks(input):
             output, states = _run_plain_layer(kind, input, states, weights)
         else:
@@ -444,12 +450,13 @@ def run_layers(
             output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
         elif batch_first:
             output = output.transpose_(0, 1)
-        results = [output, states if has_c else states[0]]
-        for type_of, tensors in ((states_type, every_state), (gates_type, gates)):
-            if tensors:
-                results.append(
-                    type_of(kind)(*(_as_input(t, batched, batch_first) for t in tensors))
-                )
+        results: list[Any] = [output, states if has_c else states[0]]
+        if every_state:
+            kept = (_as_input(each, batched, batch_first) for each in every_state)
+            results.append(states_type(kind)(*kept))
+        if gates:
+            kept = (_as_input(each, batched, batch_first) for each in gates)
+            results.append(gates_type(kind)(*kept))
         return tuple(results)
     except (AttributeError, TypeError, RuntimeError):
         check_types(name, kind, input, hx, weights)
@@ -467,7 +474,7 @@ def _run_stack(
     cell: Cell,
     input: Tensor,
     states: tuple[Tensor, ...],
-    weights: Sequence[LayerWeights],
+    weights: Sequence[_Weights],
     directions: int,
     dropout: float,
     batch_sizes: Tensor | None,
@@ -496,7 +503,8 @@ def _run_stack(
             input,
             h_0,
             c_0,
-            *layer_weights,
+            layer_weights[0],
+            layer_weights[1] if directions == 2 else None,
             batch_sizes=batch_sizes,
             lengths=lengths,
             reset=reset,
@@ -512,14 +520,14 @@ def _run_stack(
         if return_states:
             every_state.append((h, c) if return_c else (h,))
         if return_gates:
-            layer_weights = [each.dequantize() for each in layer_weights]
-            gates.append(layer_gates(cell, input, h, h_0, layer_weights, lengths, reset, reset_h))
+            plain = [each.dequantize() for each in layer_weights]
+            gates.append(layer_gates(cell, input, h, h_0, plain, lengths, reset, reset_h))
         input = output
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
 
 
 def _run_plain_layer(
-    cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[LayerWeights]
+    cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[_Weights]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs one layer without options on time-major input; see `_operator_checks`."""
     h_0, c_0 = (*states, None, None)[:2]
@@ -532,7 +540,7 @@ def _run_plain_layer(
     raise refusal
 
 
-def _join_layers(layers: list[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+def _join_layers(layers: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Each tensor of all layers, [num_layers * directions, ...]; () of no layers."""
     if len(layers) == 1:
         return layers[0]
@@ -553,7 +561,7 @@ def _split_layers(
 
 
 def _run_cell(
-    name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: LayerWeights
+    name: str, cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: _Weights
 ) -> tuple[Tensor, Tensor]:
     """Runs one time step; see `_operator_checks`."""
     refusal = None

@@ -30,6 +30,8 @@ __all__ = [
 _NO_WEIGHTS = (None, None, None, None, None)
 _NO_SCALES = (None, None, None)
 
+activate_gates: Callable[[str, Tensor, Tensor], tuple[Tensor, ...]]
+
 if _library.available:
     # The overloads themselves: looking one up at a call takes as long as the smallest kernels.
     _layer_forward = torch.ops.fusedrnn.layer_forward.default

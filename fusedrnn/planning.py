@@ -15,6 +15,8 @@ from fusedrnn._checks import check_tensor
 
 __all__ = ["Explanation", "explain"]
 
+_Recurrent = nn.RNNBase | nn.RNNCellBase
+
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
@@ -66,7 +68,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
         >>> plan = fusedrnn.explain(fusedrnn.GRU(8, 16), torch.randn(5, 3, 8))  # doctest: +ELLIPSIS
         GRU(8, 16): seq_len 5, batch_size 3, float32, training...
     """
-    _check_module(module)
+    module = _check_module(module)
     data, seq_len, batch_size = _measure(module, input)
     dtype = data.dtype
     stored = getattr(module, "stored_dtype", None)  # of quantized weights
@@ -109,7 +111,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
 
 
 def _question(
-    module: nn.Module,
+    module: _Recurrent,
     dtype: torch.dtype,
     seq_len: int,
     batch_size: int,
@@ -130,23 +132,19 @@ def _question(
     )
 
 
-def _check_module(module: nn.Module) -> None:
-    recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
-    ours = any(base.__module__.split(".")[0] == "fusedrnn" for base in type(module).__mro__)
-    if recurrent and ours:
-        return
-    remedy = (
-        "convert it with fusedrnn.replace(model)"
-        if recurrent
-        else "pass one of the model's recurrent layers"
-    )
+def _check_module(module: nn.Module) -> _Recurrent:
+    remedy = "pass one of the model's recurrent layers"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        if any(base.__module__.split(".")[0] == "fusedrnn" for base in type(module).__mro__):
+            return module
+        remedy = "convert it with fusedrnn.replace(model)"
     raise TypeError(
         "module: expected a recurrent layer or cell of fusedrnn, got "
         f"{type(module).__module__}.{type(module).__qualname__}; {remedy}"
     )
 
 
-def _measure(module: nn.Module, input: Tensor | PackedSequence) -> tuple[Tensor, int, int]:
+def _measure(module: _Recurrent, input: Tensor | PackedSequence) -> tuple[Tensor, int, int]:
     """The tensor that holds the input's values, its time steps and its batch size."""
     if isinstance(input, PackedSequence):
         if isinstance(module, nn.RNNCellBase):
@@ -175,7 +173,7 @@ def _measure(module: nn.Module, input: Tensor | PackedSequence) -> tuple[Tensor,
     return input, input.size(time_dim), input.size(batch_dim)
 
 
-def _wants_gradient(module: nn.Module, data: Tensor, hx: Any) -> bool:
+def _wants_gradient(module: _Recurrent, data: Tensor, hx: Any) -> bool:
     states = tuple(hx) if isinstance(hx, (tuple, list)) else () if hx is None else (hx,)
     for state in states:
         check_tensor("hx", state)
@@ -183,7 +181,7 @@ def _wants_gradient(module: nn.Module, data: Tensor, hx: Any) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _layer_input_sizes(module: nn.Module) -> Iterator[int]:
+def _layer_input_sizes(module: _Recurrent) -> Iterator[int]:
     yield module.input_size
     if isinstance(module, nn.RNNBase):
         directions = 2 if module.bidirectional else 1

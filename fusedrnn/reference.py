@@ -113,7 +113,7 @@ def layer_forward(
     if not xs:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     valids = [None] * len(xs) if valid is None else list(valid.unbind(0))
-    resets = [None] * len(xs)
+    resets: list[Tensor | None] = [None] * len(xs)
     if reset is not None:
         rows = reset.unsqueeze(-1)
         resets = list(rows.unbind(0) if batch_sizes is None else rows.split(sizes))

@@ -14,15 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, overload
 
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import functional
 from fusedrnn._options import Options
+from fusedrnn._quantized import QuantizedWeights
+from fusedrnn._results import GRUGates, LSTMGates, LSTMStates, RNNGates, RNNStates
+from fusedrnn._typing import CallOptions, Gates, State, States
 from fusedrnn.functional import LayerWeights, run_layers
 from fusedrnn.modules.tools import ToolsMixin
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
@@ -31,16 +37,81 @@ def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
     return [own[name] if name in own else getattr(module, name) for name in names]
 
 
-class LayersMixin(ToolsMixin):
+class LayersMixin(ToolsMixin, Generic[State, States, Gates]):
     """Forward pass of a stack of layers; a subclass says which, and torch's `mode` the cell."""
 
     _name: str
+
+    if TYPE_CHECKING:  # torch's
+        mode: str
+        bias: bool
+        batch_first: bool
+        dropout: float
+        bidirectional: bool
+        proj_size: int
+        _all_weights: list[list[str]]
+        _flat_weights_names: list[str]
 
     @property
     def _cell(self) -> str:
         """Its name in the operators."""
         return self.mode.lower()
 
+    # In torch's order, Tensor first: fusedrnn.compat's classes have torch's overloads too.
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        return_states: Literal[False] = ...,
+        return_gates: Literal[False] = ...,
+        **options: Unpack[CallOptions],
+    ) -> tuple[Tensor, State]: ...
+    @overload
+    def forward(
+        self, input: PackedSequence, hx: State | None = None, *, recompute: str = ...
+    ) -> tuple[PackedSequence, State]: ...
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        return_states: Literal[True],
+        return_gates: Literal[False] = ...,
+        **options: Unpack[CallOptions],
+    ) -> tuple[Tensor, State, States]: ...
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        return_states: Literal[False] = ...,
+        return_gates: Literal[True],
+        **options: Unpack[CallOptions],
+    ) -> tuple[Tensor, State, Gates]: ...
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        return_states: Literal[True],
+        return_gates: Literal[True],
+        **options: Unpack[CallOptions],
+    ) -> tuple[Tensor, State, States, Gates]: ...
+    @overload
+    def forward(
+        self,
+        input: Tensor,
+        hx: State | None = None,
+        *,
+        return_states: bool = ...,
+        return_gates: bool = ...,
+        **options: Unpack[CallOptions],
+    ) -> tuple[Any, ...]: ...
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -98,6 +169,9 @@ class LayersMixin(ToolsMixin):
             Options(lengths, reset, reset_state, return_states, return_gates, recompute),
         )
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
     def flatten_parameters(self) -> None:
         """Does nothing: kernels read each parameter where it is, so there is nothing to flatten."""
 
@@ -112,7 +186,7 @@ class LayersMixin(ToolsMixin):
     def _update_flat_weights(self) -> None:
         """Nothing to update; see Note [Fresh weights]."""
 
-    def _layer_weights(self) -> list[LayerWeights]:
+    def _layer_weights(self) -> Sequence[LayerWeights | QuantizedWeights]:
         layers = []
         for names in self._all_weights:
             weights = _read(self, names)
@@ -122,24 +196,27 @@ class LayersMixin(ToolsMixin):
         return layers
 
 
-class RNNMixin(LayersMixin):
+class RNNMixin(LayersMixin[Tensor, RNNStates, RNNGates]):
     _name = "RNN"
 
 
-class LSTMMixin(LayersMixin):
+class LSTMMixin(LayersMixin[tuple[Tensor, Tensor], LSTMStates, LSTMGates]):
     _name = "LSTM"
 
 
-class GRUMixin(LayersMixin):
+class GRUMixin(LayersMixin[Tensor, RNNStates, GRUGates]):
     _name = "GRU"
 
 
 class CellMixin(ToolsMixin):
     """What the cells share; a subclass says which it is in the operators."""
 
-    _cell: str
+    if TYPE_CHECKING:
 
-    def _weights(self) -> LayerWeights:
+        @property
+        def _cell(self) -> str: ...
+
+    def _weights(self) -> LayerWeights | QuantizedWeights:
         return LayerWeights(*_read(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
@@ -152,6 +229,10 @@ class RNNCellMixin(CellMixin):
         """Runs one time step; see the class for shapes."""
         return functional.rnn_cell(input, hx, self._weights(), nonlinearity=self.nonlinearity)
 
+    if TYPE_CHECKING:
+        nonlinearity: str
+        __call__ = forward
+
 
 class LSTMCellMixin(CellMixin):
     _cell = "lstm"
@@ -162,6 +243,9 @@ class LSTMCellMixin(CellMixin):
         """Runs one time step; see the class for shapes."""
         return functional.lstm_cell(input, hx, self._weights())
 
+    if TYPE_CHECKING:
+        __call__ = forward
+
 
 class GRUCellMixin(CellMixin):
     _cell = "gru"
@@ -170,8 +254,11 @@ class GRUCellMixin(CellMixin):
         """Runs one time step; see the class for shapes."""
         return functional.gru_cell(input, hx, self._weights())
 
+    if TYPE_CHECKING:
+        __call__ = forward
 
-def _name_forward(mixin: type, name: str) -> None:
+
+def _name_forward(mixin: Any, name: str) -> None:
     """Python's own TypeErrors, as for an unknown argument, call a function by its qualname."""
     own = mixin.forward
     forward = FunctionType(own.__code__, own.__globals__, own.__name__, own.__defaults__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from fusedrnn._checks import check_layers
 from fusedrnn._quantized import QuantizedWeights, store
 from fusedrnn.modules.cells import GRUCell, LSTMCell, RNNCell
 from fusedrnn.modules.layers import GRU, LSTM, RNN
+from fusedrnn.modules.tools import Module
 
 __all__ = [
     "QuantizedGRU",
@@ -43,7 +45,7 @@ def _scale_name(weight_name: str) -> str:
     return weight_name.replace("weight", "scale", 1)
 
 
-class _QuantizedMixin:
+class _QuantizedMixin(Module):
     """Reads weights from buffers, and keeps their dtype."""
 
     @property
@@ -87,6 +89,14 @@ class _QuantizedMixin:
 
 
 class _QuantizedLayers(_QuantizedMixin):
+    if TYPE_CHECKING:
+        bias: bool
+        proj_size: int
+        _all_weights: list[list[str]]
+
+        @property
+        def _cell(self) -> str: ...
+
     def _layer_weights(self) -> list[QuantizedWeights]:
         projected = self.proj_size > 0
         return [self._read_weights(names, self.bias, projected) for names in self._all_weights]
@@ -97,6 +107,9 @@ class _QuantizedLayers(_QuantizedMixin):
 
 
 class _QuantizedCell(_QuantizedMixin):
+    if TYPE_CHECKING:
+        bias: bool
+
     def _weights(self) -> QuantizedWeights:
         names = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
         return self._read_weights(names, self.bias, projected=False)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fusedrnn._checks import refuse_onnx
 
-__all__ = ["ToolsMixin"]
+__all__ = ["Module", "ToolsMixin"]
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+else:
+    Module = object  # a mixin's super() is one of torch's classes, which it stands before
 
 
 class _ModuleName(str):
@@ -26,7 +31,7 @@ class _ModuleName(str):
         return str, (str(self),)  # pickle writes a class by its `__module__`
 
 
-class ToolsMixin:
+class ToolsMixin(Module):
     """What layers and cells share."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
