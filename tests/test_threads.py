@@ -214,10 +214,34 @@ def run_program(*arguments: str, program: str = PROGRAM) -> list[str]:
 
 @linux
 @pytest.mark.parametrize("when", ["pinned", "pinned later"])
-def test_a_process_on_one_core_plans_for_one_thread(when: str) -> None:
+@pytest.mark.parametrize("isa", OPS.supported_cpu_isas())
+def test_a_process_on_one_core_plans_for_one_thread(
+    isa: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", isa)
     digest, threads = run_program(when)
     assert threads == "1 thread"
     assert digest == run_program()[0]
+
+
+@pytest.mark.parametrize("hidden_size", [43, 64, 128])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("isa", OPS.supported_cpu_isas())
+def test_no_bit_depends_on_the_number_of_threads(
+    isa: str, dtype: torch.dtype, hidden_size: int, two_threads: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Threads end within the tiles of a product, whose rows must be multiplied as by one thread."""
+    monkeypatch.setenv("FUSEDRNN_CPU_ISA", isa)
+    for cell in CELLS:
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            torch.manual_seed(3)
+            found.append(operator(make_layer(cell, dtype, sizes=(40, 5, 64, hidden_size))))
+        for name, result in found[0].items():
+            for other in found[1:]:
+                assert torch.equal(result, other[name]), (cell, name)
 
 
 @linux

@@ -92,6 +92,7 @@ struct DTypeKernels {
   void (*matmul)(const MatMulArgs& args, int64_t row_begin, int64_t row_end, int64_t panel_begin,
                  int64_t panel_end, void* scratch);
   int64_t matmul_scratch_elements;  // A
+  int64_t matmul_tile_rows;         // a last tile of fewer may add in another order
 };
 
 struct KernelTable {

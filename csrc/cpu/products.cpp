@@ -1,5 +1,6 @@
 #include "cpu/products.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace fusedrnn {
@@ -84,8 +85,10 @@ void Products::matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, in
   if (m == 0 || right_count == 0) return;
   constexpr int64_t kProductsOfElement = 32;  // multiply-adds that take as long as one element
   const MatMulArgs args{trans_a, k, a, lda, rights, right_count};
+  // Threads share whole tiles, so that their number changes no bit.
+  const int64_t tile_rows = layer_.rows.matmul_tile_rows;
   const bool split_rows = m >= panels;
-  const int64_t parts = split_rows ? m : panels;
+  const int64_t parts = split_rows ? ceil_div(m, tile_rows) : panels;
   parallel_for(layer_.runtime, layer_.num_threads, parts, m * n / parts * k / kProductsOfElement,
                [&](int thread_idx, int64_t begin, int64_t end) {
                  void* scratch = nullptr;
@@ -94,7 +97,8 @@ void Products::matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, in
                                           thread_idx * layer_.rows.matmul_scratch_elements);
                  }
                  if (split_rows) {
-                   layer_.rows.matmul(args, begin, end, 0, panels, scratch);
+                   layer_.rows.matmul(args, begin * tile_rows, std::min(end * tile_rows, m), 0,
+                                      panels, scratch);
                  } else {
                    layer_.rows.matmul(args, 0, m, begin, end, scratch);
                  }

@@ -32,6 +32,7 @@ constexpr DTypeKernels make_dtype_kernels() {
       MatMul<accum_t<S>>::pack,
       MatMul<accum_t<S>>::multiply,
       MatMul<accum_t<S>>::kScratchElements,
+      MatMul<accum_t<S>>::kRows,
   };
 }
 
