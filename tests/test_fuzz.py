@@ -53,10 +53,10 @@ def test_a_fault_of_each_kind_is_found_and_replayed(body: str, kind: str) -> Non
         "from fusedrnn import ops\n_real = ops._plain_layer_forward\n"
         f"def _broken(*args):\n    {body}\nops._plain_layer_forward = _broken\n"
     )
-    done = fuzz("--calls", "120", "--seed", "3", "--hang", "3", break_with=broken)
+    done = fuzz("--calls", "120", "--seed", "6", "--hang", "5", break_with=broken)
     assert done.returncode == 1, done.stderr
     finding = re.search(rf"FINDING \d+ x [^|]*\| {kind} .*\n    --replay (\d+:\d+)", done.stdout)
     assert finding, done.stdout
-    again = fuzz("--replay", finding[1], "--hang", "3", break_with=broken)
+    again = fuzz("--replay", finding[1], "--hang", "5", break_with=broken)
     assert again.returncode == 1 and kind in again.stdout
     assert fuzz("--replay", finding[1]).returncode == 0

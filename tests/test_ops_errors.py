@@ -264,3 +264,20 @@ def test_junk_in_any_place_raises_or_works(op: str, variant: str) -> None:
             assert str(error)
             refused += 1
     assert refused > len(places) * len(JUNK) / 2
+
+
+@pytest.mark.parametrize(
+    ("x", "r", "match"),
+    [
+        (None, torch.zeros(2, 12), "x: expected a tensor, got None"),
+        (torch.zeros(2, 12), None, "r: expected a tensor, got None"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), r"x: expected 4 gates of one size .* \[2, 3\]"),
+        (torch.zeros(()), torch.zeros(()), "x: expected 4 gates of one size"),
+        (torch.zeros(2, 12), torch.zeros(2, 5), r"r: expected 4 gates of one size .* \[2, 5\]"),
+        (torch.zeros(2, 12), torch.zeros(3, 12), r"r: expected x's shape \[2, 12\]"),
+        (torch.zeros(2, 12).int(), torch.zeros(2, 12).int(), "x: expected real or complex"),
+    ],
+)
+def test_activate_gates_refuses_what_are_no_gates(x: Any, r: Any, match: str) -> None:
+    with pytest.raises(RuntimeError, match=match):
+        torch.ops.fusedrnn.activate_gates("lstm", x, r)

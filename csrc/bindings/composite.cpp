@@ -355,7 +355,19 @@ DualOutputs composite_forward(std::string_view cell, const CompositeLayer& layer
 }
 
 std::vector<Tensor> activate_gates(std::string_view cell, const Tensor& x, const Tensor& r) {
-  return visit_cell(check_cell(cell).kind, [&](auto tag) {
+  const CellInfo& info = check_cell(cell);
+  for (const Tensor* side : {&x, &r}) {
+    const char* name = side == &x ? "x" : "r";
+    TORCH_CHECK(side->defined(), name, ": expected a tensor, got None");
+    TORCH_CHECK(side->dim() > 0 && side->sym_size(-1) % info.gates == 0, name, ": expected ",
+                info.gates, " gates of one size in the last dimension, got shape ",
+                side->sym_sizes());
+  }
+  TORCH_CHECK(x.sym_sizes() == r.sym_sizes(), "r: expected x's shape ", x.sym_sizes(), ", got ",
+              r.sym_sizes());
+  TORCH_CHECK(x.is_floating_point() || x.is_complex(), "x: expected real or complex numbers, got ",
+              x.dtype());
+  return visit_cell(info.kind, [&](auto tag) {
     using C = typename decltype(tag)::template type<Dual>;
     DualValues<C::kStates> prev, next;
     DualValues<C::kSaved> saved;

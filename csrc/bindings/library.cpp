@@ -85,7 +85,7 @@ TORCH_LIBRARY(fusedrnn, m) {
       "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
       "-> (Tensor h, Tensor c)");
 
-  // What a composition of the activated gates is, from pre-activations [..., G * H] of both sides.
+  // The activated gates, each [..., H], of pre-activations [..., G * H] of both sides.
   m.def("activate_gates(str cell, Tensor x, Tensor r) -> Tensor[]");
 
   // The registry: every cell, and what callers need to know of one.
