@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from bench.problem import Prepared, PreparedModule, PreparedStream, Problem, make_module
-from fusedrnn import reference
 
 
 class Oracle:
@@ -28,6 +27,8 @@ def _run(
     module: torch.nn.Module, input: Tensor, state: Any, lengths: Tensor | None = None
 ) -> tuple[Tensor, Any]:
     """What the module returns, by the reference; without dropout."""
+    from fusedrnn import reference  # not before a process has chosen which tree's fusedrnn it runs
+
     directions = 2 if module.bidirectional else 1
     states = () if state is None else state if isinstance(state, tuple) else (state,)
     weights = module._layer_weights()

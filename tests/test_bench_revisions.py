@@ -188,3 +188,9 @@ def test_the_counted_step_runs_without_valgrind(compiled_part: None) -> None:
     for case in instructions.CASES:
         command = [sys.executable, "-c", instructions.STEP, case.name, "fusedrnn", str(ROOT)]
         run_process(command, cwd=ROOT, check=True)
+
+
+def test_the_harness_imports_no_fusedrnn_before_a_process_has_chosen_its_tree() -> None:
+    code = "import sys, bench.measure; print('fusedrnn' in sys.modules)"
+    done = run_process([sys.executable, "-c", code], cwd=ROOT)
+    assert done.stdout.strip() == "False", done.stderr
