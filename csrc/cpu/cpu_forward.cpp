@@ -150,8 +150,9 @@ void ForwardPass::take_gx() {
 void ForwardPass::load_states() {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;
-  for (void* h : sweep_.h)
+  for (void* h : sweep_.h) {
     conversions_.load_state(args_.h_0, shape.batch_size, layer_.output_size, h);
+  }
   if (sweep_.c != nullptr) {
     conversions_.load_state(args_.c_0, shape.batch_size, layer_.hidden_size, sweep_.c);
   }

@@ -29,7 +29,7 @@ struct Unprojected {
   using C = Cell<V>;
 
   static void rows(const void* saved, void* dst, int64_t row_count, int64_t hidden_size) {
-    constexpr int kSavedWidth = C::kSaved + C::kStates - 1;
+    constexpr int kSavedWidth = ForwardStep<Cell, S>::kSavedWidth;
     const auto* from = static_cast<const S*>(saved);
     auto* to = static_cast<A*>(dst);
     for_each_row_vector<V>(0, row_count, hidden_size, [&](int64_t row, int64_t unit, auto lanes) {
