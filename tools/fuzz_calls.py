@@ -245,6 +245,9 @@ class Play:
         differentiates = self.trains or self.place >= 0
         is_extreme |= differentiates and not all(tensor.isfinite().all() for tensor in expected)
         scale = max([1.0, *(_largest(tensor) for tensor in expected)])
+        if differentiates:  # A derivative is a product with arguments, of h that was rounded.
+            floating = (x for x in self.leaves if isinstance(x, Tensor) and x.is_floating_point())
+            scale = max([scale, *(_largest(_copy(tensor)) for tensor in floating)])
         if any("scale_" in note for note in self.notes):
             return Outcome("ran")  # weights of any size, whose sums round by more than results tell
         if coarse.itemsize < 4 and (self.twice or "grad" in self.way or scale > 100):
@@ -335,9 +338,14 @@ def _without_kernels() -> Iterator[None]:
         _library.available = before
 
 
-# What torch's own operators raise as well: linear of a conjugated or negated view in forward mode,
-# and of an expanded tensor in forward mode over reverse.
-_OF_TORCH = ("has_fw_view", "more than one element of the written-to tensor")
+# What torch's own linear raises as well: for a conjugated or negated view in forward mode, for an
+# expanded tensor in forward mode over reverse, and for a transposed input where only the bias is
+# made functional.
+_OF_TORCH = (
+    "has_fw_view",
+    "more than one element of the written-to tensor",
+    "mutating a non-functional tensor with a functional tensor",
+)
 
 
 def _is_fault(error: Exception) -> bool:
