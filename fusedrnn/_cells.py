@@ -19,6 +19,7 @@ class Cell(NamedTuple):
 
     name: str
     gate_names: tuple[str, ...]
+    param_names: tuple[str, ...]  # of its learnable values a unit besides weights and biases
     states: int  # 1: h; 2: h and c
     saved_width: int  # values a unit keeps per row for backward
     has_projection: bool
@@ -30,14 +31,14 @@ class Cell(NamedTuple):
 
 
 def _read(name: str) -> Cell:
-    gates, states, saved_width, has_projection = torch.ops.fusedrnn.describe_cell(name)
-    return Cell(name, tuple(gates), states, saved_width, has_projection)
+    gates, params, *others = torch.ops.fusedrnn.describe_cell(name)
+    return Cell(name, tuple(gates), tuple(params), *others)
 
 
 if _library.available:
     CELLS = {name: _read(name) for name in torch.ops.fusedrnn.cell_names()}
 else:
     CELLS = {
-        name: Cell(name, cell.gate_names, cell.states, 0, cell.has_projection)
+        name: Cell(name, cell.gate_names, cell.param_names, cell.states, 0, cell.has_projection)
         for name, cell in reference.CELLS.items()
     }

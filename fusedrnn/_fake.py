@@ -15,12 +15,9 @@ from torch import Tensor
 
 from fusedrnn._cells import CELLS, Cell
 from fusedrnn._checks import refuse_onnx
+from fusedrnn._layer import LayerArgs, weight_names
 
-_STATES = ("input", "h_0", "c_0", "reset_h", "reset_c")
 _MATRICES = ("weight_ih", "weight_hh", "weight_hr")
-_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-_NAMES = (*_STATES, *_WEIGHTS, *(f"{name}_reverse" for name in _WEIGHTS))
-_SCALED = (5, 6, 9, 10, 11, 14)  # places of the matrices among them
 _OUTPUTS = ("output", "h_n", "c_n", "c")
 
 _DTYPES = (
@@ -103,77 +100,79 @@ def _check_shape(name: str, tensor: Tensor, shape: _Shape) -> None:
     _refuse(fits, f"{name}: expected shape {shape}, got {tuple(tensor.shape)}")
 
 
-def _check_layer(
-    cell: str,
-    tensors: Sequence[Tensor | None],
-    sequence: Sequence[Tensor | None],
-    recompute: int,
-    weight_dtype: torch.dtype | None = None,
-) -> _Layer:
-    """`weight_dtype` is that of quantized matrices."""
-    refuse_onnx(cell)
-    spec = CELLS.get(cell)
+def _check_weights(args: LayerArgs) -> tuple[Cell, list[str]]:
+    """The cell, and the names of the weights."""
+    refuse_onnx(args.cell)
+    cell = CELLS.get(args.cell)
     known = ", ".join(CELLS)
-    _refuse(spec is not None, f"cell: expected one of {known}, got {cell}", torch._check_value)
-    given = dict(zip(_NAMES, tensors, strict=True))
-    for name in ("input", "weight_ih", "weight_hh"):
-        _check_given(name, given[name])
-    input, (batch_sizes, lengths, reset) = given["input"], sequence
-    _refuse(input.dtype in _DTYPES, f"input: expected one of {_DTYPES}, got {input.dtype}")
-    for name, tensor in given.items():
-        if tensor is not None:
-            is_matrix = name.removesuffix("_reverse") in _MATRICES
-            _check_kind(name, tensor, input, (is_matrix and weight_dtype) or input.dtype)
-    _refuse(recompute >= 0, f"recompute: expected 0 or more, got {recompute}", torch._check_value)
-    directions = 1 if given["weight_ih_reverse"] is None else 2
-    _check_presence(spec, given, directions)
+    text = f"cell: expected one of {known}, got {args.cell}"
+    _refuse(cell is not None, text, torch._check_value)
+    names = weight_names(args.cell, args.weights)
+    text = "weights: expected for each direction weight_ih, weight_hh, both biases or neither, and "
+    text += "weight_hr with a projection" + ", then params" * bool(cell.param_names)
+    text += f", got shapes {[tuple(weight.shape) for weight in args.weights]}"
+    _refuse(bool(names), text, torch._check_value)
+    return cell, [field + "_reverse" * direction for direction, field in names]
 
-    rank = 3 if batch_sizes is None else 2
+
+def _check_layer(args: LayerArgs, weight_dtype: torch.dtype | None = None) -> _Layer:
+    """`weight_dtype` is that of quantized matrices."""
+    cell, names = _check_weights(args)
+    input, sizes, reset = args.input, args.sizes, args.reset
+    weights = dict(zip(names, args.weights, strict=True))
+    scales = [name for name in names if name.startswith("scale")]
+    stored = {name: weights.pop(name) for name in scales}
+    _check_given("input", input)
+    _refuse(input.dtype in _DTYPES, f"input: expected one of {_DTYPES}, got {input.dtype}")
+    for name, tensor in (args.states | weights).items():
+        is_matrix = name.removesuffix("_reverse") in _MATRICES
+        _check_kind(name, tensor, input, (is_matrix and weight_dtype) or input.dtype)
+    text = f"recompute: expected 0 or more, got {args.recompute}"
+    _refuse(args.recompute >= 0, text, torch._check_value)
+    text = f"weight_hr: expected none for cell {cell.name}, which has no projection"
+    _refuse("weight_hr" not in weights or cell.has_projection, text, torch._check_value)
+
+    is_packed = args.is_packed
+    rank = 2 if is_packed else 3
     _refuse(input.dim() == rank, f"input: expected {rank} dimensions, got {tuple(input.shape)}")
     seq_len, batch_size = input.shape[0], input.shape[1]
-    if batch_sizes is not None:
-        seq_len, batch_size = _check_batch_sizes(batch_sizes, input)
+    if is_packed:
+        seq_len, batch_size = _check_batch_sizes(sizes, input)
     _refuse(seq_len > 0, "Expected sequence length to be larger than 0 in RNN")
     steps = tuple(input.shape[:-1])
-    if lengths is not None:
-        text = "lengths: expected None, because batch_sizes is given"
-        _refuse(batch_sizes is None, text, torch._check_value)
-        _check_kind("lengths", lengths, input, torch.int64)
-        _check_shape("lengths", lengths, (batch_size,))
+    if sizes is not None and not is_packed:
+        _check_kind("lengths", sizes, input, torch.int64)
+        _check_shape("lengths", sizes, (batch_size,))
     if reset is not None:
         _check_kind("reset", reset, input, torch.bool)
         _check_shape("reset", reset, steps)
-    has_reset_state = given["reset_h"] is not None or given["reset_c"] is not None
     text = "reset_h, reset_c: expected None, because reset is None"
+    has_reset_state = args.reset_h is not None or args.reset_c is not None
     _refuse(reset is not None or not has_reset_state, text, torch._check_value)
 
-    hidden_size, width = _check_width(given["weight_hh"], given["weight_hr"])
-    layer = _Layer(spec, directions, steps, seq_len, batch_size, hidden_size, width)
-    rows = spec.gates * hidden_size
-    weights = ((rows, input.shape[-1]), (rows, width), (rows,), (rows,), (width, hidden_size))
-    _, h, _, _ = layer.output_shapes(batch_size)
-    c = (directions, batch_size, hidden_size)
-    states = dict(zip(_STATES[1:], (h, c, h, c)))
-    for name, shape in (*zip(_NAMES[5:], weights * 2, strict=True), *states.items()):
-        if given[name] is not None:
-            text = f"{name}: expected None for cell {cell}, which has no c"
-            _refuse(layer.has_c or name not in ("c_0", "reset_c"), text, torch._check_value)
-            _check_shape(name, given[name], shape)
+    hidden_size, width = _check_width(weights["weight_hh"], weights.get("weight_hr"))
+    directions = 2 if "weight_ih_reverse" in weights else 1
+    layer = _Layer(cell, directions, steps, seq_len, batch_size, hidden_size, width)
+    rows = cell.gates * hidden_size
+    shapes = {
+        "weight_ih": (rows, input.shape[-1]),
+        "weight_hh": (rows, width),
+        "bias_ih": (rows,),
+        "bias_hh": (rows,),
+        "weight_hr": (width, hidden_size),
+        "params": (len(cell.param_names) * hidden_size,),
+    }
+    for name, weight in weights.items():
+        _check_shape(name, weight, shapes[name.removesuffix("_reverse")])
+    for name, state in args.states.items():
+        is_h = name in ("h_0", "reset_h")
+        text = f"{name}: expected None for cell {cell.name}, which has no c"
+        _refuse(is_h or layer.has_c, text, torch._check_value)
+        _check_shape(name, state, (directions, batch_size, width if is_h else hidden_size))
+    for name, scale in stored.items():
+        _check_kind(name, scale, input, torch.float32)
+        _check_shape(name, scale, weights[name.replace("scale", "weight")].shape[:1])
     return layer
-
-
-def _check_presence(cell: Cell, given: dict[str, Tensor | None], directions: int) -> None:
-    has_bias, has_proj = given["bias_ih"] is not None, given["weight_hr"] is not None
-    text = f"weight_hr: expected None for cell {cell.name}, which has no projection"
-    _refuse(not has_proj or cell.has_projection, text, torch._check_value)
-    for suffix in ("", "_reverse"):
-        exists = suffix == "" or directions == 2
-        needed = (exists, exists, exists and has_bias, exists and has_bias, exists and has_proj)
-        for name, need in zip(_WEIGHTS, needed, strict=True):
-            found = given[name + suffix] is not None
-            text = f"{name}{suffix}: expected {'a tensor' if need else 'None'}; biases come both "
-            text += "or neither, and both directions have the same weights"
-            _refuse(found == need, text, torch._check_value)
 
 
 def _check_batch_sizes(batch_sizes: Tensor, input: Tensor) -> tuple[Any, Any]:
@@ -213,73 +212,67 @@ def _check_width(weight_hh: Tensor, weight_hr: Tensor | None) -> tuple[Any, Any]
     return hidden_size, width
 
 
-def _layer_forward(cell: str, *args: Any) -> tuple[Tensor, ...]:
-    *tensors, batch_sizes, lengths, reset, save, return_c, recompute = args
-    layer = _check_layer(cell, tensors, (batch_sizes, lengths, reset), recompute)
-    return _results(layer, tensors, save, return_c, recompute)
+def _layer_forward(*args: Any) -> tuple[Tensor, ...]:
+    layer = LayerArgs(*args)
+    return _results(_check_layer(layer), layer)
 
 
-def _results(
-    layer: _Layer, tensors: Sequence[Tensor | None], save: bool, return_c: bool, recompute: int
-) -> tuple[Tensor, ...]:
-    input, h_0 = tensors[:2]
-    batch_size = layer.batch_size
+def _results(layer: _Layer, args: LayerArgs) -> tuple[Tensor, ...]:
+    input, batch_size = args.input, layer.batch_size
     if batch_size is None:
-        dynamic = h_0 is None
-        batch_size = torch.library.get_ctx().new_dynamic_size() if dynamic else h_0.size(1)
+        h_0 = args.h_0
+        batch_size = torch.library.get_ctx().new_dynamic_size() if h_0 is None else h_0.size(1)
     output, h_n, c_n, c = layer.output_shapes(batch_size)
-    saved, saved_dtype = layer.saved(batch_size, input, recompute)
+    saved, saved_dtype = layer.saved(batch_size, input, args.recompute)
     return (
         input.new_empty(output),
         input.new_empty(h_n),
         input.new_empty(c_n),
-        input.new_empty(c if return_c else (0,)),
-        input.new_empty(saved if save else (0,), dtype=saved_dtype),
-        input.new_empty(output if save else (0,)),
+        input.new_empty(c if args.return_c else (0,)),
+        input.new_empty(saved if args.save else (0,), dtype=saved_dtype),
+        input.new_empty(output if args.save else (0,)),
     )
 
 
-def _layer_backward(cell: str, *args: Any) -> tuple[Tensor, ...]:
-    grads, tensors, (*sequence, recompute, kept, saved, mask) = args[:4], args[4:19], args[19:]
-    layer = _check_layer(cell, tensors, sequence, recompute)
-    input = tensors[0]
+def _layer_backward(cell: str, grads: Sequence[Tensor | None], *others: Any) -> list[Tensor]:
+    *layer_args, recompute, kept, mask = others
+    args = LayerArgs(cell, *layer_args)._replace(recompute=recompute)
+    _check_weights(args)
+    tensors = {"input": args.input} | args.states | dict(enumerate(args.weights))
+    for name, found, number in (
+        ("grads", grads, len(_OUTPUTS)),
+        ("kept", kept, 2),
+        ("mask", mask, len(tensors) + 2),
+    ):
+        text = f"{name}: expected {number} values, got {len(found)}"
+        _refuse(len(found) == number, text, torch._check_value)
+    layer = _check_layer(args)
     shapes = layer.output_shapes(layer.batch_size)
+    input, (saved, kept_output) = args.input, kept
     saved_shape, saved_dtype = layer.saved(layer.batch_size, input, recompute)
     for name, tensor, shape, dtype in (
-        ("kept_output", kept, shapes[0], input.dtype),
+        ("kept_output", kept_output, shapes[0], input.dtype),
         ("saved", saved, saved_shape, saved_dtype),
         *((f"grad_{n}", grad, s, input.dtype) for n, grad, s in zip(_OUTPUTS, grads, shapes)),
     ):
         is_unused = name in ("grad_c_n", "grad_c") and not layer.has_c
-        if name in ("kept_output", "saved"):
-            _check_given(name, tensor)
         if tensor is not None and not is_unused:
             _check_kind(name, tensor, input, dtype)
             _check_shape(name, tensor, shape)
     gates = (layer.directions, *layer.steps, layer.spec.gates * layer.hidden_size)
-    wholes = [None if tensor is None else tensor.shape for tensor in tensors] + [gates, gates]
-    return tuple(
-        kept.new_empty(shape if wanted and shape is not None else (0,))
-        for shape, wanted in zip(wholes, mask, strict=True)
-    )
+    named: dict[Any, Tensor | None] = {"input": input, "gates_x": None, "gates_r": None}
+    named |= args.states
+    named |= dict(zip(weight_names(cell, args.weights), args.weights, strict=True))
+    wanted = (named[name] for name, wants in zip(args.mask_names(), mask, strict=True) if wants)
+    return [kept_output.new_empty(gates if each is None else each.shape) for each in wanted]
 
 
-def _quantized_forward(cell: str, *args: Any) -> tuple[Tensor, ...]:
-    tensors, scales, (*sequence, return_c) = args[:15], args[15:21], args[21:]
-    for place in (0, 5):
-        _check_given(_NAMES[place], tensors[place])
-    input, stored = tensors[0], tensors[5].dtype
-    known = cell not in CELLS
-    _refuse(known or input.dtype == torch.float32, f"input: expected float32, got {input.dtype}")
-    _refuse(known or stored in _STORED, f"weight_ih: expected one of {_STORED}, got {stored}")
-    layer = _check_layer(cell, tensors, sequence, 0, stored)
-    for place, scale in zip(_SCALED, scales, strict=True):
-        name = _NAMES[place].replace("weight", "scale")
-        needed = stored == torch.int8 and tensors[place] is not None
-        text = f"{name}: expected {'a tensor' if needed else 'None'}; each weight in int8 has "
-        text += "scales, and no other"
-        _refuse((scale is not None) == needed, text, torch._check_value)
-        if needed:
-            _check_kind(name, scale, input, torch.float32)
-            _check_shape(name, scale, tensors[place].shape[:1])
-    return _results(layer, tensors, False, return_c, 0)[:4]
+def _quantized_forward(*given: Any) -> tuple[Tensor, ...]:
+    *layer_args, return_c = given
+    args = LayerArgs(*layer_args)._replace(return_c=return_c)
+    _check_weights(args)
+    _check_given("input", args.input)
+    stored = args.weights[0].dtype
+    _refuse(args.input.dtype == torch.float32, f"input: expected float32, got {args.input.dtype}")
+    _refuse(stored in _STORED, f"weight_ih: expected one of {_STORED}, got {stored}")
+    return _results(_check_layer(args, stored), args)[:4]

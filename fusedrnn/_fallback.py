@@ -69,7 +69,10 @@ def layer_forward(
         return run(cast)
 
 
-def activate_gates(cell: str, x: Tensor, r: Tensor) -> tuple[Tensor, ...]:
+def activate_gates(
+    cell: str, x: Tensor, r: Tensor, h: Tensor | None, c: Tensor | None, params: Tensor | None
+) -> tuple[Tensor, ...]:
     """As the operator of this name."""
-    zero = x.new_zeros(())
-    return reference.CELLS[cell].step(x, r, zero, zero)[2]
+    spec, zero = reference.CELLS[cell], x.new_zeros(())
+    own = () if params is None else params.chunk(len(spec.param_names))
+    return spec.step(x, r, zero if h is None else h, zero if c is None else c, *own)[2]

@@ -15,7 +15,6 @@ RNN keeps all that it needs and computes none.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,9 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from fusedrnn._cells import CELLS
-
-# Places among the tensors of an operator: input, states, then five weights a direction.
-_INPUT, _H_0, _WEIGHTS, _END = 0, 1, 5, 15
+from fusedrnn._layer import LayerArgs, split_weights, weight_names
+from fusedrnn._quantized import QuantizedWeights
 
 
 def register() -> None:
@@ -34,52 +32,52 @@ def register() -> None:
     register_flop_formula(ops.layer_backward, get_raw=True)(_backward)
 
 
-def _forward(cell: str, *layer: Any, out_val: Any = None) -> int:
-    rows = _rows(layer[_INPUT])
-    return sum(2 * rows * size for place in _directions(layer) for size in _sizes(layer, place))
+def _forward(*args: Any, out_val: Any = None) -> int:
+    layer = LayerArgs(*args)
+    return sum(2 * _rows(layer.input) * size for each in _weights(layer) for size in _sizes(each))
 
 
-def _backward(cell: str, *args: Any, out_val: Any = None) -> int:
-    layer = args[4:]  # after the gradients of the results
-    recompute, _, _, mask = layer[-4:]
-    wanted = [tensor is not None and wants for tensor, wants in zip(layer[:_END], mask)]
-    rows, total = _rows(layer[_INPUT]), 0
-    for place in _directions(layer):
-        weight_ih, weight_hh, *biases, weight_hr = wanted[place : place + 5]
+def _backward(cell: str, grads: Any, *args: Any, out_val: Any = None) -> int:
+    *layer_args, recompute, _, mask = args
+    layer = LayerArgs(cell, *layer_args)
+    wanted = {name for name, wants in zip(layer.mask_names(), mask, strict=True) if wants}
+    states = wanted & {"input", *layer.states}
+    rows, total = _rows(layer.input), 0
+    for direction, each in enumerate(_weights(layer)):
+        own = {name[1] for name in wanted if isinstance(name, tuple) and name[0] == direction}
         # What the projection multiplies depends on any of these; at later steps, on weight_hr too.
-        before = any((*wanted[:_WEIGHTS], weight_ih, weight_hh, *biases))
-        if not (before or weight_hr):
+        before = bool(states or own - {"weight_hr"})
+        if not (before or own):
             continue
-        ih, hh, hr = _sizes(layer, place)
-        later_rows = rows - _first_rows(layer, place)
-        total += 2 * rows * (ih * (weight_ih + wanted[_INPUT]) + hh * weight_hh + hr * weight_hr)
-        total += 2 * hh * (rows if wanted[_H_0] else later_rows)
+        ih, hh, hr = _sizes(each)
+        later_rows = rows - _first_rows(layer, direction)
+        total += 2 * rows * ih * (("weight_ih" in own) + ("input" in wanted))
+        total += 2 * rows * (hh * ("weight_hh" in own) + hr * ("weight_hr" in own))
+        total += 2 * hh * (rows if "h_0" in wanted else later_rows)
         total += 2 * hr * (rows if before else later_rows)
         if recompute > 0 and CELLS[cell].saved_width > 0:
             total += 2 * rows * (ih + hh + hr)
     return total
 
 
-def _directions(layer: Sequence[Any]) -> Iterator[int]:
-    """Where the weights of each direction begin."""
-    return (place for place in (_WEIGHTS, _WEIGHTS + 5) if layer[place] is not None)
+def _weights(layer: LayerArgs) -> list[QuantizedWeights]:
+    return split_weights(weight_names(layer.cell, layer.weights), layer.weights)
 
 
-def _sizes(layer: Sequence[Any], place: int) -> tuple[int, int, int]:
+def _sizes(weights: QuantizedWeights) -> tuple[int, int, int]:
     """Elements of weight_ih, weight_hh and weight_hr."""
-    ih, hh, _, _, hr = layer[place : place + 5]
-    return ih.numel(), hh.numel(), 0 if hr is None else hr.numel()
+    hr = weights.weight_hr
+    return weights.weight_ih.numel(), weights.weight_hh.numel(), 0 if hr is None else hr.numel()
 
 
 def _rows(input: Tensor) -> int:
     return math.prod(input.shape[:-1])
 
 
-def _first_rows(layer: Sequence[Any], place: int) -> int:
+def _first_rows(layer: LayerArgs, direction: int) -> int:
     """The rows of the step that a direction begins with; 0 where a fake tensor keeps them."""
-    batch_sizes = layer[_END]
-    if batch_sizes is None:
-        return layer[_INPUT].size(1)
-    if type(batch_sizes) is not Tensor:
+    if not layer.is_packed:
+        return layer.input.size(1)
+    if type(layer.sizes) is not Tensor:
         return 0
-    return int(batch_sizes[0 if place == _WEIGHTS else -1])
+    return int(layer.sizes[-direction])

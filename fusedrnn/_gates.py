@@ -23,42 +23,50 @@ from fusedrnn._weights import LayerWeights
 def layer_gates(
     cell: Cell,
     input: Tensor,
-    h: Tensor,
-    h_0: Tensor | None,
+    states: Sequence[Tensor],
+    initial: Sequence[Tensor | None],
     weights: Sequence[LayerWeights],
     lengths: Tensor | None,
     reset: Tensor | None,
-    reset_h: Tensor | None,
+    replacement: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
     """The activated gates of one layer, each [D, T, B, H], from what `ops.layer_forward` takes.
 
-    `h` has every step's state, [D, T, B, P], and `weights` one item a direction.
+    `states` has every step's h, [D, T, B, P], and for a cell whose gates look at c that; `initial`
+    and `replacement` what they begin with and what resets make of them; `weights` one item a
+    direction.
     """
     if cell.gate_names == ("h",):
-        return (h.clone(),)
+        return (states[0].clone(),)
     valid = last = None
     if lengths is not None:
         valid, last = valid_steps(lengths, input.size(0))
         input = torch.where(valid, input, 0.0)
     directions = []
     for direction, w in enumerate(weights):
-        entering = entering_states(
-            h[direction],
-            None if h_0 is None else h_0[direction],
-            None if reset is None else reset.unsqueeze(-1),
-            None if reset_h is None else reset_h[direction],
-            last,
-            reverse=direction == 1,
-        )
+        entering = [
+            entering_states(
+                left[direction],
+                None if first is None else first[direction],
+                None if reset is None else reset.unsqueeze(-1),
+                None if replaced is None else replaced[direction],
+                last,
+                reverse=direction == 1,
+            )
+            for left, first, replaced in zip(states, initial, replacement)
+        ]
         if valid is not None:
-            entering = torch.where(valid, entering, 0.0)
+            entering = [torch.where(valid, state, 0.0) for state in entering]
         gates = ops.activate_gates(
             cell.name,
             _linear(input, w.weight_ih, w.bias_ih),
-            _linear(entering, w.weight_hh, w.bias_hh),
+            _linear(entering[0], w.weight_hh, w.bias_hh),
+            entering[0] if w.weight_hr is None else None,  # projected, it has another width
+            entering[1] if len(entering) > 1 else None,
+            w.params,
         )
         if valid is not None:
-            gates = tuple(torch.where(valid, gate, 0.0) for gate in gates)
+            gates = [torch.where(valid, gate, 0.0) for gate in gates]
         directions.append(gates)
     return tuple(torch.stack(gate) for gate in zip(*directions))
 

@@ -21,7 +21,7 @@ _LARGEST = 127
 class QuantizedWeights(NamedTuple):
     """`LayerWeights` of a float32 layer for inference, its matrices in one of `DTYPES`.
 
-    Scales are float32, one a row of the matrix, with int8; else None. Biases are float32.
+    Scales are float32, one a row of the matrix, with int8; else None. The others are float32.
     """
 
     weight_ih: Tensor  # [G * H, input_size]
@@ -29,6 +29,7 @@ class QuantizedWeights(NamedTuple):
     bias_ih: Tensor | None = None  # [G * H]
     bias_hh: Tensor | None = None  # [G * H]
     weight_hr: Tensor | None = None  # [P, H]
+    params: Tensor | None = None  # [M * H]
     scale_ih: Tensor | None = None  # [G * H]
     scale_hh: Tensor | None = None  # [G * H]
     scale_hr: Tensor | None = None  # [P]
@@ -40,10 +41,10 @@ class QuantizedWeights(NamedTuple):
 
     def dequantize(self) -> LayerWeights:
         """The float32 weights that these stand for."""
-        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, *scales = self
+        weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, params, *scales = self
         stored = (weight_ih, weight_hh, weight_hr)
         ih, hh, hr = (_restore(weight, scale) for weight, scale in zip(stored, scales, strict=True))
-        return LayerWeights(ih, hh, bias_ih, bias_hh, hr)
+        return LayerWeights(ih, hh, bias_ih, bias_hh, hr, params)
 
 
 def store(weight: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

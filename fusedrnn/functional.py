@@ -35,7 +35,7 @@ from fusedrnn._results import (
 from fusedrnn._steps import split_directions
 from fusedrnn._typing import GRUFunction, LSTMFunction, RNNFunction, typed
 from fusedrnn._weights import LayerWeights
-from fusedrnn.ops import cell_forward, composed_cell_forward, layer_forward, plain_layer_forward
+from fusedrnn.ops import cell_forward, composed_cell_forward, layer_forward
 
 __all__ = [
     "GRUGates",
@@ -490,6 +490,7 @@ def _run_stack(
     initial = _split_layers(states, num_layers, directions)
     replacement = _split_layers(reset_state, num_layers, directions)
     has_c = cell.states > 1
+    gates_read_c = return_gates and has_c and bool(cell.param_names)
     return_c = return_states and has_c
     finals, every_state, gates = [], [], []
     for layer in range(num_layers):
@@ -510,7 +511,7 @@ def _run_stack(
             reset=reset,
             reset_h=reset_h,
             reset_c=reset_c,
-            return_c=return_c,
+            return_c=return_c or gates_read_c,
             recompute=recompute,
         )
         finals.append((h_n, c_n) if has_c else (h_n,))
@@ -521,7 +522,9 @@ def _run_stack(
             every_state.append((h, c) if return_c else (h,))
         if return_gates:
             plain = [each.dequantize() for each in layer_weights]
-            gates.append(layer_gates(cell, input, h, h_0, plain, lengths, reset, reset_h))
+            left = (h, c) if gates_read_c else (h,)
+            first, replaced = initial[layer], replacement[layer]
+            gates.append(layer_gates(cell, input, left, first, plain, lengths, reset, replaced))
         input = output
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
 
@@ -530,9 +533,9 @@ def _run_plain_layer(
     cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[_Weights]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs one layer without options on time-major input; see `_operator_checks`."""
-    h_0, c_0 = (*states, None, None)[:2]
+    (h_0, c_0), (own, reverse) = (*states, None, None)[:2], (*weights, None)[:2]
     try:
-        output, h_n, c_n = plain_layer_forward(cell.name, input, h_0, c_0, *weights)
+        output, h_n, c_n, _ = layer_forward(cell.name, input, h_0, c_0, own, reverse)
         return output, (h_n, c_n) if cell.states > 1 else (h_n,)
     except (RuntimeError, ValueError) as error:
         refusal = error

@@ -1,13 +1,12 @@
 """One recurrent layer, whole sequence, one or both directions: the operators in Python.
 
-`layer_forward`, `plain_layer_forward` without options, and `cell_forward` for one time step, call
-the compiled operators, or a fallback when the compiled part is missing. Modules and
-`fusedrnn.functional` are built on them.
+`layer_forward`, and `cell_forward` for one time step, call the compiled operators, or a fallback
+when the compiled part is missing. Modules and `fusedrnn.functional` are built on them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from fusedrnn import _fake, _fallback, _flops, _library, _per_sample, _vmap
 from fusedrnn._cells import CELLS
 from fusedrnn._checks import check_tensor
+from fusedrnn._layer import join_weights
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
@@ -24,18 +24,15 @@ __all__ = [
     "QuantizedWeights",
     "cell_forward",
     "layer_forward",
-    "plain_layer_forward",
 ]
 
-_NO_WEIGHTS = (None, None, None, None, None)
-_NO_SCALES = (None, None, None)
-
-activate_gates: Callable[[str, Tensor, Tensor], tuple[Tensor, ...]]
+activate_gates: Callable[
+    [str, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None], Sequence[Tensor]
+]
 
 if _library.available:
     # The overloads themselves: looking one up at a call takes as long as the smallest kernels.
     _layer_forward = torch.ops.fusedrnn.layer_forward.default
-    _plain_layer_forward = torch.ops.fusedrnn.plain_layer_forward.default
     _cell_forward = torch.ops.fusedrnn.cell_forward.default
     _quantized_forward = torch.ops.fusedrnn.quantized_forward.default
     activate_gates = torch.ops.fusedrnn.activate_gates.default
@@ -103,53 +100,35 @@ def layer_forward(
         >>> output.shape, h_n.shape
         (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
     """
-    states = (h_0, c_0, reset_h, reset_c)
     if not _library.available:
+        states = (h_0, c_0, reset_h, reset_c)
         options = {"lengths": lengths, "reset": reset, "return_c": return_c}
         return _fallback.layer_forward(
             cell, input, states, weights, weights_reverse, batch_sizes, options
         )
+    sizes = lengths
+    if batch_sizes is not None:
+        if lengths is not None:
+            raise ValueError("lengths: expected None, because batch_sizes is given")
+        check_tensor("input", input)
+        if input.dim() != 2:
+            raise RuntimeError(
+                "input: expected 2 dimensions (total_rows, input_size), because batch_sizes is "
+                f"given, got {input.dim()}"
+            )
+        sizes = batch_sizes
+    if weights_reverse is None:
+        flat = [weight for weight in weights if weight is not None]
+    else:
+        flat = join_weights(weights, weights_reverse)
     if isinstance(weights, QuantizedWeights):
-        reverse = weights_reverse or (*_NO_WEIGHTS, *_NO_SCALES)
         return _quantized_forward(
-            cell,
-            input,
-            *states,
-            *weights[:5],
-            *reverse[:5],
-            *weights[5:],
-            *reverse[5:],
-            batch_sizes,
-            lengths,
-            reset,
-            return_c,
+            cell, input, h_0, c_0, flat, sizes, reset, reset_h, reset_c, return_c
         )
-    tensors = (input, *states, *weights, *(weights_reverse or _NO_WEIGHTS))
-    output, h_n, c_n, c, *_ = _layer_forward(
-        cell, *tensors, batch_sizes, lengths, reset, False, return_c, recompute
+    output, h_n, c_n, c, _, _ = _layer_forward(
+        cell, input, h_0, c_0, flat, sizes, reset, reset_h, reset_c, False, return_c, recompute
     )
     return output, h_n, c_n, c
-
-
-def plain_layer_forward(
-    cell: str,
-    input: Tensor,
-    h_0: Tensor | None,
-    c_0: Tensor | None,
-    weights: LayerWeights | QuantizedWeights,
-    weights_reverse: LayerWeights | QuantizedWeights | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Runs `layer_forward` without options: output, h_n and c_n, in less time for small layers.
-
-    Example:
-        >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
-        >>> output, h_n, c_n = plain_layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
-        >>> output.shape, h_n.shape
-        (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
-    """
-    if weights_reverse is None and _library.available and not isinstance(weights, QuantizedWeights):
-        return _plain_layer_forward(cell, input, h_0, c_0, *weights)
-    return layer_forward(cell, input, h_0, c_0, weights, weights_reverse)[:3]
 
 
 def cell_forward(
@@ -181,7 +160,8 @@ def cell_forward(
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
     if _library.available and not isinstance(weights, QuantizedWeights):
-        return _cell_forward(cell, input, h, c, *weights)
+        flat = [weight for weight in weights if weight is not None]
+        return _cell_forward(cell, input, h, c, flat)
     return _one_step(layer_forward, cell, input, h, c, weights)
 
 

@@ -23,9 +23,9 @@ __all__ = ["CELLS", "Cell", "layer_forward"]
 # What a time step gives: next h, next c, and the activated gates.
 StepResult = tuple[Tensor, Tensor, tuple[Tensor, ...]]
 
-# One time step, of x [B, G * H], r [B, G * H], h [B, H] and c [B, H]. x is the input side of the
-# pre-activation with its bias, r the recurrent side with its bias.
-Step = Callable[[Tensor, Tensor, Tensor, Tensor], StepResult]
+# One time step, of x [B, G * H], r [B, G * H], h [B, H], c [B, H] and each of the cell's params
+# [H]. x is the input side of the pre-activation with its bias, r the recurrent side with its bias.
+Step = Callable[..., StepResult]
 
 
 def rnn_tanh_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
@@ -48,6 +48,17 @@ def lstm_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     return o * torch.tanh(c), c, (i, f, g, o)
 
 
+def peephole_lstm_step(
+    x: Tensor, r: Tensor, h: Tensor, c: Tensor, p_i: Tensor, p_f: Tensor, p_o: Tensor
+) -> StepResult:
+    """As `lstm_step`, with p_i * c, p_f * c and p_o * c' added before the sigmoids."""
+    i, f, g, o = (x + r).chunk(4, -1)
+    i, f, g = torch.sigmoid(i + p_i * c), torch.sigmoid(f + p_f * c), torch.tanh(g)
+    c = f * c + i * g
+    o = torch.sigmoid(o + p_o * c)
+    return o * torch.tanh(c), c, (i, f, g, o)
+
+
 def gru_step(x: Tensor, r: Tensor, h: Tensor, c: Tensor) -> StepResult:
     """r, z = sigmoid(x + r), n = tanh(x_n + r * r_n), h' = n + z * (h - n)."""
     x_r, x_z, x_n = x.chunk(3, -1)
@@ -64,6 +75,7 @@ class Cell(NamedTuple):
     states: int  # 1: h; 2: h and c
     has_projection: bool
     step: Step
+    param_names: tuple[str, ...] = ()
 
     @property
     def gates(self) -> int:
@@ -76,6 +88,7 @@ CELLS: dict[str, Cell] = {
     "rnn_relu": Cell(("h",), 1, False, rnn_relu_step),
     "lstm": Cell(("i", "f", "g", "o"), 2, True, lstm_step),
     "gru": Cell(("r", "z", "n"), 1, False, gru_step),
+    "peephole_lstm": Cell(("i", "f", "g", "o"), 2, True, peephole_lstm_step, ("p_i", "p_f", "p_o")),
 }
 
 
@@ -125,7 +138,7 @@ def layer_forward(
         zeros_h = input.new_zeros(batch_size, w.weight_hh.shape[1])
         zeros_c = input.new_zeros(batch_size, w.weight_hh.shape[0] // CELLS[cell].gates)
         output, cs, h, c = _run_direction(
-            CELLS[cell].step,
+            CELLS[cell],
             list(zip(xs, valids, resets)),
             zeros_h if h_0 is None else h_0[direction],
             zeros_c if c_0 is None else c_0[direction],
@@ -148,7 +161,7 @@ def layer_forward(
 
 
 def _run_direction(
-    step: Step,
+    cell: Cell,
     steps: list[tuple[Tensor, Tensor | None, Tensor | None]],
     h: Tensor,
     c: Tensor,
@@ -164,6 +177,7 @@ def _run_direction(
     not valid for, keep their state: forward they have ended, in reverse they have not begun.
     """
     outputs, cs = [], []
+    params = () if w.params is None else w.params.chunk(len(cell.param_names))
     for x, valid, reset in reversed(steps) if reverse else steps:
         rows = x.size(0)
         h_prev, c_prev = h[:rows], c[:rows]
@@ -174,11 +188,12 @@ def _run_direction(
             # Other rows compute on zeros, or the NaN of a state would reach the gradients.
             h_prev = torch.where(valid, h_prev, 0.0)
             c_prev = torch.where(valid, c_prev, 0.0)
-        h_next, c_next, _ = step(
+        h_next, c_next, _ = cell.step(
             F.linear(x, w.weight_ih, w.bias_ih),
             F.linear(h_prev, w.weight_hh, w.bias_hh),
             h_prev,
             c_prev,
+            *params,
         )
         if w.weight_hr is not None:
             h_next = F.linear(h_next, w.weight_hr)

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from fusedrnn import ops, reference
+from fusedrnn._quantized import QuantizedWeights
 from fusedrnn.ops import LayerWeights
 
+OPS = torch.ops.fusedrnn
 GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
+_WEIGHTS = (*LayerWeights._fields, *(f"{name}_reverse" for name in LayerWeights._fields))
 
 
 class Layer(NamedTuple):
@@ -43,10 +46,9 @@ class Layer(NamedTuple):
             "input": self.input,
             "h_0": self.h_0,
             "c_0": self.c_0,
+            **dict(zip(_WEIGHTS, (*self.weights, *reverse), strict=True)),
             "reset_h": self.reset_h,
             "reset_c": self.reset_c,
-            **self.weights._asdict(),
-            **{f"{name}_reverse": weight for name, weight in reverse._asdict().items()},
         }
 
     @property
@@ -60,15 +62,13 @@ class Layer(NamedTuple):
 
     def replace(self, **changes: Tensor | None) -> Layer:
         """The same layer with some of `tensors` replaced."""
-        input, h_0, c_0, reset_h, reset_c, *weights = (self.tensors | changes).values()
+        tensors = self.tensors | changes
+        weights = [tensors.pop(name) for name in _WEIGHTS]
+        own, reverse = weights[: len(weights) // 2], weights[len(weights) // 2 :]
         return self._replace(
-            input=input,
-            h_0=h_0,
-            c_0=c_0,
-            reset_h=reset_h,
-            reset_c=reset_c,
-            weights=LayerWeights(*weights[:5]),
-            weights_reverse=None if weights[5] is None else LayerWeights(*weights[5:]),
+            weights=LayerWeights(*own),
+            weights_reverse=None if reverse[0] is None else LayerWeights(*reverse),
+            **tensors,
         )
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Layer:
@@ -78,10 +78,38 @@ class Layer(NamedTuple):
         """Copies that require a gradient."""
         return self.map(lambda tensor: tensor.detach().clone().to(dtype).requires_grad_())
 
+    def named_args(self, save: bool = False) -> dict[str, Any]:
+        """What torch.ops.fusedrnn.layer_forward is given, by name: see `op_args`."""
+        keep = {"save": save, "return_c": self.return_c, "recompute": self.recompute}
+        return {"cell": self.cell, **self.tensors, **self.sequence, **keep}
+
     def forward_args(self, save: bool = False) -> tuple[Any, ...]:
         """The arguments of torch.ops.fusedrnn.layer_forward."""
-        keep = (save, self.return_c, self.recompute)
-        return (self.cell, *self.tensors.values(), *self.sequence.values(), *keep)
+        return op_args(OPS.layer_forward, self.named_args(save))
+
+
+def op_args(op: Any, named: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of an operator's schema, whose lists hold those of the tensors that are there.
+
+    Each by the name of a tensor of the layer, `sizes` as batch_sizes or lengths.
+    """
+    weights = []
+    for suffix in ("", "_reverse"):
+        names = (f"{field}{suffix}" for field in QuantizedWeights._fields)
+        weights += [named[name] for name in names if named.get(name) is not None]
+    lengths, batch_sizes = named["lengths"], named["batch_sizes"]
+    states = [named.get(name) for name in ("h_0", "c_0", "reset_h", "reset_c")]
+    values = named | {
+        "weights": weights,
+        "sizes": lengths if batch_sizes is None else batch_sizes,
+        "grads": [named.get(name) for name in GRADS],
+        "kept": [named.get("saved"), named.get("kept_output")],
+    }
+    if values.get("mask") is None:
+        count = 1 + len(weights) + sum(state is not None for state in states)
+        values["mask"] = [True] * (count + 2)
+    schema = getattr(op, "default", op)._schema
+    return tuple(values[arg.name] for arg in schema.arguments)
 
 
 def make_layer(
@@ -103,7 +131,8 @@ def make_layer(
     """A random layer; `sizes` are seq_len, batch_size, input_size and hidden_size. The same seed
     gives the same values on every device."""
     seq_len, batch_size, input_size, hidden_size = sizes
-    gates = reference.CELLS[cell].gates
+    kind = reference.CELLS[cell]
+    gates, params, has_c = kind.gates, len(kind.param_names), kind.states == 2
     width = proj_size or hidden_size
     directions = 2 if bidirectional else 1
 
@@ -118,6 +147,7 @@ def make_layer(
             draw(gates * hidden_size, scale=scale) if bias else None,
             draw(gates * hidden_size, scale=scale) if bias else None,
             draw(proj_size, hidden_size, scale=scale) if proj_size else None,
+            draw(params * hidden_size, scale=scale / 2) if params else None,
         )
 
     batch_sizes = None
@@ -129,7 +159,7 @@ def make_layer(
         cell,
         input,
         draw(directions, batch_size, width) if state else None,
-        draw(directions, batch_size, hidden_size) if state and cell == "lstm" else None,
+        draw(directions, batch_size, hidden_size) if state and has_c else None,
         draw_weights(),
         draw_weights() if bidirectional else None,
         batch_sizes,
@@ -151,7 +181,7 @@ def make_layer(
     return layer
 
 
-# What make_layer can vary, by name; projection is for lstm alone.
+# What make_layer can vary, by name; projection is for cells that can be projected.
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "nobias": {"bias": False, "state": False},
@@ -180,7 +210,7 @@ CELL_VARIANTS = [
     (cell, variant)
     for cell in reference.CELLS
     for variant in VARIANTS
-    if cell == "lstm" or "projection" not in variant
+    if reference.CELLS[cell].has_projection or "projection" not in variant
 ]
 
 
@@ -210,19 +240,24 @@ def operator(layer: Layer) -> dict[str, Tensor]:
     return results(ops.layer_forward, layer)
 
 
-def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
-    """The arguments of layer_backward after a forward, with some changed by name."""
-    *outputs, saved, kept_output = torch.ops.fusedrnn.layer_forward(*layer.forward_args(save=True))
+def named_backward_args(layer: Layer) -> dict[str, Any]:
+    """What layer_backward is given after a forward, by name: see `op_args`."""
+    *outputs, saved, kept_output = OPS.layer_forward(*layer.forward_args(save=True))
     grads = [torch.randn_like(result) if result.numel() else None for result in outputs]
-    args = {
+    return {
         "cell": layer.cell,
         **dict(zip(GRADS, grads, strict=True)),
         **layer.tensors,
         **layer.sequence,
         "recompute": layer.recompute,
-        "kept_output": kept_output,
         "saved": saved,
-        "output_mask": [tensor is not None for tensor in layer.tensors.values()] + [True, True],
+        "kept_output": kept_output,
+        "mask": None,  # everything
     }
+
+
+def backward_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
+    """The arguments of layer_backward after a forward, with some changed by name."""
+    args = named_backward_args(layer)
     assert not changes.keys() - args.keys()
-    return tuple((args | changes).values())
+    return op_args(OPS.layer_backward, args | changes)

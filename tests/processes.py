@@ -17,7 +17,11 @@ LIMIT_SECONDS = 240
 
 
 def run_process(
-    command: Sequence[str | Path], *, check: bool = False, **options: Any
+    command: Sequence[str | Path],
+    *,
+    check: bool = False,
+    limit: float = LIMIT_SECONDS,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """`subprocess.run` without input; killed at the limit. With `check` it must succeed."""
     done = subprocess.run(
@@ -26,7 +30,7 @@ def run_process(
         capture_output=True,
         text=True,
         check=False,
-        timeout=LIMIT_SECONDS,
+        timeout=limit,
         **options,
     )
     assert not check or done.returncode == 0, done.stdout + done.stderr

@@ -247,7 +247,7 @@ def test_weights_that_do_not_fit_raise(compiled_part: None) -> None:
     with pytest.raises(RuntimeError, match="weight_"):
         module(torch.zeros(6, 3, 5))
     good = LayerWeights(torch.zeros(21, 5), torch.zeros(21, 7))
-    with pytest.raises(ValueError, match="biases come both or neither"):
+    with pytest.raises(ValueError, match="both biases or neither"):
         functional.gru(torch.zeros(6, 3, 5), None, [good._replace(bias_ih=torch.zeros(21))])
     with pytest.raises(RuntimeError, match="dtype"):
         weights = good._replace(weight_hh=good.weight_hh.double())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from layer_cases import VARIANTS, Layer, make_layer
+from layer_cases import VARIANTS, Layer, make_layer, named_backward_args, op_args
 from torch import Tensor
 
 from fusedrnn import _library
@@ -16,27 +16,15 @@ if not _library.available:
     pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
 
 OPS = torch.ops.fusedrnn
-TENSORS = tuple(make_layer("lstm").tensors)
-SEQUENCE = ("batch_sizes", "lengths", "reset")
-GRADS = ("grad_output", "grad_h_n", "grad_c_n", "grad_c")
-FORWARD = ("cell", *TENSORS, *SEQUENCE, "save", "return_c", "recompute")
-BACKWARD = (
-    *("cell", *GRADS, *TENSORS, *SEQUENCE),
-    *("recompute", "kept_output", "saved", "output_mask"),
-)
-FLAGS = ("cell", "save", "return_c", "output_mask")
+FLAGS = ("cell", "save", "return_c", "mask")
 
 
 def forward_args(layer: Layer) -> dict[str, Any]:
-    return dict(zip(FORWARD, layer.forward_args(save=True), strict=True))
+    return layer.named_args(save=True)
 
 
 def backward_args(layer: Layer) -> dict[str, Any]:
-    *outputs, saved, kept_output = OPS.layer_forward(*layer.forward_args(save=True))
-    grads = [torch.ones_like(result) for result in outputs[:3]]
-    grads.append(torch.ones_like(outputs[3]) if layer.return_c else None)
-    rest = (*layer.sequence.values(), layer.recompute, kept_output, saved, [True] * 17)
-    return dict(zip(BACKWARD, (layer.cell, *grads, *layer.tensors.values(), *rest), strict=True))
+    return named_backward_args(layer)
 
 
 def sizes(*values: int) -> Tensor:
@@ -48,6 +36,7 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("plain", {"cell": "mgu"}, ValueError, "cell: expected one of rnn_tanh, rnn_relu, lstm, gru"),
     ("plain", {"cell": ""}, ValueError, "cell: expected one of"),
     ("plain", {"cell": "gru"}, RuntimeError, "weight_hh: expected shape"),
+    ("plain", {"cell": "peephole_lstm"}, ValueError, "with a projection, then params, got shapes"),
     ("plain", {"input": torch.randn(3, 5)}, RuntimeError, "expected dtype float32 as input's"),
     ("plain", {"input": torch.ones(4, 3, 5, dtype=torch.int64)}, RuntimeError, "got int64"),
     ("plain", {"input": torch.randn(3, 5).double()}, RuntimeError, "input: expected 3 dimensions"),
@@ -76,23 +65,34 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
         RuntimeError,
         r"weight_hh: expected shape \(4 \* hidden_size, hidden_size\) = \(28, 7\), got \(21, 7\)",
     ),
-    ("plain", {"weight_hh": torch.randn(28).double()}, RuntimeError, "weight_hh: expected 2 dimen"),
+    (
+        "plain",
+        {"weight_hh": torch.randn(28).double()},
+        ValueError,
+        r"got shapes \[\(28, 5\), \(28,",
+    ),
     ("plain", {"weight_hh": torch.randn(0, 0).double()}, ValueError, "hidden_size > 0"),
-    ("plain", {"bias_ih": None}, ValueError, "biases come both or neither"),
-    ("plain", {"bias_hh": torch.randn(28, 1).double()}, RuntimeError, r"bias_hh: .* = \(28,\), go"),
+    ("plain", {"bias_ih": None}, ValueError, "both biases or neither, and"),
+    ("plain", {"bias_hh": torch.randn(28, 1).double()}, ValueError, "weights: expected for each d"),
+    ("plain", {"bias_hh": torch.randn(27).double()}, RuntimeError, r"bias_hh: .* = \(28,\), got"),
     ("plain", {"bias_hh": torch.randn(28).bfloat16()}, RuntimeError, "got bfloat16"),
     ("plain", {"weight_hr": torch.randn(7, 7).double()}, ValueError, "0 < proj_size < hidden_siz"),
     ("plain", {"weight_hr": torch.randn(3, 7).double()}, RuntimeError, "proj_size"),
-    ("plain", {"weight_hr": torch.randn(3).double()}, RuntimeError, "weight_hr: expected 2 dimens"),
-    ("plain", {"weight_ih_reverse": torch.randn(28, 5).double()}, ValueError, "weight_hh_reverse"),
-    ("plain", {"bias_ih_reverse": torch.randn(28).double()}, ValueError, "bias_ih_reverse: expec"),
+    ("plain", {"weight_hr": torch.randn(3).double()}, ValueError, "weights: expected for each dir"),
+    (
+        "plain",
+        {"weight_ih_reverse": torch.randn(28, 5).double()},
+        ValueError,
+        "weight_hr: expected",
+    ),
+    ("plain", {"bias_ih_reverse": torch.randn(28).double()}, ValueError, "weights: expected for e"),
     ("both", {"weight_hh_reverse": torch.randn(28, 8).double()}, RuntimeError, "hh_reverse: expec"),
-    ("both", {"bias_hh_reverse": None}, ValueError, "bias_hh_reverse: expected a tensor"),
-    ("projection", {"weight_hr_reverse": None}, ValueError, "weight_hr_reverse: expected a tensor"),
-    ("projection", {"weight_hr": None}, ValueError, "weight_hr_reverse: expected None"),
-    ("projection", {"cell": "gru"}, ValueError, "which has no projection"),
+    ("both", {"bias_hh_reverse": None}, ValueError, "weights: expected for each direction"),
+    ("projection", {"weight_hr_reverse": None}, ValueError, "weights: expected for each direction"),
+    ("projection", {"weight_hr": None}, ValueError, "weights: expected for each direction"),
+    ("projection", {"cell": "gru"}, ValueError, "gru, which has no projection"),
     ("packed", {"batch_sizes": None}, RuntimeError, "input: expected 3 dimensions"),
-    ("plain", {"batch_sizes": sizes(3, 3, 3, 3)}, RuntimeError, "input: expected 2 dimensions"),
+    ("plain", {"batch_sizes": sizes(3, 3, 3, 3)}, RuntimeError, "lengths: expected shape"),
     ("packed", {"batch_sizes": sizes()}, RuntimeError, "Expected sequence length to be larger"),
     ("packed", {"batch_sizes": sizes(3, 2, 1)}, ValueError, "expected the sum 7"),
     ("packed", {"batch_sizes": sizes(3, 2, 2, 1)}, ValueError, "expected the sum 7"),
@@ -103,7 +103,6 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("packed", {"batch_sizes": sizes(3, 2, 1, 1).int()}, RuntimeError, "int64 CPU tensor"),
     ("packed", {"batch_sizes": sizes(3, 2, 1, 1)[None]}, RuntimeError, "of one dimension"),
     ("packed", {"batch_sizes": sizes(4, 2, 1)}, RuntimeError, r"h_0: expected .* \(2, 4, 7\)"),
-    ("packed", {"lengths": sizes(4, 2, 1)}, ValueError, "lengths: expected None, because batch_s"),
     ("plain", {"lengths": sizes(4, 2)}, RuntimeError, r"\(batch_size,\) = \(3,\), got \(2,\)"),
     ("plain", {"lengths": sizes(4, 2, 1).int()}, RuntimeError, "expected dtype int64, got int32"),
     ("plain", {"lengths": sizes(4, 2, 5)}, ValueError, "seq_len = 4, got 5 at row 2"),
@@ -120,7 +119,7 @@ FORWARD_ERRORS: list[tuple[str, dict[str, Any], type[Exception], str]] = [
 
 def call_with(op: Any, args: dict[str, Any], changes: dict[str, Any]) -> Any:
     assert changes.keys() <= args.keys()
-    return op(*(args | changes).values())
+    return op(*op_args(op, args | changes))
 
 
 @pytest.mark.parametrize(("variant", "changes", "kind", "message"), FORWARD_ERRORS)
@@ -155,11 +154,11 @@ def test_bad_argument_of_backward(
         ({"saved": torch.randn(1, 4, 3, 5, 7)}, "saved: expected dtype float64"),
         ({"grad_c": torch.randn(1, 4, 3, 7)}, "grad_c: expected dtype float64"),
         ({"grad_c": torch.randn(1, 3, 4, 7).double()}, "grad_c: expected shape of c"),
-        ({"output_mask": [True] * 16}, "output_mask|array"),
+        ({"mask": [True] * 8}, "mask: expected 9 values, of each tensor .* got 8"),
     ],
 )
 def test_bad_gradient_or_result(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises((RuntimeError, ValueError), match=message):
         call_with(OPS.layer_backward, backward_args(make_layer("lstm")), changes)
 
 
@@ -218,6 +217,32 @@ def test_cell_without_c_refuses_c_0() -> None:
     args = forward_args(make_layer("gru"))
     with pytest.raises(ValueError, match="c_0: expected None for cell gru"):
         call_with(OPS.layer_forward, args, {"c_0": torch.zeros(1, 3, 7, dtype=torch.float64)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"weights": []}, r"weights: expected for each direction .* got shapes \[\]"),
+        ({"weights": [None] * 4}, r"type 'List\[Tensor\]' for argument 'weights'"),
+        ({"grads": [None] * 3}, "grads: expected 4 gradients or None, .* got 3"),
+        ({"kept": []}, "kept: expected saved and kept_output, got 0 tensors"),
+        ({"mask": []}, "mask: expected 8 values"),
+    ],
+    ids=str,
+)
+def test_lists_of_another_length_or_with_none_are_named(
+    changes: dict[str, Any], match: str
+) -> None:
+    layer = make_layer("gru")
+    for op, named in (
+        (OPS.layer_forward, forward_args(layer)),
+        (OPS.layer_backward, backward_args(layer)),
+    ):
+        names = [arg.name for arg in op.default._schema.arguments]
+        if changes.keys() <= set(names):
+            args = dict(zip(names, op_args(op, named), strict=True)) | changes
+            with pytest.raises((RuntimeError, ValueError), match=match):
+                op(*args.values())
 
 
 JUNK: list[Any] = [
@@ -280,4 +305,24 @@ def test_junk_in_any_place_raises_or_works(op: str, variant: str) -> None:
 )
 def test_activate_gates_refuses_what_are_no_gates(x: Any, r: Any, match: str) -> None:
     with pytest.raises(RuntimeError, match=match):
-        torch.ops.fusedrnn.activate_gates("lstm", x, r)
+        torch.ops.fusedrnn.activate_gates("lstm", x, r, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("cell", "changes", "match"),
+    [
+        ("lstm", {"h": torch.zeros(2, 4)}, "h: expected 2 dimensions, the last of size 3"),
+        ("lstm", {"c": torch.zeros(3)}, "c: expected 2 dimensions"),
+        ("rnn_tanh", {"c": torch.zeros(2, 12)}, "c: expected None for cell rnn_tanh"),
+        ("lstm", {"params": torch.zeros(9)}, "params: expected None for cell lstm"),
+        ("peephole_lstm", {}, "params: expected a tensor for cell peephole_lstm"),
+        ("peephole_lstm", {"params": torch.zeros(8)}, r"params: .* \(3 \* hidden_size,\) = \(9,\)"),
+    ],
+)
+def test_activate_gates_refuses_states_and_params_that_do_not_fit(
+    cell: str, changes: dict[str, Tensor], match: str
+) -> None:
+    gates = torch.zeros(2, 12)
+    others = dict.fromkeys(("h", "c", "params")) | changes
+    with pytest.raises((RuntimeError, ValueError), match=match):
+        torch.ops.fusedrnn.activate_gates(cell, gates, gates, *others.values())

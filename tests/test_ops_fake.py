@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from cases import CELLS, layers, pack, tensors_of
-from layer_cases import VARIANTS, backward_args, make_layer
+from layer_cases import VARIANTS, make_layer, named_backward_args, op_args
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
-from fusedrnn import _library
+from fusedrnn import _library, reference
 from fusedrnn._quantized import store
 
 if not _library.available:
@@ -27,25 +27,20 @@ DIFFERENT = ("nobias", "projection", "packed", "packed_reset", "everything")
 ELSEWHERE = "on another device"
 
 
-def names_of(op: Any) -> list[str]:
-    return [argument.name for argument in op.default._schema.arguments]
-
-
 def forward(cell: str, variant: str) -> Args:
     layer = make_layer(cell, torch.float32, **VARIANTS[variant])
-    return dict(zip(names_of(OPS.layer_forward), layer.forward_args(save=True), strict=True))
+    return layer.named_args(save=True)
 
 
 def backward(cell: str, variant: str) -> Args:
     layer = make_layer(cell, torch.float32, **VARIANTS[variant])
-    return dict(zip(names_of(OPS.layer_backward), backward_args(layer), strict=True))
+    return named_backward_args(layer)
 
 
 def quantized(dtype: torch.dtype) -> Callable[[str, str], Args]:
     def build(cell: str, variant: str) -> Args:
-        given = forward(cell, variant)
-        args: Args = dict.fromkeys(names_of(OPS.quantized_forward))
-        args |= {name: value for name, value in given.items() if name in args}
+        args = forward(cell, variant)
+        del args["save"], args["recompute"]
         for name, weight in list(args.items()):
             if name.startswith("weight_") and weight is not None:
                 args[name], args[name.replace("weight", "scale")] = store(weight, dtype)
@@ -68,7 +63,7 @@ def faults(name: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((repr(cell), cell) for cell in ("", "mgu", "LSTM", "lstm ", *CELLS))
     elif name == "recompute":
         yield from ((str(number), number) for number in (-1, -(2**62)))
-    elif value is None and name not in ("save", "return_c", "output_mask"):
+    elif value is None and name not in ("save", "return_c", "mask"):
         yield "present", torch.zeros(3)
     elif isinstance(value, Tensor):
         other = torch.float64 if value.dtype != torch.float64 else torch.float32
@@ -101,7 +96,7 @@ def on_meta(args: Args, bad: str, fault: Any) -> Args:
         name: value.to("meta") if isinstance(value, Tensor) and name != "batch_sizes" else value
         for name, value in (args if fault is ELSEWHERE else args | {bad: fault}).items()
     }
-    return moved | {bad: torch.zeros(3)} if fault is ELSEWHERE else moved
+    return moved | {bad: args[bad]} if fault is ELSEWHERE else moved
 
 
 def on_cpu(args: Args, bad: str, fault: Any) -> Args:
@@ -110,13 +105,13 @@ def on_cpu(args: Args, bad: str, fault: Any) -> Args:
 
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("variant", DIFFERENT)
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", reference.CELLS)
 def test_meta_and_fake_tensors_are_refused_as_on_the_cpu(
     cell: str, variant: str, build: str
 ) -> None:
     op, make = BUILDS[build]
-    if cell != "lstm" and "projection" in variant:
-        pytest.skip("only lstm has a projection")
+    if "projection" in variant and not reference.CELLS[cell].has_projection:
+        pytest.skip("it has no projection")
     if op is OPS.quantized_forward and variant in ("everything", "packed_reset"):
         pytest.skip("the checks are those of layer_forward")
     args = make(cell, variant)
@@ -133,12 +128,12 @@ def test_meta_and_fake_tensors_are_refused_as_on_the_cpu(
             if name == "batch_sizes" and kind == "device":
                 continue  # on the meta device it has no values there either
             real = on_cpu(args, name, fault)
-            expected = outcome(lambda real=real: op(*real.values()))
+            expected = outcome(lambda real=real: op(*op_args(op, real)))
             meta = on_meta(args, name, fault)
-            found = {"meta": outcome(lambda meta=meta: op(*meta.values()))}
+            found = {"meta": outcome(lambda meta=meta: op(*op_args(op, meta)))}
             with mode:
                 fake = fakes | {name: to_fake(real[name])}
-                found["fake"] = outcome(lambda fake=fake: op(*fake.values()))
+                found["fake"] = outcome(lambda fake=fake: op(*op_args(op, fake)))
             if packed and kind.split()[0] in ("larger", "smaller", "empty"):
                 del found["fake"]  # how many rows a packed batch has is a matter of values
             wrong += [
@@ -165,7 +160,7 @@ def same(found: Any, expected: Any) -> bool:
 def test_an_unknown_cell_without_data_is_a_value_error(cell: str) -> None:
     args = on_meta(forward("lstm", "plain"), "cell", cell)
     with pytest.raises(ValueError, match="^cell: expected one of rnn_tanh, rnn_relu, lstm, gru"):
-        OPS.layer_forward(*args.values())
+        OPS.layer_forward(*op_args(OPS.layer_forward, args))
 
 
 @pytest.mark.parametrize("lengths", [[6, 4, 2], [2, 6, 4]], ids=["sorted", "unsorted"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CELLS, assert_close, tolerance
+from cases import assert_close, tolerance
 from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer, operator, oracle
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -16,6 +16,7 @@ from fusedrnn import _library, ops, reference
 if not _library.available:
     pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
 
+CELLS = tuple(reference.CELLS)
 OPS = torch.ops.fusedrnn
 DOUBLE = torch.float64
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CELLS, assert_close, tolerance
-from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer
+from cases import assert_close, tolerance
+from layer_cases import CELL_VARIANTS, VARIANTS, Layer, make_layer, op_args
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from fusedrnn import _library, ops, reference
 from fusedrnn._quantized import DTYPES, QuantizedWeights, store
@@ -17,17 +18,18 @@ from fusedrnn.ops import LayerWeights
 if not _library.available:
     pytest.skip(f"needs the compiled part: {_library.reason}", allow_module_level=True)
 
+CELLS = tuple(reference.CELLS)
 OP = torch.ops.fusedrnn.quantized_forward.default
 
 
 def quantized(weights: LayerWeights | None, dtype: torch.dtype) -> QuantizedWeights | None:
     if weights is None:
         return None
-    nothing = (None, None)
-    ih, hh = (store(weight, dtype) for weight in weights[:2])
-    hr = nothing if weights.weight_hr is None else store(weights.weight_hr, dtype)
-    stored = (ih[0], hh[0], weights.bias_ih, weights.bias_hh, hr[0])
-    return QuantizedWeights(*stored, ih[1], hh[1], hr[1])
+    fields = weights._asdict()
+    for name, weight in weights._asdict().items():
+        if name.startswith("weight") and weight is not None:
+            fields[name], fields[name.replace("weight", "scale")] = store(weight, dtype)
+    return QuantizedWeights(**fields)
 
 
 def make_quantized(cell: str, dtype: torch.dtype, **options: Any) -> Layer:
@@ -45,33 +47,31 @@ def restored(layer: Layer, dtype: torch.dtype) -> Layer:
         if weights is None:
             return None
         in_dtype = (None if t is None else t.to(dtype) for t in weights)
-        ih, hh, bias_ih, bias_hh, hr, *scales = in_dtype
+        ih, hh, bias_ih, bias_hh, hr, params, *scales = in_dtype
         ih, hh, hr = (
             weight if scale is None else weight * scale.unsqueeze(1)
             for weight, scale in zip((ih, hh, hr), scales, strict=True)
         )
-        return LayerWeights(ih, hh, bias_ih, bias_hh, hr)
+        return LayerWeights(ih, hh, bias_ih, bias_hh, hr, params)
 
     weights = (restore(layer.weights), restore(layer.weights_reverse))
     plain = layer._replace(weights=weights[0], weights_reverse=weights[1])
     return plain.map(lambda tensor: tensor.to(dtype))
 
 
-def op_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
+def quantized_args(layer: Layer, **changes: Any) -> tuple[Any, ...]:
     """The arguments of the operator, with some changed by name."""
-    w, r = layer.weights, layer.weights_reverse or (None,) * 8
+    fields = layer.weights._fields
+    reverse = layer.weights_reverse or (None,) * len(fields)
     args = {
-        "cell": layer.cell,
-        **{name: getattr(layer, name) for name in ("input", "h_0", "c_0", "reset_h", "reset_c")},
-        **dict(zip(w._fields[:5], w[:5])),
-        **{f"{name}_reverse": tensor for name, tensor in zip(w._fields[:5], r[:5])},
-        **dict(zip(w._fields[5:], w[5:])),
-        **{f"{name}_reverse": tensor for name, tensor in zip(w._fields[5:], r[5:])},
+        **{name: getattr(layer, name) for name in ("cell", "input", "h_0", "c_0")},
+        **{name: getattr(layer, name) for name in ("reset_h", "reset_c", "return_c")},
+        **dict(zip(fields, layer.weights, strict=True)),
+        **{f"{name}_reverse": tensor for name, tensor in zip(fields, reverse, strict=True)},
         **layer.sequence,
-        "return_c": layer.return_c,
     }
     assert not changes.keys() - args.keys()
-    return tuple((args | changes).values())
+    return op_args(torch.ops.fusedrnn.quantized_forward, args | changes)
 
 
 def assert_matches_oracle(layer: Layer) -> None:
@@ -118,7 +118,7 @@ def test_weights_are_read_in_place_for_sizes_around_vectors(
     for batch_size, input_size, hidden_size in (
         (1, 1, 1), (1, 16, 64), (2, 15, 17), (3, 33, 31), (5, 65, 9), (4, 131, 40),
     ):  # fmt: skip
-        projected = hidden_size // 2 if cell == "lstm" else 0
+        projected = hidden_size // 2 if reference.CELLS[cell].has_projection else 0
         for proj_size in {0, projected}:
             sizes = (1, batch_size, input_size, hidden_size)
             layer = make_quantized(cell, dtype, sizes=sizes, proj_size=proj_size)
@@ -161,7 +161,7 @@ def test_any_strides_are_taken(seq_len: int, dtype: torch.dtype) -> None:
         larger = torch.stack([value, value], -1)
         return larger[..., 0]
 
-    args = [with_gaps(value) for value in op_args(layer)]
+    args = tree_map(with_gaps, quantized_args(layer))
     for actual, result in zip(OP(*args), expected, strict=True):
         assert torch.equal(actual, result)
 
@@ -169,7 +169,7 @@ def test_any_strides_are_taken(seq_len: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("cell", "variant"), CELL_VARIANTS)
 def test_opcheck(cell: str, variant: str, dtype: torch.dtype) -> None:
-    torch.library.opcheck(OP, op_args(make_quantized(cell, dtype, **VARIANTS[variant])))
+    torch.library.opcheck(OP, quantized_args(make_quantized(cell, dtype, **VARIANTS[variant])))
 
 
 def test_vmap_runs_sample_after_sample() -> None:
@@ -186,12 +186,12 @@ def test_vmap_runs_sample_after_sample() -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "match"),
     [
-        ({"weight_ih": "float"}, RuntimeError, "weight_ih: expected bfloat16, float16 or int8"),
+        ({"weight_ih": "float"}, ValueError, "weights: expected for each direction"),
         ({"weight_hh": "half"}, RuntimeError, "weight_hh: expected dtype int8, got float16"),
         ({"input": "double"}, RuntimeError, "input: expected dtype float32, as quantized"),
         ({"bias_hh": "half"}, RuntimeError, "bias_hh: expected dtype float32"),
-        ({"scale_hh": None}, ValueError, "scale_hh: expected a tensor, got None"),
-        ({"scale_hr": "new"}, ValueError, "scale_hr: expected None, got a tensor"),
+        ({"scale_hh": None}, ValueError, "then the scales of each weight in int8, got"),
+        ({"scale_hr": "new"}, ValueError, "then the scales of each weight in int8, got"),
         ({"scale_ih": "half"}, RuntimeError, "scale_ih: expected dtype float32"),
         (
             {"scale_ih": "short"},
@@ -217,10 +217,10 @@ def test_bad_arguments_are_named(
         name: None if how is None else make[how](tensors.get(name)) for name, how in changes.items()
     }
     with pytest.raises(error, match=match):
-        OP(*op_args(layer, **changed))
+        OP(*quantized_args(layer, **changed))
 
 
 def test_scales_come_with_int8_alone() -> None:
     layer = make_quantized("gru", torch.float16)
-    with pytest.raises(ValueError, match="scale_ih: expected None"):
-        OP(*op_args(layer, scale_ih=torch.ones(21)))
+    with pytest.raises(ValueError, match="weights: expected for each direction"):
+        OP(*quantized_args(layer, scale_ih=torch.ones(21)))

@@ -93,15 +93,16 @@ def test_constants_agree_with_torch(cell: str) -> None:
 @pytest.mark.parametrize("cell", reference.CELLS)
 def test_constants_agree_with_the_registry(cell: str, compiled_part: None) -> None:
     spec, registered = reference.CELLS[cell], _cells.CELLS[cell]
-    for name in ("gate_names", "states", "has_projection", "gates"):
+    for name in ("gate_names", "param_names", "states", "has_projection", "gates"):
         assert getattr(registered, name) == getattr(spec, name), name
     weights = [torch.randn(spec.gates * 7, width, dtype=DOUBLE) for width in (5, 7)]
+    weights += [torch.randn(7 * len(spec.param_names)).double()] if spec.param_names else []
     saved = torch.ops.fusedrnn.layer_forward(
         cell,
         torch.randn(2, 3, 5, dtype=DOUBLE),
+        *(None, None),
+        weights,
         *[None] * 4,
-        *weights,
-        *[None] * 11,
         *(True, False, 0),
     )[4]
     assert saved.shape == (1, 2, 3, registered.saved_width, 7)

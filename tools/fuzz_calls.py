@@ -83,6 +83,11 @@ class Play:
             self.error = "torch cannot refuse it"
         if self.place >= 0 and f"{self.names[self.place]} overlapping" in seen:
             self.error = "torch gives its tangent the same strides, with elements that overlap"
+        if self.way == "autocast" and any(
+            name.endswith("]") and name[-2].isdigit() and not isinstance(leaf, (Tensor, bool))
+            for name, leaf in zip(self.names, self.leaves)
+        ):
+            self.error = "torch prints a list that it refuses, and leaves autocast on"
         self.description = f"{self.target}: {seen}{' | train' * self.trains}"
 
     def _draw_way(self) -> None:
@@ -128,7 +133,7 @@ class Play:
             self.error = str(error)
             return
         self.is_valid &= note.endswith("~")
-        is_grad = self.names[place].startswith(("['grad_", "['output_mask"))
+        is_grad = self.names[place].startswith(("['grads']", "['mask']"))
         self.keeps_values &= is_grad or note.removesuffix("~") in changes.SAME_VALUES
         self.changed.add(place)
         self.leaves[place] = value
@@ -203,7 +208,12 @@ class Play:
             results = way(lambda tensor: run([*before, tensor, *after]), leaves[self.place])
             return list(pytree.tree_leaves(results))
         if self.way and not is_oracle:
-            stay = {place for place, name in enumerate(self.names) if "batch_sizes" in name}
+            is_packed = getattr(self.call.args.get("input"), "ndim", 0) == 2
+            stay = {
+                place
+                for place, name in enumerate(self.names)
+                if "batch_sizes" in name or (is_packed and name == "['sizes']")
+            }
             return list(changes.MODES[self.way](run, leaves, stay))
         results = run(leaves)
         return [*results, *self._gradients(results, leaves)]
@@ -248,7 +258,7 @@ class Play:
         if differentiates:  # A derivative is a product with arguments, of h that was rounded.
             floating = (x for x in self.leaves if isinstance(x, Tensor) and x.is_floating_point())
             scale = max([scale, *(_largest(_copy(tensor)) for tensor in floating)])
-        if any("scale_" in note for note in self.notes):
+        if any("scale" in note for note in self.notes):
             return Outcome("ran")  # weights of any size, whose sums round by more than results tell
         if coarse.itemsize < 4 and (self.twice or "grad" in self.way or scale > 100):
             return Outcome("ran")

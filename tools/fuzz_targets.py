@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from fuzz_oracles import backward_oracle, cell_oracle, layer_oracle
-from layer_cases import Layer, backward_args, make_layer
+from layer_cases import Layer, make_layer, named_backward_args, op_args
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -24,7 +24,10 @@ from fusedrnn.modules import quantized
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 NONLINEARITIES = {"rnn_tanh": "tanh", "rnn_relu": "relu"}
-_NOT_CALLED = {"__version__", "compat", "functional", "patch", "quantize_weights"}
+_NOT_CALLED = {
+    *("__version__", "compat", "functional", "patch", "quantize_weights"),
+    "RecurrentBase",  # has no cell
+}
 
 
 class Call(NamedTuple):
@@ -85,11 +88,12 @@ def random_layer(rng: random.Random, **fixed: Any) -> Layer:
     sizes = (rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 3, 5)), rng.choice((1, 2, 5, 9)))
     if rng.random() < 0.03:  # enough for several threads
         sizes, hidden_size = (17, rng.choice((4, 33)), 9), 96
+    projects = reference.CELLS[cell].has_projection and rng.random() < 0.4
     options = {
         "sizes": (*sizes, hidden_size),
         "packed": rng.random() < 0.2,
         "bidirectional": rng.random() < 0.4,
-        "proj_size": rng.randrange(hidden_size) if cell == "lstm" and rng.random() < 0.4 else 0,
+        "proj_size": rng.randrange(hidden_size) if projects else 0,
         "bias": rng.random() < 0.8,
         "state": rng.random() < 0.7,
         "lengths": rng.random() < 0.25,
@@ -118,27 +122,25 @@ _PLAIN = {"packed": False, "bidirectional": False, "lengths": False, "reset": Fa
 
 
 def _operator(op: Any, rng: random.Random) -> Call:
-    """By the schema: the layer's argument of each name, else a value of its type."""
+    """By the schema: the layer's arguments, else a value of its type."""
     name = op._schema.name.removeprefix("fusedrnn::")
     is_quantized = name == "quantized_forward"
     fixed: dict[str, Any] = {"dtype": torch.float32, "recompute": 0} if is_quantized else {}
-    if name in ("plain_layer_forward", "cell_forward"):
+    if name == "cell_forward":
         fixed = _PLAIN
     layer = random_layer(rng, **fixed)
-    known: dict[str, Any] = {
-        **dict(zip(layer._fields, layer, strict=True)),
-        **layer.tensors,
-        "save": rng.random() < 0.5,
-        **_sizes(layer, rng),
-    }
+    named = layer.named_args(save=rng.random() < 0.5)
     if is_quantized:
-        known |= _stored(layer, rng)
+        named |= _stored(layer, rng)
     if name == "cell_forward":
-        known |= _one_step(layer, rng.random() < 0.7)
+        step = _one_step(layer, rng.random() < 0.7)
+        named |= step
     if name == "layer_backward":
-        known |= dict(
-            zip((arg.name for arg in op._schema.arguments), backward_args(layer), strict=True)
-        )
+        named = named_backward_args(layer)
+    known = {"cell": layer.cell, **_sizes(layer, rng)}
+    names = [arg.name for arg in op._schema.arguments]
+    if "weights" in names:
+        known |= dict(zip(names, op_args(op, named), strict=True))
     args = {
         arg.name: known[arg.name] if arg.name in known else _of_type(str(arg.type))
         for arg in op._schema.arguments
@@ -148,7 +150,12 @@ def _operator(op: Any, rng: random.Random) -> Call:
         return op(*args.values())
 
     if name == "layer_backward":
-        return Call(function, args, backward_oracle, 15, keeps_state=True)
+
+        def backward(**args: Any) -> Any:
+            grads = op(*args.values())
+            return grads[: sum(args["mask"][:-2])]  # the oracle has none of the pre-activations
+
+        return Call(backward, args, backward_oracle, keeps_state=True)
     if "input" not in args:
         return Call(function, args)
     oracle = cell_oracle if name == "cell_forward" else layer_oracle
@@ -192,7 +199,7 @@ def _stored(layer: Layer, rng: random.Random) -> dict[str, Any]:
 
 def _layer_function(function: Any, rng: random.Random) -> Call:
     """Of `fusedrnn.ops`; under the fallback it is the reference."""
-    fixed: dict[str, Any] = {} if function is ops.layer_forward else _PLAIN
+    fixed: dict[str, Any] = _PLAIN if function is ops.cell_forward else {}
     quantize = rng.random() < 0.2
     layer = random_layer(rng, **fixed | ({"dtype": torch.float32} if quantize else {}))
     args = dict(zip(layer._fields, layer, strict=True))
@@ -205,8 +212,6 @@ def _layer_function(function: Any, rng: random.Random) -> Call:
     if function is ops.cell_forward:
         args = {"cell": layer.cell, **_one_step(layer, rng.random() < 0.7),
                 "weights": args["weights"]}  # fmt: skip
-    elif function is ops.plain_layer_forward:
-        args = dict(list(args.items())[:6])
     return Call(function, args, function, None, not quantize, not quantize)
 
 
@@ -226,7 +231,7 @@ def _stack(rng: random.Random, **fixed: Any) -> tuple[Layer, list[Any], dict[str
         if h is None:
             return None
         states = [t.repeat(num_layers, 1, 1) for t in (h, c) if t is not None]
-        return tuple(states) if layer.cell == "lstm" else states[0]
+        return tuple(states) if len(states) > 1 else states[0]
 
     args: dict[str, Any] = {"input": layer.input, "hx": state(layer.h_0, layer.c_0)}
     batch_first, batched = rng.random() < 0.3, rng.random() < 0.8 or layer.lengths is not None
@@ -256,14 +261,17 @@ def _stack(rng: random.Random, **fixed: Any) -> tuple[Layer, list[Any], dict[str
     return layer, weights, args | {"batch_first": batch_first}
 
 
-def _kind(name: str, rng: random.Random) -> str:
-    """A cell of the class or function of that name."""
+def _kind(called: Any, rng: random.Random) -> str:
+    """A cell of the class or function."""
+    if isinstance(called, type) and issubclass(called, fusedrnn.RecurrentBase):
+        return called.cell
+    name = called.__name__
     kind = name.lower().removeprefix("quantized").removesuffix("cell").removesuffix("_")
     return rng.choice(tuple(NONLINEARITIES)) if kind == "rnn" else kind
 
 
 def _functional(function: Any, rng: random.Random) -> Call:
-    cell = _kind(function.__name__, rng)
+    cell = _kind(function, rng)
     extra = {"nonlinearity": NONLINEARITIES[cell]} if cell in NONLINEARITIES else {}
     if function.__name__.endswith("_cell"):
         layer = random_layer(rng, cell=cell, **_PLAIN)
@@ -278,12 +286,12 @@ def _cell_args(layer: Layer, rng: random.Random) -> dict[str, Any]:
     args = _one_step(layer, rng.random() < 0.7)
     c = args.pop("c")
     h = args.pop("h")
-    return args | {"hx": (h, c) if layer.cell == "lstm" and h is not None else h}
+    return args | {"hx": h if c is None else (h, c)}
 
 
 def _module(cls: type[nn.Module], rng: random.Random) -> Call:
     """The module called with its parameters, which are arguments as well."""
-    cell, is_quantized = _kind(cls.__name__, rng), cls.__module__ == quantized.__name__
+    cell, is_quantized = _kind(cls, rng), cls.__module__ == quantized.__name__
     fixed: dict[str, Any] = {"cell": cell}
     if is_quantized:
         fixed["dtype"] = torch.float32
@@ -328,7 +336,7 @@ def _construction(cls: type[nn.Module], rng: random.Random) -> Call:
     if not cls.__name__.endswith("Cell"):
         fixed["num_layers"] = rng.choice((-1, 0, 1, 2))
         args |= {"batch_first": False, "dropout": 0.5, "bidirectional": True}
-        if cls.__name__ == "LSTM":
+        if "LSTM" in cls.__name__:
             args["proj_size"] = rng.choice((0, 0, 1)) if args["hidden_size"] > 1 else 0
     if cls.__name__.startswith("RNN"):
         args["nonlinearity"] = "relu"

@@ -8,16 +8,19 @@ namespace fusedrnn {
 namespace {
 
 template <at::DeviceType Device>
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
+ForwardResult layer_forward(const LayerGiven& layer, const Keep& keep) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(Device));
   const at::ScalarType dtype = at::autocast::get_autocast_dtype(Device);
-  LayerTensors cast;
-  for (int i = 0; i < kLayerTensorCount; ++i) {
-    cast[i] = at::autocast::cached_cast(dtype, tensors[i], Device);
-  }
-  return call_layer_forward(cell, cast, sequence, keep);
+  const auto cast = [&](const auto& given) {
+    return at::autocast::cached_cast(dtype, given, Device);
+  };
+  const Tensor input = cast(layer.input);
+  const OptionalTensor h_0 = cast(layer.h_0), c_0 = cast(layer.c_0);
+  const OptionalTensor reset_h = cast(layer.reset_h), reset_c = cast(layer.reset_c);
+  const std::vector<Tensor> weights = cast(layer.weights);
+  return call_layer_forward(
+      {layer.cell, input, h_0, c_0, weights, layer.sizes, layer.reset, reset_h, reset_c}, keep);
 }
 
 }  // namespace

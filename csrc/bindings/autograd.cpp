@@ -66,6 +66,23 @@ bool any_forward_gradient(const std::array<OptionalTensor, N>& tensors) {
   });
 }
 
+template <class Predicate>
+bool any_tensor(const LayerGiven& layer, const Predicate& predicate) {
+  const auto holds = [&](const OptionalTensor& tensor) {
+    return tensor.has_value() && predicate(*tensor);
+  };
+  return predicate(layer.input) || holds(layer.h_0) || holds(layer.c_0) || holds(layer.reset_h) ||
+         holds(layer.reset_c) || std::any_of(layer.weights.begin(), layer.weights.end(), predicate);
+}
+bool any_requires_grad(const LayerGiven& layer) {
+  return at::GradMode::is_enabled() &&
+         any_tensor(layer, [](const Tensor& tensor) { return tensor.requires_grad(); });
+}
+bool any_forward_gradient(const LayerGiven& layer) {
+  return any_tensor(layer,
+                    [](const Tensor& tensor) { return torch::autograd::isFwGradDefined(tensor); });
+}
+
 // Tensors with their derivatives in forward mode.
 template <size_t N>
 std::array<Dual, N> unpack_forward_gradients(const std::array<OptionalTensor, N>& tensors) {
@@ -282,34 +299,31 @@ variable_list compute_first(variable_list&& grads, const KeptTensors& kept,
   GradMask mask{};
   for (int i = 0; i < kLayerTensorCount; ++i) mask[i] = kept.tensors[i].has_value() && wanted[i];
   LayerGrads gradients =
-      call_layer_backward(kept.cell, output_grads, kept.tensors, sequence_of(kept), kept.recompute,
-                          *kept.others[kKeptOutput], *kept.others[kSaved], mask);
-  variable_list result(kLayerTensorCount);
-  for (int i = 0; i < kLayerTensorCount; ++i) {
-    if (mask[i]) result[i] = std::move(gradients[i]);
-  }
-  return result;
+      call_layer_backward({kept.cell, std::move(output_grads), kept.tensors, sequence_of(kept),
+                           kept.recompute, *kept.others[kSaved], *kept.others[kKeptOutput], mask});
+  return {gradients.begin(), gradients.begin() + kLayerTensorCount};
 }
 
 struct LayerBackward final : LayerNode<compute_first> {
   std::string name() const override { return "fusedrnn::LayerBackward"; }
 };
 
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
-  const bool needs_grad = any_requires_grad(tensors);
+ForwardResult layer_forward(const LayerGiven& layer, const Keep& keep) {
+  const bool needs_grad = any_requires_grad(layer);
   ForwardResult result;
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result = call_layer_forward(cell, tensors, sequence,
-                                {keep.save || needs_grad, keep.return_c, keep.recompute});
+    result = call_layer_forward(layer, {keep.save || needs_grad, keep.return_c, keep.recompute});
   }
+  const bool has_forward_gradient = any_forward_gradient(layer);
+  if (!needs_grad && !has_forward_gradient) return result;
+  const auto [tensors, sequence, no_scales] = to_places(layer);
   if (needs_grad) {
     auto node = make_node<LayerBackward>();
     node->set_next_edges(std::apply(
         [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
         tensors));
-    node->keep(cell, tensors, sequence);
+    node->keep(layer.cell, tensors, sequence);
     node->kept.recompute = keep.recompute;
     for (const Tensor& output : result.outputs) {
       // What a cell without c, or a call that does not ask for it, has in the place of c.
@@ -321,43 +335,39 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
     node->own_result = &node->kept.others[kKeptOutput];
     node->kept.others[kSaved] = SavedVariable(result.saved, /*is_output=*/false);
   }
-  if (any_forward_gradient(tensors)) {
+  if (has_forward_gradient) {
     const DualOutputs duals =
-        composite_forward(cell, {unpack_forward_gradients(tensors)}, sequence, keep.return_c);
+        composite_forward(layer.cell, {unpack_forward_gradients(tensors)}, sequence, keep.return_c);
     for (int i = 0; i < kOutputCount; ++i) set_forward_gradient(duals[i], result.outputs[i]);
     if (result.kept_output.dim() > 1) set_forward_gradient(duals[kOutput], result.kept_output);
   }
   return result;
 }
 
-LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
+LayerGrads layer_backward(const BackwardArgs& args) {
+  const OutputGrads& grads = args.grads;
+  const LayerTensors& tensors = args.tensors;
   const bool needs_grad = any_requires_grad(grads) || any_requires_grad(tensors);
   LayerGrads result;
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    result =
-        call_layer_backward(cell, grads, tensors, sequence, recompute, kept_output, saved, mask);
+    result = call_layer_backward(args);
   }
   if (needs_grad) {
     auto node = make_node<LayerDoubleBackward>();
     node->set_next_edges(std::apply(
         [](const auto&... tensor) { return torch::autograd::collect_next_edges(tensor...); },
         std::tuple_cat(grads, tensors)));
-    node->keep(cell, tensors, sequence);
+    node->keep(args.cell, tensors, args.sequence);
     save_all(grads, node->kept.others);
-    for (int i = 0; i < kGradCount; ++i) {
-      torch::autograd::set_history(mask[i] ? result[i] : Tensor(), node);
-    }
+    for (const Tensor& grad : result) torch::autograd::set_history(grad, node);
   }
   if (any_forward_gradient(grads) || any_forward_gradient(tensors)) {
-    const DualGrads duals = composite_backward(cell, unpack_forward_gradients(grads),
-                                               {unpack_forward_gradients(tensors)}, sequence)
+    const DualGrads duals = composite_backward(args.cell, unpack_forward_gradients(grads),
+                                               {unpack_forward_gradients(tensors)}, args.sequence)
                                 .grads;
     for (int i = 0; i < kGradCount; ++i) {
-      const bool wanted = mask[i] && (i >= kLayerTensorCount || tensors[i].has_value());
-      if (wanted) set_forward_gradient(duals[i], result[i]);
+      if (args.mask[i]) set_forward_gradient(duals[i], result[i]);
     }
   }
   return result;

@@ -18,10 +18,13 @@ std::vector<std::string> cell_names() {
   return names;
 }
 
-std::tuple<std::vector<std::string>, int64_t, int64_t, bool> describe_cell(std::string_view name) {
+using Names = std::vector<std::string>;
+
+std::tuple<Names, Names, int64_t, int64_t, bool> describe_cell(std::string_view name) {
   const CellInfo& cell = check_cell(name);
-  std::vector<std::string> gates(cell.gate_names, cell.gate_names + cell.gates);
-  return {std::move(gates), cell.states, cell.saved_width(), cell.projects};
+  return {Names(cell.gate_names, cell.gate_names + cell.gates),
+          Names(cell.param_names, cell.param_names + cell.params), cell.states, cell.saved_width(),
+          cell.projects};
 }
 
 }  // namespace

@@ -17,23 +17,23 @@ namespace {
 constexpr const char* kTensorNames[kLayerTensorCount] = {"input",
                                                          "h_0",
                                                          "c_0",
-                                                         "reset_h",
-                                                         "reset_c",
                                                          "weight_ih",
                                                          "weight_hh",
                                                          "bias_ih",
                                                          "bias_hh",
                                                          "weight_hr",
+                                                         "params",
                                                          "weight_ih_reverse",
                                                          "weight_hh_reverse",
                                                          "bias_ih_reverse",
                                                          "bias_hh_reverse",
-                                                         "weight_hr_reverse"};
+                                                         "weight_hr_reverse",
+                                                         "params_reverse",
+                                                         "reset_h",
+                                                         "reset_c"};
 
 constexpr const char* kScaleNames[2 * kScaleCount] = {
     "scale_ih", "scale_hh", "scale_hr", "scale_ih_reverse", "scale_hh_reverse", "scale_hr_reverse"};
-// The weight that a scale belongs to.
-constexpr DirectionWeight kScaled[kScaleCount] = {kWeightIh, kWeightHh, kWeightHr};
 
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
@@ -70,11 +70,6 @@ std::string shape_text(at::IntArrayRef shape) {
 void check_given(const char* name, const Tensor& tensor) {
   TORCH_CHECK(tensor.defined(), name, ": expected a tensor, got None");
 }
-void check_given(const LayerTensors& tensors) {
-  for (int place : {int{kInput}, weight_place(0, kWeightIh), weight_place(0, kWeightHh)}) {
-    check_given(kTensorNames[place], *tensors[place]);
-  }
-}
 
 // Layout, device and dtype: those of input, and what the kernels can read.
 void check_kind(const char* name, const Tensor& tensor, const Tensor& input, at::ScalarType dtype) {
@@ -96,19 +91,21 @@ void check_kinds(const LayerTensors& tensors, at::ScalarType weight_dtype) {
   const Tensor& input = *tensors[kInput];
   for (int place = 0; place < kLayerTensorCount; ++place) {
     if (!tensors[place].has_value()) continue;
+    const bool is_weight = place >= kWeights && place < kResetH;
     const int weight = (place - kWeights) % kWeightCount;
-    const bool is_other = place < kWeights || weight == kBiasIh || weight == kBiasHh;
+    const bool is_matrix =
+        is_weight && (weight == kWeightIh || weight == kWeightHh || weight == kWeightHr);
     check_kind(kTensorNames[place], *tensors[place], input,
-               is_other ? input.scalar_type() : weight_dtype);
+               is_matrix ? weight_dtype : input.scalar_type());
   }
 }
 
-// `formula` is printf text in which %d stands for the number of gates.
+// `formula` is printf text in which %d stands for the number of gates, or of params.
 void check_shape(const char* name, const Tensor& tensor, at::IntArrayRef expected,
-                 const char* formula, int gates) {
+                 const char* formula, int factor) {
   if (tensor.sizes() == expected) return;
   char text[128];
-  std::snprintf(text, sizeof(text), formula, gates);
+  std::snprintf(text, sizeof(text), formula, factor);
   TORCH_CHECK(false, name, ": expected shape ", text, " = ", shape_text(expected), ", got ",
               shape_text(tensor.sizes()));
 }
@@ -159,8 +156,6 @@ void check_batch_sizes(CheckedLayer& layer) {
 void check_lengths(CheckedLayer& layer) {
   OptionalTensor& lengths = layer.sequence.lengths;
   if (!lengths.has_value()) return;
-  TORCH_CHECK_VALUE(!layer.sequence.batch_sizes.has_value(),
-                    "lengths: expected None, because batch_sizes is given");
   check_kind("lengths", *lengths, *layer.tensors[kInput], at::kLong);
   check_shape("lengths", *lengths, {layer.batch_size}, "(batch_size,)", 0);
   lengths = lengths->contiguous();
@@ -210,10 +205,12 @@ void check_states(const CheckedLayer& layer, int h_place, int c_place) {
 void check_direction(const CheckedLayer& layer, int direction) {
   const int gates = layer.cell.gates;
   const int64_t rows = gates * layer.hidden_size, h_size = layer.output_size();
+  const int params = layer.cell.params;
   auto check = [&](DirectionWeight weight, at::IntArrayRef expected, const char* formula) {
     const OptionalTensor& tensor = layer.weight(direction, weight);
     const char* name = kTensorNames[weight_place(direction, weight)];
-    if (tensor.has_value()) check_shape(name, *tensor, expected, formula, gates);
+    const int factor = weight == kParams ? params : gates;
+    if (tensor.has_value()) check_shape(name, *tensor, expected, formula, factor);
   };
   check(kWeightHr, {layer.proj_size, layer.hidden_size}, "(proj_size, hidden_size)");
   check(kWeightHh, {rows, h_size},
@@ -221,33 +218,15 @@ void check_direction(const CheckedLayer& layer, int direction) {
   check(kWeightIh, {rows, layer.input_size}, "(%d * hidden_size, input_size)");
   check(kBiasIh, {rows}, "(%d * hidden_size,)");
   check(kBiasHh, {rows}, "(%d * hidden_size,)");
+  check(kParams, {params * layer.hidden_size}, "(%d * hidden_size,)");
 }
 
-// Which of the weights must be there, given which are.
-void check_presence(const CheckedLayer& layer) {
-  const bool has_proj = layer.weight(0, kWeightHr).has_value();
-  TORCH_CHECK_VALUE(!has_proj || layer.cell.projects, "weight_hr: expected None for cell ",
-                    layer.cell.name, ", which has no projection");
-  for (int direction = 0; direction < 2; ++direction) {
-    const int first = weight_place(direction, 0);
-    const bool exists = direction == 0 || layer.directions == 2;
-    for (int weight = 0; weight < kWeightCount; ++weight) {
-      const bool given = layer.tensors[first + weight].has_value();
-      TORCH_CHECK_VALUE(exists || !given, kTensorNames[first + weight],
-                        ": expected None, because weight_ih_reverse is None");
-      const bool needed = weight == kWeightIh || weight == kWeightHh ||
-                          (weight == kWeightHr ? has_proj : layer.weight(0, kBiasIh).has_value());
-      TORCH_CHECK_VALUE(!exists || given == needed, kTensorNames[first + weight], ": expected ",
-                        needed ? "a tensor" : "None", ", got ", given ? "a tensor" : "None",
-                        "; biases come both or neither, and both directions have the same weights");
-    }
-  }
-}
-
-// Sizes and which tensors there are; sets what is not yet set, and makes each tensor contiguous.
+// Sizes; sets what is not yet set, and makes each tensor contiguous.
 void check_sizes(CheckedLayer& layer) {
   layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
-  check_presence(layer);
+  TORCH_CHECK_VALUE(!layer.weight(0, kWeightHr).has_value() || layer.cell.projects,
+                    "weight_hr: expected none for cell ", layer.cell.name,
+                    ", which has no projection");
   check_batch_sizes(layer);
   check_lengths(layer);
   check_reset(layer);
@@ -353,12 +332,6 @@ at::ScalarType CheckedLayer::saved_dtype() const {
   return recompute > 0 && !is_composed && storage != at::kDouble ? at::kFloat : storage;
 }
 
-const char* tensor_name(int place) { return kTensorNames[place]; }
-
-void check_kinds(const LayerTensors& tensors) {
-  check_kinds(tensors, tensors[kInput]->scalar_type());
-}
-
 WeightFormat check_format(const char* name, at::ScalarType dtype) {
   switch (dtype) {
     case at::kBFloat16:
@@ -372,50 +345,46 @@ WeightFormat check_format(const char* name, at::ScalarType dtype) {
   }
 }
 
-CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const Sequence& sequence, int64_t recompute, Means means) {
+CheckedLayer check_layer(std::string_view cell, LayerPlaces&& places, int64_t recompute,
+                         Means means) {
   CheckedLayer layer;
   layer.cell = check_cell(cell);
-  check_given(tensors);
-  const Tensor& input = *tensors[kInput];
+  layer.tensors = std::move(places.tensors);
+  layer.sequence = std::move(places.sequence);
+  const Tensor& input = *layer.tensors[kInput];
+  check_given("input", input);
   layer.is_composed = means == Means::kComposition || input.is_complex();
   layer.dtype = input.is_complex() ? DType::kFloat32 : check_dtype("input", input.scalar_type());
-  check_kinds(tensors);
+  check_kinds(layer.tensors, input.scalar_type());
   TORCH_CHECK_VALUE(recompute >= 0, "recompute: expected 0 or a number of steps, got ", recompute);
-  layer.tensors = tensors;
-  layer.sequence = sequence;
   check_sizes(layer);
   layer.recompute = std::min(recompute, layer.seq_len);
   return layer;
 }
 
-CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& tensors,
-                                   const WeightScales& scales, const Sequence& sequence) {
+CheckedLayer check_quantized_layer(const LayerGiven& given) {
+  LayerPlaces places = to_places(given);
   CheckedLayer layer;
-  layer.cell = check_cell(cell);
-  check_given(tensors);
-  const Tensor& input = *tensors[kInput];
+  layer.cell = check_cell(given.cell);
+  layer.tensors = std::move(places.tensors);
+  layer.sequence = std::move(places.sequence);
+  const Tensor& input = *layer.tensors[kInput];
+  check_given("input", input);
   TORCH_CHECK(input.scalar_type() == at::kFloat,
               "input: expected dtype float32, as quantized weights need, got ",
               dtype_name(input.scalar_type()), "; convert it with input.float()");
   layer.dtype = DType::kFloat32;
   layer.is_composed = false;
-  const at::ScalarType stored = tensors[weight_place(0, kWeightIh)]->scalar_type();
+  const at::ScalarType stored = layer.weight(0, kWeightIh)->scalar_type();
   layer.format = check_format("weight_ih", stored);
-  check_kinds(tensors, stored);
+  check_kinds(layer.tensors, stored);
   layer.recompute = 0;
-  layer.tensors = tensors;
-  layer.scales = scales;
-  layer.sequence = sequence;
+  layer.scales = std::move(places.scales);
   check_sizes(layer);
   for (int place = 0; place < 2 * kScaleCount; ++place) {
-    const OptionalTensor& weight = layer.weight(place / kScaleCount, kScaled[place % kScaleCount]);
     OptionalTensor& scale = layer.scales[place];
-    const bool needed = layer.format == WeightFormat::kInt8 && weight.has_value();
-    TORCH_CHECK_VALUE(scale.has_value() == needed, kScaleNames[place], ": expected ",
-                      needed ? "a tensor" : "None", ", got ", needed ? "None" : "a tensor",
-                      "; each weight in int8 has scales, and no other");
-    if (!needed) continue;
+    if (!scale.has_value()) continue;
+    const OptionalTensor& weight = layer.weight(place / kScaleCount, kScaled[place % kScaleCount]);
     check_kind(kScaleNames[place], *scale, input);
     check_shape(kScaleNames[place], *scale, {weight->size(0)}, "(rows of the weight,)", 0);
     scale = scale->contiguous();
@@ -423,8 +392,7 @@ CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& te
   return layer;
 }
 
-CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads,
-                         const Tensor& kept_output, const Tensor& saved) {
+CheckedGrads check_grads(const CheckedLayer& layer, const BackwardArgs& args) {
   const Tensor& input = *layer.tensors[kInput];
   auto check = [&](const char* name, const Tensor& tensor, at::IntArrayRef shape,
                    at::ScalarType dtype, const char* formula) {
@@ -434,9 +402,9 @@ CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads,
   };
   const at::ScalarType dtype = input.scalar_type();
   CheckedGrads checked;
-  checked.output = check("kept_output", kept_output, layer.output_shape(), dtype,
+  checked.output = check("kept_output", args.kept_output, layer.output_shape(), dtype,
                          "that layer_forward gave with save=True");
-  checked.saved = check("saved", saved, layer.saved_shape(), layer.saved_dtype(),
+  checked.saved = check("saved", args.saved, layer.saved_shape(), layer.saved_dtype(),
                         "that layer_forward gave with save=True");
   const bool has_c = layer.cell.states == 2;
   const char* names[kOutputCount] = {"grad_output", "grad_h_n", "grad_c_n", "grad_c"};
@@ -444,8 +412,8 @@ CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads,
   const at::DimVector shapes[kOutputCount] = {layer.output_shape(), layer.h_shape(),
                                               layer.c_shape(), layer.rows_shape(layer.hidden_size)};
   for (int i = 0; i < kOutputCount; ++i) {
-    if (!grads[i].has_value() || (!has_c && (i == kCN || i == kC))) continue;
-    checked.grads[i] = check(names[i], *grads[i], shapes[i], dtype, formulas[i]);
+    if (!args.grads[i].has_value() || (!has_c && (i == kCN || i == kC))) continue;
+    checked.grads[i] = check(names[i], *args.grads[i], shapes[i], dtype, formulas[i]);
   }
   return checked;
 }

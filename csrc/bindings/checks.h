@@ -49,22 +49,15 @@ struct CheckedLayer {
   }
 };
 
-const char* tensor_name(int place);  // of LayerTensor
-
-// Raises when a tensor is not dense, or not of input's device and dtype.
-void check_kinds(const LayerTensors& tensors);
-
 // Raises when an argument does not fit; the message names it, what was expected, what was found.
 // Values of lengths are checked on the CPU; on other devices, where that would wait for them, only
 // if the environment variable FUSEDRNN_DEBUG is 1.
 enum class Means { kKernels, kComposition };  // of a device; complex numbers have no kernels
-CheckedLayer check_layer(std::string_view cell, const LayerTensors& tensors,
-                         const Sequence& sequence, int64_t recompute,
+CheckedLayer check_layer(std::string_view cell, LayerPlaces&& places, int64_t recompute,
                          Means means = Means::kKernels);
 
 // The same for quantized weights.
-CheckedLayer check_quantized_layer(std::string_view cell, const LayerTensors& tensors,
-                                   const WeightScales& scales, const Sequence& sequence);
+CheckedLayer check_quantized_layer(const LayerGiven& given);
 // The format of weights of that dtype in a float32 layer.
 WeightFormat check_format(const char* name, at::ScalarType dtype);
 
@@ -74,7 +67,6 @@ struct CheckedGrads {
   Tensor output;
   Tensor saved;
 };
-CheckedGrads check_grads(const CheckedLayer& layer, const OutputGrads& grads, const Tensor& output,
-                         const Tensor& saved);
+CheckedGrads check_grads(const CheckedLayer& layer, const BackwardArgs& args);
 
 }  // namespace fusedrnn

@@ -22,19 +22,17 @@ void check_layout(const Tensor& input) {
                               "; call .to_dense() first");
 }
 
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
-  check_layout(*tensors[kInput]);
-  return composed_forward(check_layer(cell, tensors, sequence, keep.recompute, Means::kComposition),
-                          keep);
+ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
+  check_layout(given.input);
+  return composed_forward(
+      check_layer(given.cell, to_places(given), keep.recompute, Means::kComposition), keep);
 }
 
-LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
-  check_layout(*tensors[kInput]);
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute, Means::kComposition);
-  return composed_backward(layer, check_grads(layer, grads, kept_output, saved), mask);
+LayerGrads layer_backward(const BackwardArgs& args) {
+  check_layout(*args.tensors[kInput]);
+  const CheckedLayer layer = check_layer(args.cell, {args.tensors, args.sequence, {}},
+                                         args.recompute, Means::kComposition);
+  return composed_backward(layer, check_grads(layer, args), args.mask);
 }
 
 }  // namespace
@@ -56,8 +54,7 @@ LayerGrads composed_backward(const CheckedLayer& layer, const CheckedGrads& give
                               .grads;
   LayerGrads result;
   for (int i = 0; i < kGradCount; ++i) {
-    const bool wanted = mask[i] && (i >= kLayerTensorCount || layer.tensors[i].has_value());
-    result[i] = wanted ? duals[i].value : at::empty({0}, layer.tensors[kInput]->options());
+    if (mask[i]) result[i] = duals[i].value;
   }
   return result;
 }

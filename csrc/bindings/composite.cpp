@@ -20,6 +20,16 @@ DualValues<N> split_gates(const Dual& gates) {
   return values;
 }
 
+// Each [H], of [N * H]; an undefined one of none.
+template <int N>
+DualValues<N> split_params(const Dual& params) {
+  if constexpr (N == 0) {
+    return {};
+  } else {
+    return split_gates<N>(params);
+  }
+}
+
 template <int N>
 Dual join_gates(const DualValues<N>& values) {
   return cat({values.v, values.v + N}, -1);
@@ -103,7 +113,7 @@ struct Sweep {
       Cell::forward(
           split_gates<Cell::kGates>(preactivation(s, x, kWeightIh, kBiasIh, gates_x)),
           split_gates<Cell::kGates>(preactivation(s, step.h_prev, kWeightHh, kBiasHh, gates_r)),
-          DualValues<Cell::kParams>(), step.prev, step.next, step.saved);
+          split_params<Cell::kParams>(weights[kParams]), step.prev, step.next, step.saved);
       step.h_raw = step.next[0];
       const Dual& weight_hr = weights[kWeightHr];
       const Dual h_next = weight_hr.defined() ? linear(step.h_raw, weight_hr, {}) : step.h_raw;
@@ -142,8 +152,9 @@ struct Sweep {
         dc_after = first_rows(dc, x);
         dnext[1] = keep_where(valid_at(s), grad_c.empty() ? dc_after : dc_after + grad_c[s]);
       }
-      Cell::backward(step.saved, DualValues<Cell::kParams>(), step.prev, step.next, dnext,
-                     dvalues_x, dvalues_r, dprev, dparams);
+      Cell::backward(step.saved, split_params<Cell::kParams>(weights[kParams]), step.prev,
+                     step.next, dnext, dvalues_x, dvalues_r, dprev, dparams);
+      if constexpr (Cell::kParams > 0) add(kParams, sum_rows(join_gates(dparams)));
       const Dual step_x = dgates_x[s] = join_gates(dvalues_x);
       const Dual step_r = dgates_r[s] = join_gates(dvalues_r);
       add(kWeightIh, matmul(transpose(step_x), x));
@@ -354,7 +365,9 @@ DualOutputs composite_forward(std::string_view cell, const CompositeLayer& layer
   });
 }
 
-std::vector<Tensor> activate_gates(std::string_view cell, const Tensor& x, const Tensor& r) {
+std::vector<Tensor> activate_gates(std::string_view cell, const Tensor& x, const Tensor& r,
+                                   const OptionalTensor& h, const OptionalTensor& c,
+                                   const OptionalTensor& params) {
   const CellInfo& info = check_cell(cell);
   for (const Tensor* side : {&x, &r}) {
     const char* name = side == &x ? "x" : "r";
@@ -367,13 +380,33 @@ std::vector<Tensor> activate_gates(std::string_view cell, const Tensor& x, const
               r.sym_sizes());
   TORCH_CHECK(x.is_floating_point() || x.is_complex(), "x: expected real or complex numbers, got ",
               x.dtype());
+  const auto size = x.sym_size(-1) / info.gates;
+  for (const OptionalTensor* state : {&h, &c}) {
+    TORCH_CHECK(
+        !state->has_value() || ((*state)->dim() == x.dim() && (*state)->sym_size(-1) == size),
+        state == &h ? "h" : "c", ": expected ", x.dim(), " dimensions, the last of size ", size,
+        ", got another shape");
+  }
+  TORCH_CHECK_VALUE(info.states == 2 || !c.has_value(), "c: expected None for cell ", info.name,
+                    ", which has no c");
+  TORCH_CHECK_VALUE(params.has_value() == (info.params > 0), "params: expected ",
+                    info.params > 0 ? "a tensor" : "None", " for cell ", info.name);
+  if (params.has_value()) {
+    TORCH_CHECK(params->dim() == 1 && params->sym_size(0) == size * info.params,
+                "params: expected shape (", info.params, " * hidden_size,) = (", size * info.params,
+                ",), got ", params->sym_sizes());
+  }
   return visit_cell(info.kind, [&](auto tag) {
     using C = typename decltype(tag)::template type<Dual>;
     DualValues<C::kStates> prev, next;
     DualValues<C::kSaved> saved;
     DualValues<C::kGates> activated;
-    for (int i = 0; i < C::kStates; ++i) prev[i] = Dual(at::zeros({}, x.options()));
-    C::forward(split_gates<C::kGates>(x), split_gates<C::kGates>(r), {}, prev, next, saved);
+    for (int i = 0; i < C::kStates; ++i) {
+      const OptionalTensor& state = i == 0 ? h : c;
+      prev[i] = state.has_value() ? *state : at::zeros({}, x.options());
+    }
+    C::forward(split_gates<C::kGates>(x), split_gates<C::kGates>(r),
+               split_params<C::kParams>(params.value_or(Tensor())), prev, next, saved);
     C::gates(saved, next, activated);
     std::vector<Tensor> gates;
     for (int i = 0; i < C::kGates; ++i) gates.push_back(activated[i].value);

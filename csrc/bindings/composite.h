@@ -31,8 +31,9 @@ struct CompositeBackward {
 CompositeBackward composite_backward(std::string_view cell, const DualOutputs& output_grads,
                                      const CompositeLayer& layer, const Sequence& sequence);
 
-// The activated gates of a cell, each [..., H], of pre-activations [..., G * H] of both sides.
+// The operator of this name.
 std::vector<at::Tensor> activate_gates(std::string_view cell, const at::Tensor& x,
-                                       const at::Tensor& r);
+                                       const at::Tensor& r, const OptionalTensor& h,
+                                       const OptionalTensor& c, const OptionalTensor& params);
 
 }  // namespace fusedrnn

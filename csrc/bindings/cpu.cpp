@@ -54,7 +54,9 @@ void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& resu
 
 void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const LayerGrads& result) {
   if (layer.total_rows == 0) {
-    for (int place = kWeights; place < kLayerTensorCount; ++place) result[place].zero_();
+    for (int place = kWeights; place < kResetH; ++place) {
+      if (result[place].defined()) result[place].zero_();
+    }
     return;
   }
   Problem problem = to_problem(layer, true);
@@ -62,7 +64,7 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
   const CpuPlan chosen = make_cpu_plan(problem);
   // At the same time, the second direction has a grad_input of its own, added in the end.
   Tensor of_second;
-  if (chosen.plan.directions_at_once > 1 && result[kInput].numel() > 0) {
+  if (chosen.plan.directions_at_once > 1 && result[kInput].defined()) {
     of_second = at::empty_like(result[kInput]);
   }
   run_directions(layer.directions, chosen.plan, [&](int direction, CpuRuntime& runtime) {
@@ -102,9 +104,8 @@ ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
   return result;
 }
 
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
+ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
+  const CheckedLayer layer = check_layer(given.cell, to_places(given), keep.recompute);
   if (layer.is_composed) return composed_forward(layer, keep);
   const ThreadsGuard threads_guard;
   ForwardResult result = forward(layer, keep);
@@ -112,18 +113,17 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
   return result;
 }
 
-Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
-                          const WeightScales& scales, const Sequence& sequence, bool return_c) {
-  const CheckedLayer layer = check_quantized_layer(cell, tensors, scales, sequence);
+Outputs quantized_forward(const LayerGiven& given, bool return_c) {
+  const CheckedLayer layer = check_quantized_layer(given);
   const ThreadsGuard threads_guard;
   return forward(layer, {false, return_c, 0}).outputs;
 }
 
-LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
-  const CheckedGrads given = check_grads(layer, grads, kept_output, saved);
+LayerGrads layer_backward(const BackwardArgs& args) {
+  const CheckedLayer layer =
+      check_layer(args.cell, {args.tensors, args.sequence, {}}, args.recompute);
+  const CheckedGrads given = check_grads(layer, args);
+  const GradMask& mask = args.mask;
   if (layer.is_composed) return composed_backward(layer, given, mask);
   const ThreadsGuard threads_guard;
   LayerGrads result = empty_grads(layer, mask);
@@ -141,16 +141,14 @@ LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
   LayerGrads rows = result;
   constexpr int kStates[] = {kH0, kC0, kResetH, kResetC};
   for (int place : kStates) {
-    if (mask[place] && layer.tensors[place].has_value()) {
-      rows[place] = at::empty_like(*packed.tensors[place]);
-    }
+    if (mask[place]) rows[place] = at::empty_like(*packed.tensors[place]);
   }
   run_backward(packed, given_rows, rows);
   for (int place : {int{kInput}, int{kGradGatesX}, int{kGradGatesR}}) {
     if (mask[place]) packing.clear_padding(result[place]);
   }
   for (int place : kStates) {
-    if (!mask[place] || !layer.tensors[place].has_value()) continue;
+    if (!mask[place]) continue;
     // A sequence of length 0 ends with the state that it began with.
     const OptionalTensor others = place == kH0   ? given.grads[kHN]
                                   : place == kC0 ? given.grads[kCN]

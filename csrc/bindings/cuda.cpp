@@ -89,9 +89,8 @@ void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call&
   TORCH_CHECK(false, status.message, "; the plan was\n", plan_text(problem, pass, info, plan));
 }
 
-ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
-                            const Sequence& sequence, const Keep& keep) {
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, keep.recompute);
+ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
+  const CheckedLayer layer = check_layer(given.cell, to_places(given), keep.recompute);
   if (layer.is_composed) return composed_forward(layer, keep);
   ForwardResult result = empty_forward_result(layer, keep);
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
@@ -104,20 +103,20 @@ ForwardResult layer_forward(std::string_view cell, const LayerTensors& tensors,
   return result;
 }
 
-LayerGrads layer_backward(std::string_view cell, const OutputGrads& grads,
-                          const LayerTensors& tensors, const Sequence& sequence, int64_t recompute,
-                          const Tensor& kept_output, const Tensor& saved, const GradMask& mask) {
-  const CheckedLayer layer = check_layer(cell, tensors, sequence, recompute);
-  const CheckedGrads given = check_grads(layer, grads, kept_output, saved);
-  if (layer.is_composed) return composed_backward(layer, given, mask);
-  const LayerGrads result = empty_grads(layer, mask);
+LayerGrads layer_backward(const BackwardArgs& args) {
+  const CheckedLayer layer =
+      check_layer(args.cell, {args.tensors, args.sequence, {}}, args.recompute);
+  const CheckedGrads given = check_grads(layer, args);
+  if (layer.is_composed) return composed_backward(layer, given, args.mask);
+  const LayerGrads result = empty_grads(layer, args.mask);
   if (layer.total_rows == 0) return result;
   CudaPlan forward_plan{};
   if (layer.recompute > 0) forward_plan = plan_pass(layer, true, Pass::kForward).plan;
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
-    std::array<LayerBackwardArgs, 2> args{};
-    for (int d = 0; d < layer.directions; ++d) args[d] = backward_args(layer, given, result, d);
-    return layer_backward_cuda(args.data(), layer.directions, plan, forward_plan, runtime);
+    std::array<LayerBackwardArgs, 2> directions{};
+    for (int d = 0; d < layer.directions; ++d)
+      directions[d] = backward_args(layer, given, result, d);
+    return layer_backward_cuda(directions.data(), layer.directions, plan, forward_plan, runtime);
   };
   run_pass(layer, plan_pass(layer, true, Pass::kBackward), run);
   return result;

@@ -66,6 +66,7 @@ LayerWeights to_weights(const CheckedLayer& layer, int direction) {
           read_ptr(layer.weight(direction, kBiasIh)),
           read_ptr(layer.weight(direction, kBiasHh)),
           read_ptr(layer.weight(direction, kWeightHr)),
+          read_ptr(layer.weight(direction, kParams)),
           layer.format,
           scale(kScaleIh),
           scale(kScaleHh),
@@ -117,12 +118,10 @@ LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask) {
   const auto options = layer.tensors[kInput]->options();
   LayerGrads result;
   for (int i = 0; i < kGradCount; ++i) {
-    at::DimVector shape{0};
-    if (mask[i] && i >= kLayerTensorCount) {
-      shape = layer.rows_shape(layer.cell.gates * layer.hidden_size);
-    } else if (mask[i] && layer.tensors[i].has_value()) {
-      shape = layer.tensors[i]->sizes();
-    }
+    if (!mask[i]) continue;
+    const at::DimVector shape = i >= kLayerTensorCount
+                                    ? layer.rows_shape(layer.cell.gates * layer.hidden_size)
+                                    : at::DimVector(layer.tensors[i]->sizes());
     result[i] = layer.total_rows == 0 ? at::zeros(shape, options) : at::empty(shape, options);
   }
   return result;
@@ -183,6 +182,7 @@ LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& g
   args.grad_bias_ih = write_part(weight_grads[kBiasIh], 0);
   args.grad_bias_hh = write_part(weight_grads[kBiasHh], 0);
   args.grad_weight_hr = write_part(weight_grads[kWeightHr], 0);
+  args.grad_params = write_part(weight_grads[kParams], 0);
   args.grad_gates_x = write_direction(result[kGradGatesX], layer, direction);
   args.grad_gates_r = write_direction(result[kGradGatesR], layer, direction);
   return args;

@@ -11,8 +11,8 @@ namespace fusedrnn {
 // `training`: backward will be asked for, or this is the backward.
 Problem to_problem(const CheckedLayer& layer, bool training);
 
-// What layer_forward and layer_backward return, not filled in. Gradients of a layer without rows
-// are zeros.
+// What layer_forward and layer_backward compute, not filled in. Gradients that are not wanted stay
+// undefined; those of a layer without rows are zeros.
 ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep);
 // Sets what backward reads of the output: it shares memory with the output until one is changed.
 void keep_output(ForwardResult* result);

@@ -1,36 +1,37 @@
 // Every operator schema. Generic over the cell: a new cell adds no schema.
 //
-// One operator runs one layer in one direction, or in both when the reverse weights are
-// given. Shapes, with D directions, H hidden_size, P output size (proj_size, or H without
-// projection), G gates, K values saved a unit, N rows over all steps:
-//   input         [T, B, I], or [N, I] with batch_sizes [T] (int64, CPU, non-increasing)
+// One operator runs one layer in one direction, or in both where there are weights of two. Shapes,
+// with D directions, H hidden_size, P output size (proj_size, or H without projection), G gates, K
+// values saved a unit, N rows over all steps:
+//   input         [T, B, I]; or [N, I] with sizes [T]
 //   h_0           [D, B, P]; None is zeros
 //   c_0           [D, B, H]; None is zeros, and it must be None for a cell without c
-//   reset_h       as h_0       reset_c   as c_0; only with reset
-//   weight_ih     [G * H, I]      weight_hh [G * H, P]      weight_hr [P, H] or None
-//   bias_ih       [G * H]         bias_hh   [G * H]         both or neither
-//   lengths       [B], int64, 0 to T: the steps of each row; not with batch_sizes
-//   reset         [T, B] or [N], bool: the state entering the step is replaced by reset_h, reset_c
-//   output        [T, B, D * P] or [N, D * P]; zeros past a length, as is c
+//   weights       of the forward direction, then of the reverse one, the same ones:
+//                 weight_ih [G * H, I], weight_hh [G * H, P], then bias_ih and bias_hh [G * H] or
+//                 neither, then weight_hr [P, H] where there is a projection, then params [M * H]
+//                 of a cell with M learnable values a unit
+//   sizes         int64 or None; of [T, B, I] the steps of each row, [B], 0 to T, on input's
+//   device;
+//                 of [N, I] the rows of each step, torch's batch_sizes, on the CPU
+//   reset         [T, B] or [N], bool: the state entering the step is replaced; or None
+//   reset_h       as h_0: what replaces it      reset_c   as c_0; both only with reset
+//   output        [T, B, D * P] or [N, D * P]; zeros past a row's steps, as is c
 //   h_n           as h_0          c_n       as c_0, or [0] for a cell without c
 //   c             of every step [D, T, B, H] or [D, N, H] if `return_c`, else [0]
 //   saved         if `save`, else [0]: [D, T, B, K, H] or [D, N, K, H]; with recompute = R > 0
 //                 [D, ceil(T / R), B, (states - 1) * H] of the accumulation type; [0] for a dtype
 //                 or device without kernels
 //   kept_output   if `save`, else [0]: as output, for layer_backward, so that output may be changed
-//   in
-//                 place; they share memory until one of them is
-// layer_backward returns the gradients of input, h_0, c_0, reset_h, reset_c and the ten weights in
-// that order, then those of the pre-activations, [D, T, B, G * H] or [D, N, G * H], of their input
-// side and of their recurrent side; those not in output_mask or of absent tensors are [0].
-// Its own gradients, to any order, are compositions of torch operators (composite.h).
+//                 in place; they share memory until one of them is
+// layer_backward takes the gradients of output, h_n, c_n and c, each or None, and returns those
+// that the mask asks for: of input, h_0, c_0, each of weights, reset_h and reset_c, so far as there
+// are such, then of the pre-activations, [D, T, B, G * H] or [D, N, G * H], of their input side and
+// of their recurrent side. `kept` is saved and kept_output. Its own gradients, to any order, are
+// compositions of torch operators (composite.h).
 //
-// quantized_forward is layer_forward in float32 for inference, with weights in a format of their
-// own:
-//   weight_ih, weight_hh, weight_hr in bfloat16, float16 or int8, all in one; int8 times the scale
-//   of their row, scale_ih and scale_hh [G * H], scale_hr [P], float32, else None
-//
-// plain_layer_forward is layer_forward for one direction without options.
+// quantized_forward is layer_forward in float32 for inference, with matrices in a format of their
+// own, bfloat16, float16 or int8, all in one. Those in int8 are multiplied by the scale of their
+// row: a direction's weights end with the scales of each, float32.
 //
 // cell_forward is layer_forward for one time step, of rows or of one row:
 //   input [B, I] or [I]      h [B, P] or [P]      c [B, H] or [H]; results h, c as these, and c [0]
@@ -47,51 +48,34 @@ const std::string kBuiltTorch =
 
 TORCH_LIBRARY(fusedrnn, m) {
   m.def(
-      "layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, "
-      "Tensor? reset_h, Tensor? reset_c, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
-      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
-      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
-      "bool save, bool return_c, int recompute) "
+      "layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
+      "Tensor? sizes, Tensor? reset, Tensor? reset_h, Tensor? reset_c, bool save, bool return_c, "
+      "int recompute) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c, Tensor saved, Tensor kept_output)");
   m.def(
-      "layer_backward(str cell, "
-      "Tensor? grad_output, Tensor? grad_h_n, Tensor? grad_c_n, Tensor? grad_c, "
-      "Tensor input, Tensor? h_0, Tensor? c_0, Tensor? reset_h, Tensor? reset_c, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
-      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
-      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, int recompute, "
-      "Tensor kept_output, Tensor saved, bool[17] output_mask) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, "
-      "Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "layer_backward(str cell, Tensor?[] grads, Tensor input, Tensor? h_0, Tensor? c_0, "
+      "Tensor[] weights, Tensor? sizes, Tensor? reset, Tensor? reset_h, Tensor? reset_c, "
+      "int recompute, Tensor[] kept, bool[] mask) -> Tensor[]");
   m.def(
-      "quantized_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, "
-      "Tensor? reset_h, Tensor? reset_c, "
-      "Tensor weight_ih, Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr, "
-      "Tensor? weight_ih_reverse, Tensor? weight_hh_reverse, Tensor? bias_ih_reverse, "
-      "Tensor? bias_hh_reverse, Tensor? weight_hr_reverse, "
-      "Tensor? scale_ih, Tensor? scale_hh, Tensor? scale_hr, "
-      "Tensor? scale_ih_reverse, Tensor? scale_hh_reverse, Tensor? scale_hr_reverse, "
-      "Tensor? batch_sizes, Tensor? lengths, Tensor? reset, bool return_c) "
+      "quantized_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
+      "Tensor? sizes, Tensor? reset, Tensor? reset_h, Tensor? reset_c, bool return_c) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c)");
   m.def(
-      "plain_layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor weight_ih, "
-      "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
-      "-> (Tensor output, Tensor h_n, Tensor c_n)");
-  m.def(
-      "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor weight_ih, "
-      "Tensor weight_hh, Tensor? bias_ih, Tensor? bias_hh, Tensor? weight_hr) "
+      "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor[] weights) "
       "-> (Tensor h, Tensor c)");
 
-  // The activated gates, each [..., H], of pre-activations [..., G * H] of both sides.
-  m.def("activate_gates(str cell, Tensor x, Tensor r) -> Tensor[]");
+  // The activated gates, each [..., H], of pre-activations [..., G * H] of both sides, of the
+  // states
+  // [..., H] that entered the steps, zeros where they are None, and of params.
+  m.def(
+      "activate_gates(str cell, Tensor x, Tensor r, Tensor? h, Tensor? c, Tensor? params) "
+      "-> Tensor[]");
 
   // The registry: every cell, and what callers need to know of one.
   m.def("cell_names() -> str[]");
   m.def(
-      "describe_cell(str cell) -> (str[] gates, int states, int saved_width, bool has_projection)");
+      "describe_cell(str cell) -> (str[] gates, str[] params, int states, int saved_width, "
+      "bool has_projection)");
 
   // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
   // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.

@@ -7,48 +7,60 @@
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
+#include <utility>
+
 namespace fusedrnn {
 namespace {
 
-Outputs quantized_forward(std::string_view cell, const LayerTensors& tensors,
-                          const WeightScales& scales, const Sequence& sequence, bool return_c) {
-  const CheckedLayer layer = check_quantized_layer(cell, tensors, scales, sequence);
-  return call_layer_forward(cell, dequantize(layer).tensors, sequence, {false, return_c, 0})
+Outputs quantized_forward(const LayerGiven& given, bool return_c) {
+  const CheckedLayer layer = check_quantized_layer(given);
+  const LayerTensors tensors = dequantize(layer).tensors;
+  const std::vector<Tensor> weights = weight_list(tensors);
+  return call_layer_forward(to_given(given.cell, tensors, layer.sequence, weights),
+                            {false, return_c, 0})
       .outputs;
 }
 
-Outputs refuse_gradients(std::string_view cell, const LayerTensors& tensors,
-                         const WeightScales& scales, const Sequence& sequence, bool return_c) {
-  for (int place = 0; place < kLayerTensorCount; ++place) {
-    const OptionalTensor& tensor = tensors[place];
-    const bool needs_grad =
-        tensor.has_value() && ((at::GradMode::is_enabled() && tensor->requires_grad()) ||
-                               torch::autograd::isFwGradDefined(*tensor));
-    TORCH_CHECK(!needs_grad, tensor_name(place),
+Outputs refuse_gradients(const LayerGiven& layer, bool return_c) {
+  const auto check = [](const char* name, const Tensor& tensor) {
+    const bool needs_grad = (at::GradMode::is_enabled() && tensor.requires_grad()) ||
+                            torch::autograd::isFwGradDefined(tensor);
+    TORCH_CHECK(!needs_grad, name,
                 ": expected no gradient to be asked for, because quantized weights are for "
                 "inference only, got a tensor that requires grad; call it under torch.no_grad(), "
                 "or detach the tensor");
+  };
+  check("input", layer.input);
+  for (const auto& [name, tensor] :
+       {std::pair<const char*, const OptionalTensor&>("h_0", layer.h_0),
+        {"c_0", layer.c_0},
+        {"reset_h", layer.reset_h},
+        {"reset_c", layer.reset_c}}) {
+    if (tensor.has_value()) check(name, *tensor);
   }
+  for (const Tensor& weight : layer.weights) check("weights", weight);
   const at::AutoDispatchBelowADInplaceOrView below_autograd;
-  return call_quantized_forward(cell, tensors, scales, sequence, return_c);
+  return call_quantized_forward(layer, return_c);
 }
 
 template <at::DeviceType Device>
-Outputs run_in_float32(std::string_view cell, const LayerTensors& tensors,
-                       const WeightScales& scales, const Sequence& sequence, bool return_c) {
+Outputs run_in_float32(const LayerGiven& layer, bool return_c) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(
       at::autocast::get_autocast_dispatch_key_from_device_type(Device));
-  LayerTensors cast = tensors;
-  for (int place = 0; place < kWeights; ++place) {
-    cast[place] = at::autocast::cached_cast(at::kFloat, tensors[place], Device);
-  }
-  return call_quantized_forward(cell, cast, scales, sequence, return_c);
+  const auto cast = [&](const auto& given) {
+    return at::autocast::cached_cast(at::kFloat, given, Device);
+  };
+  const Tensor input = cast(layer.input);
+  const OptionalTensor h_0 = cast(layer.h_0), c_0 = cast(layer.c_0);
+  const OptionalTensor reset_h = cast(layer.reset_h), reset_c = cast(layer.reset_c);
+  return call_quantized_forward(
+      {layer.cell, input, h_0, c_0, layer.weights, layer.sizes, layer.reset, reset_h, reset_c},
+      return_c);
 }
 
 }  // namespace
 
 CheckedLayer dequantize(const CheckedLayer& layer) {
-  constexpr DirectionWeight kScaled[kScaleCount] = {kWeightIh, kWeightHh, kWeightHr};
   CheckedLayer result = layer;
   result.format = WeightFormat::kSame;
   result.scales = {};

@@ -1,31 +1,42 @@
-// The schemas of library.cpp in C++. Their long argument lists are written out here alone:
-// kernels take LayerTensors, and forward_kernel, backward_kernel and quantized_kernel adapt them.
+// The schemas of library.cpp in C++: their arguments as they are given, and with a place for each
+// tensor.
 #pragma once
 
+#include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 
 #include <array>
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <vector>
 
 namespace fusedrnn {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// The tensors of a layer that can have a gradient, in the schemas' order. Input and the
-// forward direction's weight_ih and weight_hh are always present.
+// The tensors of a layer that can have a gradient. Those that are present have the order in which
+// the schemas' lists hold them: input, hx, weights, what replaces states. Input and the forward
+// direction's weight_ih and weight_hh are always present.
+enum DirectionWeight : int {
+  kWeightIh,
+  kWeightHh,
+  kBiasIh,
+  kBiasHh,
+  kWeightHr,
+  kParams,  // of the cell
+  kWeightCount,
+};
 enum LayerTensor : int {
   kInput,
   kH0,
   kC0,
-  kResetH,
+  kWeights,  // those of the forward direction, then of the reverse one
+  kResetH = kWeights + 2 * kWeightCount,
   kResetC,
-  kWeights,  // the five of the forward direction, then the five of the reverse one
+  kLayerTensorCount,
 };
-enum DirectionWeight : int { kWeightIh, kWeightHh, kBiasIh, kBiasHh, kWeightHr, kWeightCount };
-constexpr int kLayerTensorCount = kWeights + 2 * kWeightCount;
 
 // The place of a weight among the layer's tensors.
 constexpr int weight_place(int direction, int weight) {
@@ -34,20 +45,53 @@ constexpr int weight_place(int direction, int weight) {
 
 // The scales of quantized weights: the three of the forward direction, then of the reverse one.
 enum WeightScale : int { kScaleIh, kScaleHh, kScaleHr, kScaleCount };
-using WeightScales = std::array<std::optional<at::Tensor>, 2 * kScaleCount>;
+using WeightScales = std::array<OptionalTensor, 2 * kScaleCount>;
+// The weight that a scale belongs to.
+constexpr DirectionWeight kScaled[kScaleCount] = {kWeightIh, kWeightHh, kWeightHr};
 
-// The gradients that layer_backward returns: of those tensors, then of the pre-activations.
+// The gradients that layer_backward computes: of those tensors, then of the pre-activations.
 enum GatesGrad : int { kGradGatesX = kLayerTensorCount, kGradGatesR };
 constexpr int kGradCount = kGradGatesR + 1;
 
 using LayerTensors = std::array<OptionalTensor, kLayerTensorCount>;
 using GradMask = std::array<bool, kGradCount>;
-using LayerGrads = std::array<Tensor, kGradCount>;
+using LayerGrads = std::array<Tensor, kGradCount>;  // undefined where not wanted
 
 // Which rows each step has, and where their states are reset.
 struct Sequence {
   OptionalTensor batch_sizes, lengths, reset;
 };
+
+// What every operator of a layer is given.
+struct LayerGiven {
+  std::string_view cell;
+  const Tensor& input;
+  const OptionalTensor& h_0;
+  const OptionalTensor& c_0;
+  at::TensorList weights;
+  const OptionalTensor& sizes;
+  const OptionalTensor& reset;
+  const OptionalTensor& reset_h;
+  const OptionalTensor& reset_c;
+};
+
+// The same with a place for each tensor. Raises unless weights are as many as a layer has.
+struct LayerPlaces {
+  LayerTensors tensors;
+  Sequence sequence;
+  WeightScales scales;
+};
+LayerPlaces to_places(const LayerGiven& given);
+
+// And back: the lists of the schemas; without scales.
+std::vector<Tensor> weight_list(const LayerTensors& tensors);
+const OptionalTensor& sizes_of(const Sequence& sequence);
+inline LayerGiven to_given(std::string_view cell, const LayerTensors& tensors,
+                           const Sequence& sequence, at::TensorList weights) {
+  return {cell,           *tensors[kInput], tensors[kH0],
+          tensors[kC0],   weights,          sizes_of(sequence),
+          sequence.reset, tensors[kResetH], tensors[kResetC]};
+}
 
 // What layer_forward keeps besides its results.
 struct Keep {
@@ -66,118 +110,67 @@ struct ForwardResult {
   Tensor saved;
   Tensor kept_output;
 };
-using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-using OutputsTuple = decltype(std::tuple_cat(Outputs()));
-using LayerGradsTuple = decltype(std::tuple_cat(LayerGrads()));
+
+struct BackwardArgs {
+  std::string_view cell;
+  OutputGrads grads;
+  LayerTensors tensors;
+  Sequence sequence;
+  int64_t recompute;
+  Tensor saved, kept_output;
+  GradMask mask;  // of the tensors present, and of the pre-activations
+};
 
 // Calls the operators through the dispatcher.
-ForwardResult call_layer_forward(std::string_view cell, const LayerTensors& tensors,
-                                 const Sequence& sequence, const Keep& keep);
-LayerGrads call_layer_backward(std::string_view cell, const OutputGrads& grads,
-                               const LayerTensors& tensors, const Sequence& sequence,
-                               int64_t recompute, const Tensor& kept_output, const Tensor& saved,
-                               const GradMask& mask);
-Outputs call_quantized_forward(std::string_view cell, const LayerTensors& tensors,
-                               const WeightScales& scales, const Sequence& sequence, bool return_c);
+ForwardResult call_layer_forward(const LayerGiven& layer, const Keep& keep);
+LayerGrads call_layer_backward(const BackwardArgs& args);
+Outputs call_quantized_forward(const LayerGiven& layer, bool return_c);
 
-// Kernel, a function like call_layer_forward, with the argument list of the schema.
+// The argument lists of the schemas, which the functions below adapt to those above.
+using ForwardTuple = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using OutputsTuple = decltype(std::tuple_cat(Outputs()));
+using GradList = c10::List<OptionalTensor>;
+BackwardArgs to_backward_args(const LayerGiven& layer, const GradList& grads, int64_t recompute,
+                              at::TensorList kept, const c10::List<bool>& mask);
+std::vector<Tensor> wanted_grads(const BackwardArgs& args, LayerGrads&& grads);
+
+// Kernel: a function like call_layer_forward.
 template <auto Kernel>
-ForwardTuple forward_kernel(
-    std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
-    const OptionalTensor& c_0, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
-    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-    const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
-    const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
-    const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, bool save, bool return_c,
-    int64_t recompute) {
-  const LayerTensors tensors{input,
-                             h_0,
-                             c_0,
-                             reset_h,
-                             reset_c,
-                             weight_ih,
-                             weight_hh,
-                             bias_ih,
-                             bias_hh,
-                             weight_hr,
-                             weight_ih_reverse,
-                             weight_hh_reverse,
-                             bias_ih_reverse,
-                             bias_hh_reverse,
-                             weight_hr_reverse};
-  ForwardResult result =
-      Kernel(cell, tensors, {batch_sizes, lengths, reset}, {save, return_c, recompute});
+ForwardTuple forward_kernel(std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
+                            const OptionalTensor& c_0, at::TensorList weights,
+                            const OptionalTensor& sizes, const OptionalTensor& reset,
+                            const OptionalTensor& reset_h, const OptionalTensor& reset_c, bool save,
+                            bool return_c, int64_t recompute) {
+  ForwardResult result = Kernel({cell, input, h_0, c_0, weights, sizes, reset, reset_h, reset_c},
+                                {save, return_c, recompute});
   return std::tuple_cat(std::move(result.outputs),
                         std::make_tuple(std::move(result.saved), std::move(result.kept_output)));
 }
 
-// Kernel, a function like call_layer_backward, with the argument list of the schema.
+// Kernel: a function like call_layer_backward.
 template <auto Kernel>
-LayerGradsTuple backward_kernel(
-    std::string_view cell, const OptionalTensor& grad_output, const OptionalTensor& grad_h_n,
-    const OptionalTensor& grad_c_n, const OptionalTensor& grad_c, const Tensor& input,
-    const OptionalTensor& h_0, const OptionalTensor& c_0, const OptionalTensor& reset_h,
-    const OptionalTensor& reset_c, const Tensor& weight_ih, const Tensor& weight_hh,
-    const OptionalTensor& bias_ih, const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-    const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
-    const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
-    const OptionalTensor& weight_hr_reverse, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, int64_t recompute,
-    const Tensor& kept_output, const Tensor& saved, GradMask output_mask) {
-  const LayerTensors tensors{input,
-                             h_0,
-                             c_0,
-                             reset_h,
-                             reset_c,
-                             weight_ih,
-                             weight_hh,
-                             bias_ih,
-                             bias_hh,
-                             weight_hr,
-                             weight_ih_reverse,
-                             weight_hh_reverse,
-                             bias_ih_reverse,
-                             bias_hh_reverse,
-                             weight_hr_reverse};
-  return std::tuple_cat(Kernel(cell, OutputGrads{grad_output, grad_h_n, grad_c_n, grad_c}, tensors,
-                               {batch_sizes, lengths, reset}, recompute, kept_output, saved,
-                               output_mask));
+std::vector<Tensor> backward_kernel(std::string_view cell, const GradList& grads,
+                                    const Tensor& input, const OptionalTensor& h_0,
+                                    const OptionalTensor& c_0, at::TensorList weights,
+                                    const OptionalTensor& sizes, const OptionalTensor& reset,
+                                    const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+                                    int64_t recompute, at::TensorList kept,
+                                    const c10::List<bool>& mask) {
+  const BackwardArgs args =
+      to_backward_args({cell, input, h_0, c_0, weights, sizes, reset, reset_h, reset_c}, grads,
+                       recompute, kept, mask);
+  return wanted_grads(args, Kernel(args));
 }
 
-// Kernel, a function like call_quantized_forward, with the argument list of the schema.
+// Kernel: a function like call_quantized_forward.
 template <auto Kernel>
-OutputsTuple quantized_kernel(
-    std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
-    const OptionalTensor& c_0, const OptionalTensor& reset_h, const OptionalTensor& reset_c,
-    const Tensor& weight_ih, const Tensor& weight_hh, const OptionalTensor& bias_ih,
-    const OptionalTensor& bias_hh, const OptionalTensor& weight_hr,
-    const OptionalTensor& weight_ih_reverse, const OptionalTensor& weight_hh_reverse,
-    const OptionalTensor& bias_ih_reverse, const OptionalTensor& bias_hh_reverse,
-    const OptionalTensor& weight_hr_reverse, const OptionalTensor& scale_ih,
-    const OptionalTensor& scale_hh, const OptionalTensor& scale_hr,
-    const OptionalTensor& scale_ih_reverse, const OptionalTensor& scale_hh_reverse,
-    const OptionalTensor& scale_hr_reverse, const OptionalTensor& batch_sizes,
-    const OptionalTensor& lengths, const OptionalTensor& reset, bool return_c) {
-  const LayerTensors tensors{input,
-                             h_0,
-                             c_0,
-                             reset_h,
-                             reset_c,
-                             weight_ih,
-                             weight_hh,
-                             bias_ih,
-                             bias_hh,
-                             weight_hr,
-                             weight_ih_reverse,
-                             weight_hh_reverse,
-                             bias_ih_reverse,
-                             bias_hh_reverse,
-                             weight_hr_reverse};
-  const WeightScales scales{scale_ih,         scale_hh,         scale_hr,
-                            scale_ih_reverse, scale_hh_reverse, scale_hr_reverse};
-  return std::tuple_cat(Kernel(cell, tensors, scales, {batch_sizes, lengths, reset}, return_c));
+OutputsTuple quantized_kernel(std::string_view cell, const Tensor& input, const OptionalTensor& h_0,
+                              const OptionalTensor& c_0, at::TensorList weights,
+                              const OptionalTensor& sizes, const OptionalTensor& reset,
+                              const OptionalTensor& reset_h, const OptionalTensor& reset_c,
+                              bool return_c) {
+  return std::tuple_cat(
+      Kernel({cell, input, h_0, c_0, weights, sizes, reset, reset_h, reset_c}, return_c));
 }
 
 }  // namespace fusedrnn

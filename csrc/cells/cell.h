@@ -10,10 +10,12 @@
 //   kStates      values a step hands to the next one; state 0 is h, state 1 is c
 //   kSaved       values that backward needs besides prev and next
 //   kParams      learnable values per unit besides weights and biases
+//   kParamNames  [kParams]; only with kParams > 0
 //   kActivations how many times forward computes exp, tanh or sigmoid
 //   kSplit       the gradients of the input side and the recurrent side differ
 //   kProjects    h may be projected before it is handed on
 //   kReadsPrevH, kReadsNextH  backward reads prev[0], next[0]
+//   kNeeds       what it needs besides the values of its unit, as CellNeeds has it
 //
 //   forward(x, r, params, prev, next, saved)
 //   backward(saved, params, prev, next, dnext, dx, dr, dprev, dparams)
@@ -44,6 +46,10 @@
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
+
+// What a schedule would have to provide. None provides more than kNothing; a cell that needs more
+// does not compile.
+enum class CellNeeds { kNothing, kRowStatistics, kMask };
 
 // N values of type V; N may be zero.
 template <class V, int N>

@@ -22,6 +22,7 @@ struct Gru {
   static constexpr bool kProjects = false;
   static constexpr bool kReadsPrevH = true;
   static constexpr bool kReadsNextH = false;
+  static constexpr CellNeeds kNeeds = CellNeeds::kNothing;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>& prev,

@@ -21,6 +21,7 @@ struct Lstm {
   static constexpr bool kProjects = true;
   static constexpr bool kReadsPrevH = false;
   static constexpr bool kReadsNextH = false;
+  static constexpr CellNeeds kNeeds = CellNeeds::kNothing;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>& prev,

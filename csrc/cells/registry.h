@@ -6,6 +6,7 @@
 
 #include "cells/gru.h"
 #include "cells/lstm.h"
+#include "cells/peephole_lstm.h"
 #include "cells/rnn.h"
 
 namespace fusedrnn {
@@ -14,7 +15,7 @@ inline namespace FUSEDRNN_ISA {
 template <template <class> class... Cell>
 struct CellList {};
 
-using Cells = CellList<RnnTanh, RnnRelu, Lstm, Gru>;
+using Cells = CellList<RnnTanh, RnnRelu, Lstm, Gru, PeepholeLstm>;
 
 // A cell's constants where the struct's type is not at hand.
 struct CellInfo {
@@ -24,6 +25,8 @@ struct CellInfo {
   const char* const* gate_names;  // [gates]
   int states;
   int saved;
+  int params;
+  const char* const* param_names;  // [params]
   int activations;
   bool split;
   bool projects;
@@ -36,14 +39,19 @@ template <template <class> class Cell>
 constexpr CellInfo make_cell_info(int place) {
   using C = Cell<float>;
   static_assert(C::kStates == 1 || C::kStates == 2, "schedules hand on h, or h and c");
-  static_assert(C::kParams == 0, "no schedule has learnable values besides weights and biases");
   static_assert(!C::kProjects || !C::kReadsPrevH, "projected h has another width than a unit's");
+  static_assert(C::kNeeds == CellNeeds::kNothing,
+                "no schedule provides statistics of a row, or a mask");
+  const char* const* param_names = nullptr;
+  if constexpr (C::kParams > 0) param_names = C::kParamNames;
   return {static_cast<CellKind>(place),
           C::kName,
           C::kGates,
           C::kGateNames,
           C::kStates,
           C::kSaved,
+          C::kParams,
+          param_names,
           C::kActivations,
           C::kSplit,
           C::kProjects};

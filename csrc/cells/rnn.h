@@ -47,6 +47,7 @@ struct Rnn {
   static constexpr bool kProjects = false;
   static constexpr bool kReadsPrevH = false;
   static constexpr bool kReadsNextH = true;
+  static constexpr CellNeeds kNeeds = CellNeeds::kNothing;
 
   FUSEDRNN_HD static void forward(const Values<V, kGates>& x, const Values<V, kGates>& r,
                                   const Values<V, kParams>&, const Values<V, kStates>&,

@@ -47,14 +47,16 @@ struct LayerShape {
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
 };
 
-// Weights of one direction, contiguous, torch's gate order and layout. Biases have type S; the
-// others as well, or that of `format`, which only a forward pass with Weights::kInPlace reads.
+// Weights of one direction, contiguous, torch's gate order and layout. Biases and params have type
+// S; the others as well, or that of `format`, which only a forward pass with Weights::kInPlace
+// reads.
 struct LayerWeights {
   const void* weight_ih;  // [kGates * hidden_size, input_size]
   const void* weight_hh;  // [kGates * hidden_size, output_size]
   const void* bias_ih;    // [kGates * hidden_size], or null
   const void* bias_hh;    // [kGates * hidden_size], or null
   const void* weight_hr;  // [proj_size, hidden_size], or null
+  const void* params;     // [kParams * hidden_size], of the cell; null where it has none
   WeightFormat format = WeightFormat::kSame;
   // kInt8: what the elements of each row are multiples of; else null, as that of no weight.
   const float* scale_ih = nullptr;  // [kGates * hidden_size]
@@ -109,6 +111,7 @@ struct LayerBackwardArgs {
   void* grad_bias_ih;
   void* grad_bias_hh;
   void* grad_weight_hr;
+  void* grad_params;
   void* grad_gates_x;  // S [total_rows, kGates * hidden_size], of the pre-activations' input side
   void* grad_gates_r;  // of their recurrent side
 };

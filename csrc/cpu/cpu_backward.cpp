@@ -72,6 +72,12 @@ class Backward {
       sweep_.dc = conversions_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
     if (shape.proj_size > 0) sweep_.dh = layer_.take(max_rows * output_size);
+    const int64_t param_size = layer_.cell.params * hidden_size;
+    sweep_.params = conversions_.as_accum(args_.weights.params, layer_.cell.params, hidden_size);
+    if (args_.grad_params != nullptr) {
+      sweep_.dparams = layer_.take(max_rows * param_size);
+      sums_params_ = layer_.take_zeros(param_size);
+    }
 
     grad_weight_ih_ = accumulator(args_.grad_weight_ih, gate_size * shape.input_size);
     grad_weight_hh_ = accumulator(args_.grad_weight_hh, gate_size * output_size);
@@ -215,8 +221,11 @@ class Backward {
                        layer_.output_size, &product, 1);
     }
     if (sums_x_ != nullptr) {
-      sum_columns(sweep_.dgx, sums_x_);
-      if (sums_r_ != sums_x_) sum_columns(sweep_.dgr, sums_r_);
+      sum_columns(sweep_.dgx, layer_.gate_size, sums_x_);
+      if (sums_r_ != sums_x_) sum_columns(sweep_.dgr, layer_.gate_size, sums_r_);
+    }
+    if (sums_params_ != nullptr) {
+      sum_columns(sweep_.dparams, layer_.cell.params * hidden_size, sums_params_);
     }
     store_gates(sweep_.dgx, args_.grad_gates_x);
     store_gates(sweep_.dgr, args_.grad_gates_r);
@@ -329,9 +338,9 @@ class Backward {
     }
   }
 
-  void sum_columns(const void* grads, void* sums) {
-    layer_.parallel(layer_.gate_size, chunk_.count, [&](int64_t begin, int64_t end) {
-      layer_.rows.column_sums(grads, layer_.gate_size, chunk_.count, begin, end, sums);
+  void sum_columns(const void* grads, int64_t cols, void* sums) {
+    layer_.parallel(cols, chunk_.count, [&](int64_t begin, int64_t end) {
+      layer_.rows.column_sums(grads, cols, chunk_.count, begin, end, sums);
     });
   }
 
@@ -348,6 +357,7 @@ class Backward {
     const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
     store(sums_x_, args_.grad_bias_ih, 1, gate_size);
     store(sums_r_, args_.grad_bias_hh, 1, gate_size);
+    store(sums_params_, args_.grad_params, layer_.cell.params, hidden_size);
     store(sweep_.dc, args_.grad_c_0, shape.batch_size, hidden_size);
     store(sweep_.dreset_h, args_.grad_reset_h, shape.batch_size, layer_.output_size);
     store(sweep_.dreset_c, args_.grad_reset_c, shape.batch_size, hidden_size);
@@ -392,12 +402,14 @@ class Backward {
   void* copy_ = nullptr;    // A, what one of these is packed from, or the gradient of the input
   void* sums_x_ = nullptr;  // A [G * H], gradient of bias_ih
   void* sums_r_ = nullptr;  // A [G * H], gradient of bias_hh
+  void* sums_params_ = nullptr;  // A [kParams * H]
 };
 
 // Gradients of an empty batch.
 void fill_zeros(const LayerBackwardArgs& args) {
   const LayerShape& shape = args.shape;
-  const int64_t gate_size = cell_info(shape.cell).gates * shape.hidden_size;
+  const CellInfo& cell = cell_info(shape.cell);
+  const int64_t gate_size = cell.gates * shape.hidden_size;
   const auto fill = [&](void* grad, int64_t elements) {
     if (grad != nullptr) {
       std::memset(grad, 0, static_cast<size_t>(elements * dtype_bytes(shape.dtype)));
@@ -408,6 +420,7 @@ void fill_zeros(const LayerBackwardArgs& args) {
   fill(args.grad_bias_ih, gate_size);
   fill(args.grad_bias_hh, gate_size);
   fill(args.grad_weight_hr, shape.proj_size * shape.hidden_size);
+  fill(args.grad_params, cell.params * shape.hidden_size);
 }
 
 }  // namespace

@@ -111,6 +111,8 @@ void ForwardPass::prepare() {
   if (!layer_.cell.split) layer_.rows.column_sums(bias_r, 0, 1, 0, gate_size, bias_x);
   sweep_.bias_x = bias_x;
   sweep_.bias_r = bias_r;
+  sweep_.params =
+      conversions_.as_accum(args_.weights.params, layer_.cell.params, layer_.hidden_size);
 
   sweep_.h_row_stride = output_size;
   for (void*& h : sweep_.h) h = layer_.take(shape.batch_size * output_size);

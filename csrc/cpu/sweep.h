@@ -85,6 +85,7 @@ struct ForwardSweep {
   int64_t first_row;   // the row of the sequence that row 0 of input and gx is
   const void* bias_x;  // A [G * H], bias of the input side; without kSplit of both sides
   const void* bias_r;  // A [G * H], bias of the recurrent side; zeros without kSplit
+  const void* params;  // A [kParams * H], of cells with such
   const void* input;   // A [rows of the chunk, I], where the sweep multiplies it
   void* gx;            // A [rows of the chunk, G * H], input side without bias; may lie in
                        // `saved`; null where the sweep multiplies the input
@@ -120,6 +121,8 @@ struct BackwardSweep {
   int64_t saved_first_row;  // the row of the sequence that row 0 of saved is
   void* dgx;                // A [rows of the chunk, G * H], gradient of the input side
   void* dgr;              // A [rows of the chunk, G * H], of the recurrent side; dgx without kSplit
+  const void* params;     // A [kParams * H], of cells with such
+  void* dparams;          // A [rows of the chunk, kParams * H], or null
   const void* dgr_end;    // A [rows(end), G * H], dgr of step `end`, which was visited before
   void* dh;               // A [rows of the chunk, P], gradient of projected h; null without
   void* carry;            // A [batch_size, P], part of dh that does not flow through dgr

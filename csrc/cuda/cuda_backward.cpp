@@ -3,6 +3,7 @@
 // gradients of input and weights. Sums have a fixed order: same inputs, same bits. With recompute
 // the steps of a chunk come in parts, each after forward has run again from the c kept before it.
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <vector>
 
@@ -135,6 +136,15 @@ class Backward {
     int64_t rows, cols;
   };
 
+  // Gradients [cols] that are column sums of matrices [chunk rows, cols], over all chunks.
+  struct ColumnSums {
+    SumRowsArgs of_chunk[kMaxDirections]{};
+    void* const* sources[kMaxDirections][2]{};  // where the matrices of of_chunk are found
+    int matrices = 0;                           // of each direction
+    SumSlicesArgs of_slices{};
+    int results = 0;  // of all directions
+  };
+
   void prepare() {
     const LayerShape& shape = layer_.shape;
     const int64_t gate_size = layer_.gate_size, hidden_size = layer_.hidden_size;
@@ -148,6 +158,7 @@ class Backward {
       const LayerBackwardArgs& args = args_[d];
       BackwardBuffers& buffers = buffers_[d];
       buffers.weight_hh = args.weights.weight_hh;
+      buffers.params = args.weights.params;
       buffers.h_0 = args.h_0;
       buffers.c_0 = args.c_0;
       buffers.lengths = args.shape.lengths;
@@ -187,6 +198,9 @@ class Backward {
       weight_ih_[d] = accumulator(args.grad_weight_ih, gate_size, shape.input_size);
       weight_hh_[d] = accumulator(args.grad_weight_hh, gate_size, output_size);
       weight_hr_[d] = accumulator(args.grad_weight_hr, output_size, hidden_size);
+      if (args.grad_params != nullptr) {
+        buffers.dparams = layer_.take_storage(max_rows * layer_.cell.params * hidden_size);
+      }
       prepare_sums(d);
     }
     prepare_grad_input();
@@ -234,26 +248,32 @@ class Backward {
   // Without kSplit both biases have the same gradient, summed up once.
   void prepare_sums(int d) {
     const LayerBackwardArgs& args = args_[d];
-    SumRowsArgs& sums = sum_rows_[d];
-    sums.cols = sum_slices_.cols = layer_.gate_size;
-    const auto add = [&](void* const* grads, void* first_bias, void* second_bias) {
-      if (first_bias == nullptr && second_bias == nullptr) return;
-      void* partial = layer_.take_accum(kSumSlices * layer_.gate_size);
-      summed_[d][sum_rows_count_] = grads;
-      sums.partial[sum_rows_count_++] = partial;
-      for (void* bias : {first_bias, second_bias}) {
-        if (bias == nullptr) continue;
-        sum_slices_.partial[sum_slices_count_] = partial;
-        sum_slices_.dst[sum_slices_count_++] = bias;
-      }
-    };
-    sum_rows_count_ = 0;  // the same for each direction
+    const BackwardBuffers& buffers = buffers_[d];
+    const int64_t gate_size = layer_.gate_size;
+    bias_sums_.matrices = param_sums_.matrices = 0;  // the same for each direction
     if (layer_.cell.split) {
-      add(&buffers_[d].dgx, args.grad_bias_ih, nullptr);
-      add(&buffers_[d].dgr, args.grad_bias_hh, nullptr);
+      add_sum(d, &buffers.dgx, gate_size, {args.grad_bias_ih}, &bias_sums_);
+      add_sum(d, &buffers.dgr, gate_size, {args.grad_bias_hh}, &bias_sums_);
     } else {
-      add(&buffers_[d].dgx, args.grad_bias_ih, args.grad_bias_hh);
+      add_sum(d, &buffers.dgx, gate_size, {args.grad_bias_ih, args.grad_bias_hh}, &bias_sums_);
     }
+    add_sum(d, &buffers.dparams, layer_.cell.params * layer_.hidden_size, {args.grad_params},
+            &param_sums_);
+  }
+  // The column sums of a matrix, made once, are every result that is not null.
+  void add_sum(int d, void* const* matrix, int64_t cols, std::initializer_list<void*> results,
+               ColumnSums* sums) {
+    void* partial = nullptr;
+    for (void* result : results) {
+      if (result == nullptr) continue;
+      if (partial == nullptr) partial = layer_.take_accum(kSumSlices * cols);
+      sums->of_slices.partial[sums->results] = partial;
+      sums->of_slices.dst[sums->results++] = result;
+    }
+    if (partial == nullptr) return;
+    sums->of_chunk[d].cols = sums->of_slices.cols = cols;
+    sums->sources[d][sums->matrices] = matrix;
+    sums->of_chunk[d].partial[sums->matrices++] = partial;
   }
 
   // The chunks of two directions come to the rows of the input in opposite order: with more than
@@ -381,11 +401,14 @@ class Backward {
   }
 
   void sum_chunk(int d) {
-    if (sum_rows_count_ == 0 || !layer_.status.ok) return;
-    for (int i = 0; i < sum_rows_count_; ++i) sum_rows_[d].src[i] = *summed_[d][i];
-    sum_rows_[d].rows = chunk_[d].count;
-    sum_rows_[d].accumulate = has_sums_;
-    layer_.note(layer_.kernels.rows.sum_rows(sum_rows_[d], sum_rows_count_, layer_.stream));
+    for (ColumnSums* sums : {&bias_sums_, &param_sums_}) {
+      if (sums->matrices == 0 || !layer_.status.ok) continue;
+      SumRowsArgs& args = sums->of_chunk[d];
+      for (int i = 0; i < sums->matrices; ++i) args.src[i] = *sums->sources[d][i];
+      args.rows = chunk_[d].count;
+      args.accumulate = has_sums_;
+      layer_.note(layer_.kernels.rows.sum_rows(args, sums->matrices, layer_.stream));
+    }
   }
 
   // The next chunk overwrites dgr, and its first step needs the last one visited here.
@@ -396,8 +419,9 @@ class Backward {
   }
 
   void finish() {
-    if (sum_slices_count_ > 0 && layer_.status.ok) {
-      layer_.note(layer_.kernels.rows.sum_slices(sum_slices_, sum_slices_count_, layer_.stream));
+    for (const ColumnSums* sums : {&bias_sums_, &param_sums_}) {
+      if (sums->results == 0 || !layer_.status.ok) continue;
+      layer_.note(layer_.kernels.rows.sum_slices(sums->of_slices, sums->results, layer_.stream));
     }
     for (int d = 0; d < layer_.directions; ++d) {
       void* gates_r = args_[d].grad_gates_r;
@@ -440,16 +464,14 @@ class Backward {
   // S [N, G * H], results that have the gradients of the gates; or null
   void* gates_x_[kMaxDirections]{};
   void* gates_r_[kMaxDirections]{};
-  SumRowsArgs sum_rows_[kMaxDirections]{};
-  void* const* summed_[kMaxDirections][2]{};  // where the sources of sum_rows_ are found
-  SumSlicesArgs sum_slices_{};
-  int sum_rows_count_ = 0, sum_slices_count_ = 0;
+  ColumnSums bias_sums_, param_sums_;
 };
 
 // Gradients of the weights of an empty batch.
 Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, Stream stream) {
   const LayerShape& shape = args.shape;
-  const int64_t gate_size = cell_info(shape.cell).gates * shape.hidden_size;
+  const CellInfo& cell = cell_info(shape.cell);
+  const int64_t gate_size = cell.gates * shape.hidden_size;
   Status status;
   const auto fill = [&](void* grad, int64_t elements) {
     if (grad == nullptr || elements == 0 || !status.ok) return;
@@ -460,6 +482,7 @@ Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, 
   fill(args.grad_bias_ih, gate_size);
   fill(args.grad_bias_hh, gate_size);
   fill(args.grad_weight_hr, shape.proj_size * shape.hidden_size);
+  fill(args.grad_params, cell.params * shape.hidden_size);
   return status;
 }
 

@@ -59,6 +59,7 @@ void CudaForwardPass::prepare() {
     buffers.weight_hh = args.weights.weight_hh;
     buffers.bias_ih = args.weights.bias_ih;
     buffers.bias_hh = args.weights.bias_hh;
+    buffers.params = args.weights.params;
     buffers.h_0 = args.h_0;
     buffers.c_0 = args.c_0;
     buffers.lengths = args.shape.lengths;

@@ -1,8 +1,8 @@
 // The kernels of a layer, as the host drivers see them: plain arguments and launchers.
 //
-// S is the storage type, A its accumulation type, G gates, H hidden_size, P output size,
-// B batch_size, N rows of the sequence, D directions, W the cell's saved_width. Chunk rows are
-// those of the sweep steps at once in `gx` or `dgx`; row 0 of these buffers is `first_row`.
+// S is the storage type, A its accumulation type, G gates, M params a unit, H hidden_size, P output
+// size, B batch_size, N rows of the sequence, D directions, W the cell's saved_width. Chunk rows
+// are those of the sweep steps at once in `gx` or `dgx`; row 0 of these buffers is `first_row`.
 // Between two steps h and the gradients of the gates are rounded to S, as memory has them: a
 // sequence gives the same numbers whether its steps share a kernel or not.
 #pragma once
@@ -58,6 +58,7 @@ struct ForwardBuffers {
   const void* weight_hh;   // S [G * H, P]
   const void* bias_ih;     // S [G * H], or null
   const void* bias_hh;     // S [G * H], or null
+  const void* params;      // S [M * H], of cells with such
   const void* h_0;         // S [B, P], or null: zeros
   const void* c_0;         // S [B, H], or null: zeros
   const int64_t* lengths;  // [B], times from there on are padding; or null
@@ -85,6 +86,7 @@ struct ForwardBuffers {
 
 struct BackwardBuffers {
   const void* weight_hh;    // S [G * H, P]
+  const void* params;       // S [M * H], of cells with such
   const void* h_0;          // S [B, P], or null: zeros
   const void* c_0;          // S [B, H], or null: zeros
   const int64_t* lengths;   // [B], or null
@@ -105,6 +107,7 @@ struct BackwardBuffers {
   int64_t first_row;
   void* dgx;              // S [chunk rows, G * H], gradient of the input side
   void* dgr;              // S [chunk rows, G * H], of the recurrent side; dgx without kSplit
+  void* dparams;          // S [chunk rows, M * H], or null
   const void* dgr_after;  // S, row 0 of dgr of the step after; of the last one of a sweep
   const void* product;    // A [B, P], dgr of the step after * weight_hh
   void* carry;            // A [B, H], part of dh that does not flow through dgr; null with dh

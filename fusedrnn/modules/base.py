@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def _read(module: Any, names: Sequence[str]) -> list[Tensor | None]:
+def read_weights(module: Any, names: Sequence[str]) -> list[Tensor | None]:
     """Attributes; a plain parameter where nn.Module keeps it, in a fifth of the time of getattr."""
     own = module._parameters
     return [own[name] if name in own else getattr(module, name) for name in names]
@@ -189,7 +189,7 @@ class LayersMixin(ToolsMixin, Generic[State, States, Gates]):
     def _layer_weights(self) -> Sequence[LayerWeights | QuantizedWeights]:
         layers = []
         for names in self._all_weights:
-            weights = _read(self, names)
+            weights = read_weights(self, names)
             if not self.bias:
                 weights[2:2] = (None, None)
             layers.append(LayerWeights(*weights))
@@ -217,7 +217,7 @@ class CellMixin(ToolsMixin):
         def _cell(self) -> str: ...
 
     def _weights(self) -> LayerWeights | QuantizedWeights:
-        return LayerWeights(*_read(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+        return LayerWeights(*read_weights(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
 class RNNCellMixin(CellMixin):

@@ -73,6 +73,7 @@ class _QuantizedMixin(Module):
             own[names[2]] if bias else None,
             own[names[3]] if bias else None,
             own[names[-1]] if projected else None,
+            None,
             *(None if name is None else own.get(_scale_name(name)) for name in stored),
         )
 

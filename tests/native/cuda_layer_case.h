@@ -247,7 +247,7 @@ class Problems {
   LayerWeights weights(int d) {
     Side& side = sides_[d];
     return {side.in[kWeightIh].data(), side.in[kWeightHh].data(), side.input(kBiasIh),
-            side.input(kBiasHh), side.input(kWeightHr)};
+            side.input(kBiasHh),       side.input(kWeightHr),     side.input(kParams)};
   }
   static void* given(DeviceBuffer& buffer) { return buffer.size() == 0 ? nullptr : buffer.data(); }
   void* column(DeviceBuffer& buffer, int d) const {
@@ -337,6 +337,7 @@ class Problems {
       one.grad_bias_ih = grad(kBiasIh);
       one.grad_bias_hh = grad(kBiasHh);
       one.grad_weight_hr = grad(kWeightHr);
+      one.grad_params = grad(kParams);
       one.grad_gates_x = side.gates(k_, kGradGatesX);
       one.grad_gates_r = side.gates(k_, kGradGatesR);
     }

@@ -45,6 +45,7 @@ struct LayerCase {
   virtual std::string way() const = 0;
 
   int64_t gates() const { return cell_info(cell).gates; }
+  int64_t params() const { return cell_info(cell).params; }
   bool has_c() const { return cell_info(cell).states > 1; }
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
   // Rows of each time: all of the batch, or fewer and fewer.
@@ -204,13 +205,15 @@ enum Input {
   kBiasIh,
   kBiasHh,
   kWeightHr,
+  kParams,
   kResetH,
   kResetC,
   kInputCount
 };
-constexpr const char* kGradNames[kInputCount] = {
-    "grad_input",   "grad_h_0",     "grad_c_0",       "grad_weight_ih", "grad_weight_hh",
-    "grad_bias_ih", "grad_bias_hh", "grad_weight_hr", "grad_reset_h",   "grad_reset_c"};
+constexpr const char* kGradNames[kInputCount] = {"grad_input",     "grad_h_0",       "grad_c_0",
+                                                 "grad_weight_ih", "grad_weight_hh", "grad_bias_ih",
+                                                 "grad_bias_hh",   "grad_weight_hr", "grad_params",
+                                                 "grad_reset_h",   "grad_reset_c"};
 // What else of backward's arguments may be absent.
 enum GradOfResult {
   kGradOutput = kInputCount,
@@ -263,6 +266,7 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
   if (k.bias) problem.inputs[kBiasIh] = draw(gate_size, scale);
   if (k.bias) problem.inputs[kBiasHh] = draw(gate_size, scale);
   if (k.proj_size > 0) problem.inputs[kWeightHr] = draw(p * k.hidden_size, scale);
+  problem.inputs[kParams] = draw(k.params() * k.hidden_size, 1);
   problem.grad_output = draw(k.total_rows() * p, 1);
   problem.grad_h_n = draw(k.batch_size * p, 1);
   if (k.has_c()) problem.grad_c_n = draw(k.batch_size * k.hidden_size, 1);
@@ -306,16 +310,17 @@ inline double at_or_zero(const Doubles& values, int64_t i) {
 // A cell in double, whose values test_cells checks.
 constexpr int kMostValues = 8;  // of one kind that a unit has
 struct PlainCell {
-  void (*forward)(const double* x, const double* r, const double* prev, double* next,
-                  double* saved);
-  void (*backward)(const double* saved, const double* prev, const double* next, const double* dnext,
-                   double* dx, double* dr, double* dprev);
+  void (*forward)(const double* x, const double* r, const double* params, const double* prev,
+                  double* next, double* saved);
+  void (*backward)(const double* saved, const double* params, const double* prev,
+                   const double* next, const double* dnext, double* dx, double* dr, double* dprev,
+                   double* dparams);
 };
 
 template <int N>
 Values<double, N> take(const double* from) {
   static_assert(N <= kMostValues, "more values than there is room for");
-  Values<double, N> values;
+  Values<double, N> values{};
   std::copy(from, from + N, values.v);
   return values;
 }
@@ -328,25 +333,28 @@ inline PlainCell plain_cell(CellKind kind) {
   return visit_cell(kind, [](auto tag) {
     using C = typename decltype(tag)::template type<double>;
     PlainCell cell;
-    cell.forward = [](const double* x, const double* r, const double* prev, double* next,
-                      double* saved) {
+    cell.forward = [](const double* x, const double* r, const double* params, const double* prev,
+                      double* next, double* saved) {
       Values<double, C::kStates> next_values;
       Values<double, C::kSaved> saved_values;
-      C::forward(take<C::kGates>(x), take<C::kGates>(r), {}, take<C::kStates>(prev), next_values,
-                 saved_values);
+      C::forward(take<C::kGates>(x), take<C::kGates>(r), take<C::kParams>(params),
+                 take<C::kStates>(prev), next_values, saved_values);
       put(next_values, next);
       put(saved_values, saved);
     };
-    cell.backward = [](const double* saved, const double* prev, const double* next,
-                       const double* dnext, double* dx, double* dr, double* dprev) {
+    cell.backward = [](const double* saved, const double* params, const double* prev,
+                       const double* next, const double* dnext, double* dx, double* dr,
+                       double* dprev, double* dparams) {
       Values<double, C::kGates> dx_values, dr_values;
       Values<double, C::kStates> dprev_values;
-      Values<double, C::kParams> dparams;
-      C::backward(take<C::kSaved>(saved), {}, take<C::kStates>(prev), take<C::kStates>(next),
-                  take<C::kStates>(dnext), dx_values, dr_values, dprev_values, dparams);
+      Values<double, C::kParams> dparams_values;
+      C::backward(take<C::kSaved>(saved), take<C::kParams>(params), take<C::kStates>(prev),
+                  take<C::kStates>(next), take<C::kStates>(dnext), dx_values, dr_values,
+                  dprev_values, dparams_values);
       put(dx_values, dx);
       put(dr_values, dr);
       put(dprev_values, dprev);
+      put(dparams_values, dparams);
     };
     return cell;
   });
@@ -362,7 +370,8 @@ class Oracle {
         cell(plain_cell(k.cell)),
         H(k.hidden_size),
         P(k.output_size()),
-        G(k.gates()) {
+        G(k.gates()),
+        M(k.params()) {
     expected.output.assign(k.total_rows() * P, 0);
     expected.h_n.assign(k.batch_size * P, 0);
     if (k.has_c()) expected.c_n.assign(k.batch_size * H, 0);
@@ -431,6 +440,10 @@ class Oracle {
     if (k.has_c()) std::copy(dc.begin(), dc.end(), expected.grads[kC0].begin() + b * H);
   }
 
+  void take_params(int64_t u, double* params) const {
+    for (int64_t m = 0; m < M; ++m) params[m] = in.inputs[kParams][m * H + u];
+  }
+
   bool resets(int64_t row) const { return !in.reset.empty() && in.reset[row] != 0; }
 
   Step forward(int64_t row, Doubles& h, const Doubles& c) {
@@ -448,8 +461,9 @@ class Oracle {
         for (int64_t p = 0; p < P; ++p) r[g] += in.inputs[kWeightHh][j * P + p] * step.h_prev[p];
       }
       const double prev[kMostValues] = {step.h_prev[k.proj_size > 0 ? 0 : u], step.c_prev[u]};
-      double next[kMostValues];
-      cell.forward(x, r, prev, next, &step.saved[u * kMostValues]);
+      double next[kMostValues], params[kMostValues];
+      take_params(u, params);
+      cell.forward(x, r, params, prev, next, &step.saved[u * kMostValues]);
       step.h_raw[u] = next[0];
       step.c[u] = next[1];
     }
@@ -483,10 +497,14 @@ class Oracle {
       const double prev[kMostValues] = {step.h_prev[k.proj_size > 0 ? 0 : u], step.c_prev[u]};
       const double next[kMostValues] = {step.h_raw[u], step.c[u]};
       const double dnext[kMostValues] = {dh_raw[u], dc[u]};
-      double dx[kMostValues], dr[kMostValues], dprev[kMostValues];
-      cell.backward(&step.saved[u * kMostValues], prev, next, dnext, dx, dr, dprev);
+      double params[kMostValues];
+      take_params(u, params);
+      double dx[kMostValues], dr[kMostValues], dprev[kMostValues], dparams[kMostValues];
+      cell.backward(&step.saved[u * kMostValues], params, prev, next, dnext, dx, dr, dprev,
+                    dparams);
       if (k.proj_size == 0) dh[u] += dprev[0];
       if (k.has_c()) dc[u] = dprev[1];
+      for (int64_t m = 0; m < M; ++m) expected.grads[kParams][m * H + u] += dparams[m];
       for (int64_t g = 0; g < G; ++g) {
         const int64_t j = g * H + u;
         for (int64_t i = 0; i < I; ++i) {
@@ -511,7 +529,7 @@ class Oracle {
   const LayerCase& k;
   const Numbers& in;
   const PlainCell cell;
-  const int64_t H, P, G;
+  const int64_t H, P, G, M;
 };
 
 // Rounding of the storage type, once a step and once for each of the sums, against values

@@ -89,6 +89,7 @@ template <template <class> class Cell>
 struct Arguments {
   using C = Cell<double>;
   Values<double, C::kGates> x, r;
+  Values<double, C::kParams> params;
   Values<double, C::kStates> prev, dnext;
 
   explicit Arguments(std::mt19937_64& random) {
@@ -100,6 +101,7 @@ struct Arguments {
       prev[i] = draw(random);
       dnext[i] = draw(random);
     }
+    for (int i = 0; i < C::kParams; ++i) params[i] = draw(random);
   }
 };
 
@@ -110,16 +112,22 @@ Values<V, N> convert(const Values<double, N>& from) {
   return to;
 }
 
-// The derivative of sum(dnext * next) with respect to one entry of x, r or prev: `input` is 0,
-// 1 or 2. Sets *scale to the sum of its terms' magnitudes, which bounds the rounding.
+enum Input { kX, kR, kPrev, kParams };
+
+// The derivative of sum(dnext * next) with respect to one entry of an input. Sets *scale to the sum
+// of its terms' magnitudes, which bounds the rounding.
 template <template <class> class Cell>
-double derivative(const Arguments<Cell>& at, int input, int idx, double* scale) {
+double derivative(const Arguments<Cell>& at, Input input, int idx, double* scale) {
   using C = Cell<Dual>;
   auto x = convert<Dual>(at.x);
   auto r = convert<Dual>(at.r);
   auto prev = convert<Dual>(at.prev);
-  (input == 0 ? x[idx] : input == 1 ? r[idx] : prev[idx]).slope = 1;
-  Values<Dual, C::kParams> params;
+  auto params = convert<Dual>(at.params);
+  Dual& entry = input == kX      ? x[idx]
+                : input == kR    ? r[idx]
+                : input == kPrev ? prev[idx]
+                                 : params[idx];
+  entry.slope = 1;
   Values<Dual, C::kStates> next;
   Values<Dual, C::kSaved> saved;
   C::forward(x, r, params, prev, next, saved);
@@ -140,6 +148,9 @@ double magnitude(const Arguments<Cell>& at) {
   for (int i = 0; i < Cell<double>::kStates; ++i) {
     largest = std::fmax(largest, std::fabs(at.prev[i]));
   }
+  for (int i = 0; i < Cell<double>::kParams; ++i) {
+    largest = std::fmax(largest, std::fabs(at.params[i]));
+  }
   return largest;
 }
 
@@ -149,14 +160,14 @@ void check_backward(CellTag<Cell>, const char* name) {
   std::mt19937_64 random(7);
   for (int trial = 0; trial < 2000; ++trial) {
     const Arguments<Cell> at(random);
-    Values<double, C::kParams> params, dparams;
+    Values<double, C::kParams> dparams;
     Values<double, C::kStates> next, dprev;
     Values<double, C::kSaved> saved;
     Values<double, C::kGates> dx, dr;
-    C::forward(at.x, at.r, params, at.prev, next, saved);
-    C::backward(saved, params, at.prev, next, at.dnext, dx, dr, dprev, dparams);
+    C::forward(at.x, at.r, at.params, at.prev, next, saved);
+    C::backward(saved, at.params, at.prev, next, at.dnext, dx, dr, dprev, dparams);
 
-    const auto check_one = [&](const char* what, int input, int idx, double actual) {
+    const auto check_one = [&](const char* what, Input input, int idx, double actual) {
       double scale;
       const double expected = derivative<Cell>(at, input, idx, &scale);
       const double allowed = 16 * kUnit * scale * magnitude<Cell>(at);
@@ -165,11 +176,12 @@ void check_backward(CellTag<Cell>, const char* name) {
                  trial, what, idx, actual, expected, std::fabs(actual - expected), allowed);
     };
     for (int i = 0; i < C::kGates; ++i) {
-      check_one("dx", 0, i, dx[i]);
-      check_one("dr", 1, i, dr[i]);
+      check_one("dx", kX, i, dx[i]);
+      check_one("dr", kR, i, dr[i]);
       if (!C::kSplit) CHECK_THAT(dx[i] == dr[i], "%s: dx[%d] differs from dr", name, i);
     }
-    for (int i = 0; i < C::kStates; ++i) check_one("dprev", 2, i, dprev[i]);
+    for (int i = 0; i < C::kStates; ++i) check_one("dprev", kPrev, i, dprev[i]);
+    for (int i = 0; i < C::kParams; ++i) check_one("dparams", kParams, i, dparams[i]);
   }
 }
 
@@ -179,10 +191,9 @@ void check_forward(CellTag<Cell>, const Formula& formula) {
   std::mt19937_64 random(3);
   for (int trial = 0; trial < 2000; ++trial) {
     const Arguments<Cell> at(random);
-    Values<double, C::kParams> params;
     Values<double, C::kStates> next;
     Values<double, C::kSaved> saved;
-    C::forward(at.x, at.r, params, at.prev, next, saved);
+    C::forward(at.x, at.r, at.params, at.prev, next, saved);
     double expected[2] = {};
     formula.next(at.x.v, at.r.v, at.prev.v, expected);
     for (int i = 0; i < C::kStates; ++i) {
@@ -200,18 +211,19 @@ void check_aliasing(CellTag<Cell>, const char* name) {
   using C = Cell<double>;
   std::mt19937_64 random(5);
   const Arguments<Cell> at(random);
-  Values<double, C::kParams> params, dparams;
+  Values<double, C::kParams> dparams, dparams_again;
   Values<double, C::kStates> next, dprev;
   Values<double, C::kSaved> saved;
   Values<double, C::kGates> dx, dr;
-  C::forward(at.x, at.r, params, at.prev, next, saved);
-  C::backward(saved, params, at.prev, next, at.dnext, dx, dr, dprev, dparams);
+  C::forward(at.x, at.r, at.params, at.prev, next, saved);
+  C::backward(saved, at.params, at.prev, next, at.dnext, dx, dr, dprev, dparams);
 
   auto states = at.prev;
-  C::forward(at.x, at.r, params, states, states, saved);
+  C::forward(at.x, at.r, at.params, states, states, saved);
   auto gradients = at.dnext;
   Values<double, C::kGates> dx_again, dr_again;
-  C::backward(saved, params, at.prev, next, gradients, dx_again, dr_again, gradients, dparams);
+  C::backward(saved, at.params, at.prev, next, gradients, dx_again, dr_again, gradients,
+              dparams_again);
   for (int i = 0; i < C::kStates; ++i) {
     CHECK_THAT(states[i] == next[i], "%s: next[%d] over prev", name, i);
     CHECK_THAT(gradients[i] == dprev[i], "%s: dprev[%d] over dnext", name, i);
@@ -219,22 +231,31 @@ void check_aliasing(CellTag<Cell>, const char* name) {
   for (int i = 0; i < C::kGates; ++i) {
     CHECK_THAT(dx_again[i] == dx[i] && dr_again[i] == dr[i], "%s: gate %d", name, i);
   }
+  for (int i = 0; i < C::kParams; ++i) {
+    CHECK_THAT(dparams_again[i] == dparams[i], "%s: dparams[%d]", name, i);
+  }
 }
 
 template <template <class> class Cell>
 void check_nan(CellTag<Cell>, const char* name) {
   using C = Cell<float>;
-  for (int gate = 0; gate < 2 * C::kGates; ++gate) {
-    Values<float, C::kGates> x{}, r{};
+  const auto check_one = [&](const char* what, Input input, int idx) {
+    Values<float, C::kGates> x, r;
+    Values<float, C::kParams> params;
     Values<float, C::kStates> prev, next;
     for (int i = 0; i < C::kStates; ++i) prev[i] = 0.5f;
     for (int i = 0; i < C::kGates; ++i) x[i] = r[i] = 0.25f;
-    (gate < C::kGates ? x[gate] : r[gate - C::kGates]) = NAN;
-    Values<float, C::kParams> params;
+    for (int i = 0; i < C::kParams; ++i) params[i] = 0.25f;
+    (input == kX ? x[idx] : input == kR ? r[idx] : params[idx]) = NAN;
     Values<float, C::kSaved> saved;
     C::forward(x, r, params, prev, next, saved);
-    CHECK_THAT(std::isnan(next[0]), "%s: NaN in gate %d gives %g", name, gate, double(next[0]));
+    CHECK_THAT(std::isnan(next[0]), "%s: NaN in %s[%d] gives %g", name, what, idx, double(next[0]));
+  };
+  for (int i = 0; i < C::kGates; ++i) {
+    check_one("x", kX, i);
+    check_one("r", kR, i);
   }
+  for (int i = 0; i < C::kParams; ++i) check_one("params", kParams, i);
 }
 
 template <template <class> class Cell>
@@ -242,11 +263,10 @@ void check_gates_and_hidden(CellTag<Cell>, const char* name) {
   using C = Cell<double>;
   std::mt19937_64 random(11);
   const Arguments<Cell> at(random);
-  Values<double, C::kParams> params;
   Values<double, C::kStates> next;
   Values<double, C::kSaved> saved;
   Values<double, C::kGates> activated;
-  C::forward(at.x, at.r, params, at.prev, next, saved);
+  C::forward(at.x, at.r, at.params, at.prev, next, saved);
   C::gates(saved, next, activated);
   for (int i = 0; i < C::kGates; ++i) {
     CHECK_THAT(std::isfinite(activated[i]), "%s: gate %s is %g", name, C::kGateNames[i],
@@ -278,7 +298,7 @@ TEST(backward_is_the_derivative_of_forward) {
 TEST(outputs_may_lie_over_inputs) {
   for_each_cell([](auto tag, const CellInfo& info) { check_aliasing(tag, info.name); });
 }
-TEST(nan_in_any_gate_reaches_h) {
+TEST(nan_in_any_gate_or_param_reaches_h) {
   for_each_cell([](auto tag, const CellInfo& info) { check_nan(tag, info.name); });
 }
 

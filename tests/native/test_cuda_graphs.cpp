@@ -254,14 +254,15 @@ struct Layer {
     const std::vector<int64_t> sizes = batch_sizes();
     int64_t next = 1 + input;
     const auto buffer = [&] { return address(next++); };
-    const bool has_c = cell_info(cell).states > 1;
+    const bool has_c = cell_info(cell).states > 1, has_params = cell_info(cell).params > 0;
     const auto c_buffer = [&] { return has_c ? buffer() : nullptr; };
+    const auto params_buffer = [&] { return has_params ? buffer() : nullptr; };
     LayerForwardArgs forward[2]{};
     LayerBackwardArgs backward[2]{};
     for (int d = 0; d < directions; ++d) {
       LayerForwardArgs& f = forward[d];
       f.shape = shape(sizes, d);
-      f.weights = {buffer(), buffer(), buffer(), buffer(), nullptr};
+      f.weights = {buffer(), buffer(), buffer(), buffer(), nullptr, params_buffer()};
       f.input = address(input);
       f.h_0 = buffer();
       f.c_0 = c_buffer();
@@ -291,6 +292,7 @@ struct Layer {
       b.grad_weight_hh = buffer();
       b.grad_bias_ih = buffer();
       b.grad_bias_hh = buffer();
+      b.grad_params = params_buffer();
     }
     const CudaPlan chosen = plan(recording);
     if (pass == Pass::kForward) {
@@ -314,11 +316,11 @@ Work work_of(const Layer& layer, Pass pass, Recording recording, LaunchGraphs* g
 
 template <class Body>
 void for_each_layer(const Body& body) {
-  for (CellKind cell : {kind_of<RnnTanh>, kind_of<Lstm>, kind_of<Gru>}) {
+  for (const CellInfo& info : kCells) {
     for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
       for (int bits = 0; bits < 16; ++bits) {
         Layer layer;
-        layer.cell = cell;
+        layer.cell = info.kind;
         layer.dtype = dtype;
         layer.directions = 1 + (bits & 1);
         layer.packed = bits & 2;

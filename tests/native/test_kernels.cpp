@@ -185,8 +185,8 @@ bool run_case(const Case& k, Run* run = nullptr) {
   shape.batch_sizes = k.packed ? batch_sizes.data() : nullptr;
   shape.reset = k.reset ? reset.data() : nullptr;
   shape.recompute = k.recompute;
-  LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh), input(kBiasHh),
-                       input(kWeightHr)};
+  LayerWeights weights{in[kWeightIh].data(), in[kWeightHh].data(), input(kBiasIh),
+                       input(kBiasHh),       input(kWeightHr),     input(kParams)};
   stored.set(&weights);
   Plan plan{};
   plan.schedule = k.schedule;
@@ -280,6 +280,7 @@ bool run_case(const Case& k, Run* run = nullptr) {
   backward.grad_bias_ih = grad(kBiasIh);
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
+  backward.grad_params = grad(kParams);
   if (!layer_backward_cpu(backward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
   grads[kX] = places.collect(grads[kX], k.input_size, &ok);
   gates_x = places.collect(gates_x, gates_width, &ok);

@@ -107,6 +107,7 @@ struct ForwardStep {
       : hidden_size(sweep.args->shape.hidden_size),
         bias_x(static_cast<const A*>(sweep.bias_x)),
         bias_r(static_cast<const A*>(sweep.bias_r)),
+        params(static_cast<const A*>(sweep.params)),
         gx_row_stride(sweep.gx_row_stride),
         h_row_stride(sweep.h_row_stride),
         output_row_stride(sweep.output_row_stride),
@@ -191,8 +192,12 @@ struct ForwardStep {
                    : load_lanes<V>(c + state, lanes);
       });
     }
+    Values<Rows, C::kParams> own{};
+    for (int k = 0; k < C::kParams; ++k) {
+      own[k] = Rows(load_lanes<V>(params + k * hidden_size + unit, lanes));
+    }
     Values<Rows, C::kSaved> kept;
-    Cell<Rows>::forward(x, r, Values<Rows, C::kParams>{}, prev, next, kept);
+    Cell<Rows>::forward(x, r, own, prev, next, kept);
 
     if (C::kStates > 1) {
       store_rows(next[C::kStates - 1], c, hidden_size);
@@ -245,6 +250,7 @@ struct ForwardStep {
   int64_t hidden_size;
   const A* bias_x;  // as in ForwardSweep
   const A* bias_r;
+  const A* params;
   int64_t gx_row_stride, h_row_stride, output_row_stride;
   int64_t rows_next;  // of the next step of the sweep
   const int64_t* order;
@@ -284,6 +290,7 @@ struct BackwardStep {
         h_0(static_cast<const S*>(sweep.args->h_0)),
         reset_h(static_cast<const S*>(sweep.args->reset_h)),
         reset_c(static_cast<const S*>(sweep.args->reset_c)),
+        params(static_cast<const A*>(sweep.params)),
         grad_h_0(static_cast<S*>(sweep.args->grad_h_0)),
         carry(static_cast<A*>(sweep.carry)),
         dc(static_cast<A*>(sweep.dc)),
@@ -310,6 +317,8 @@ struct BackwardStep {
                                    place * grad_output_row_stride);
       dgx = static_cast<A*>(sweep.dgx) + chunk_row * C::kGates * hidden_size;
       dgr = static_cast<A*>(sweep.dgr) + chunk_row * C::kGates * hidden_size;
+      dparams =
+          offset_or_null(static_cast<A*>(sweep.dparams), chunk_row * C::kParams * hidden_size);
       dh = static_cast<A*>(sweep.dh);
       if (dh != nullptr) dh += chunk_row * output_size;
     }
@@ -402,8 +411,14 @@ struct BackwardStep {
       }
     }
     Values<V, C::kGates> dx, dr;
-    Values<V, C::kParams> dparams;
-    C::backward(kept, Values<V, C::kParams>{}, prev, next, dnext, dx, dr, dprev, dparams);
+    Values<V, C::kParams> own{}, down;
+    for (int k = 0; k < C::kParams; ++k) {
+      own[k] = load_lanes<V>(params + k * hidden_size + unit, lanes);
+    }
+    C::backward(kept, own, prev, next, dnext, dx, dr, dprev, down);
+    for (int k = 0; dparams != nullptr && k < C::kParams; ++k) {
+      store_lanes(down[k], dparams + (row * C::kParams + k) * hidden_size + unit, lanes);
+    }
 
     const int64_t gate_row = row * C::kGates * hidden_size + unit;
     for (int gate = 0; gate < C::kGates; ++gate) {
@@ -428,6 +443,7 @@ struct BackwardStep {
   const S* h_0;
   const S* reset_h;
   const S* reset_c;
+  const A* params;
   S* grad_h_0;
   A* carry;
   A* dc;
@@ -443,6 +459,7 @@ struct BackwardStep {
   const uint8_t* reset = nullptr;
   A* dgx = nullptr;
   A* dgr = nullptr;
+  A* dparams = nullptr;
   A* dh = nullptr;
 };
 

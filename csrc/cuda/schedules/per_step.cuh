@@ -86,7 +86,8 @@ struct ForwardStep {
                            ? A(0)
                            : load_h_before<S>(args.sizes, buffers, step, part, at.row, at.unit);
     A c = Step::load_c(args.sizes, buffers, part, at.row, at.unit);
-    Step::forward(args.sizes, buffers, step, part, at.row, at.unit, x, r, h_before, c);
+    const auto params = Step::load_params(args.sizes, buffers, at.unit);
+    Step::forward(args.sizes, buffers, step, part, at.row, at.unit, x, r, params, h_before, c);
     if constexpr (Step::kHasC) {
       static_cast<A*>(buffers.c)[at.row * args.sizes.hidden_size + at.unit] = c;
     }
@@ -186,7 +187,8 @@ struct BackwardStep {
     typename Step::Gates dr;
     A dc = Step::load_dc(args.sizes, buffers, part, at.row, at.unit);
     const auto values = Step::load_backward(args.sizes, buffers, step, part, at.row, at.unit);
-    Step::backward(args.sizes, buffers, step, part, at.row, at.unit, values, dh, dc, dr);
+    const auto params = Step::load_params(args.sizes, buffers, at.unit);
+    Step::backward(args.sizes, buffers, step, part, at.row, at.unit, values, params, dh, dc, dr);
     if (!projected) static_cast<A*>(buffers.carry)[state] = dh;
     if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc;
   }

@@ -104,9 +104,11 @@ struct ForwardSingleBlock {
 
     A c[kRows]{};
     Gates x[kRows]{}, bias_x{}, bias_r{};
+    typename Step::Params params{};
     if (at.has_unit) {
       const StepRows step = block_step(steps, range.begin);
       Step::load_bias(sizes, buffers, at.unit, bias_x, bias_r);
+      params = Step::load_params(sizes, buffers, at.unit);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
@@ -141,7 +143,8 @@ struct ForwardSingleBlock {
               r[gate] = product[i][gate] + bias_r[gate];
             }
             const A h_before = at.buffer(s, 0).load(at.element(at.unit) + i);
-            h = Step::forward(sizes, buffers, step, part, row, at.unit, x[i], r, h_before, c[i]);
+            h = Step::forward(sizes, buffers, step, part, row, at.unit, x[i], r, params, h_before,
+                              c[i]);
           } else if (row < step.rows) {
             Step::forward_padding(sizes, buffers, step, part, row, at.unit);
           }
@@ -232,6 +235,8 @@ struct BackwardSingleBlock {
   static constexpr int kGates = Step::kGates;
   static constexpr const char* kName = "single_block backward";
   static constexpr int kMaxThreads = kSingleBlockMaxThreads;
+  // Of the product's loop; params need registers as well, and none may spill.
+  static constexpr int kUnroll = Step::C::kParams > 0 ? 6 : 8;
 
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
@@ -249,8 +254,10 @@ struct BackwardSingleBlock {
     load_weights(buffers, gate_size * hidden_size, at.weights());
 
     A carry[kRows]{}, dc[kRows]{};
+    typename Step::Params params{};
     if (at.has_unit) {
       const StepRows step = block_step(steps, range.end - 1);
+      params = Step::load_params(sizes, buffers, at.unit);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
@@ -291,8 +298,8 @@ struct BackwardSingleBlock {
                                              row * hidden_size + at.unit, carry[i] + product[i]);
             if (part.is_in) {
               carry[i] = entering + dh[i];
-              Step::backward(sizes, buffers, step, part, row, at.unit, values[i], carry[i], dc[i],
-                             dr);
+              Step::backward(sizes, buffers, step, part, row, at.unit, values[i], params, carry[i],
+                             dc[i], dr);
             } else {
               Step::backward_padding(sizes, buffers, step, part, row, at.unit, entering);
             }
@@ -349,7 +356,7 @@ struct BackwardSingleBlock {
     const Shared<A> dgr = at.buffer(s, 0);
 #pragma unroll
     for (int i = 0; i < kRows; ++i) product[i] = A(0);
-#pragma unroll 8
+#pragma unroll kUnroll
     for (int64_t k = 0; k < gate_size; ++k) {
       A row[kRows];
       load_consecutive(dgr, at.element(k), row);

@@ -122,6 +122,7 @@ struct CellStep {
   static constexpr bool kHasC = C::kStates > 1;
   static constexpr int kC = C::kStates - 1;  // the index of c among the states
   using Gates = Values<A, kGates>;
+  using Params = Values<A, C::kParams>;
 
   // The biases of a unit; without kSplit only their sum matters.
   FUSEDRNN_DEV static void load_bias(const LayerSizes& sizes, const ForwardBuffers& buffers,
@@ -136,6 +137,18 @@ struct CellStep {
         bias_r[gate] = A(0);
       }
     }
+  }
+
+  // The params of a unit; arguments of either pass.
+  template <class Buffers>
+  FUSEDRNN_DEV static Params load_params(const LayerSizes& sizes, const Buffers& buffers,
+                                         int64_t unit) {
+    Params params{};
+#pragma unroll
+    for (int k = 0; k < C::kParams; ++k) {
+      params[k] = load_at<S>(buffers.params, k * sizes.hidden_size + unit);
+    }
+    return params;
   }
 
   FUSEDRNN_DEV static void load_gx(const LayerSizes& sizes, const ForwardBuffers& buffers,
@@ -160,12 +173,13 @@ struct CellStep {
   // Returns h as the output rounds it, and replaces c.
   FUSEDRNN_DEV static A forward(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                 const StepRows& step, const RowPart& part, int64_t row,
-                                int64_t unit, const Gates& x, const Gates& r, A h_before, A& c) {
+                                int64_t unit, const Gates& x, const Gates& r, const Params& params,
+                                A h_before, A& c) {
     Values<A, C::kStates> prev, next;
     Values<A, C::kSaved> kept;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
-    C::forward(x, r, Values<A, C::kParams>{}, prev, next, kept);
+    C::forward(x, r, params, prev, next, kept);
 
     const int64_t state = row * sizes.hidden_size + unit;
     const bool ends = !part.has_after;
@@ -284,16 +298,15 @@ struct CellStep {
   // gradients of the recurrent side in dr as memory rounds them.
   FUSEDRNN_DEV static void backward(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                     const StepRows& step, const RowPart& part, int64_t row,
-                                    int64_t unit, const BackwardValues& values, A& dh, A& dc,
-                                    Gates& dr) {
+                                    int64_t unit, const BackwardValues& values,
+                                    const Params& params, A& dh, A& dc, Gates& dr) {
     const int64_t hidden_size = sizes.hidden_size;
     Values<A, C::kStates> dnext, dprev;
     dnext[0] = dh;
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
     Gates dx;
-    Values<A, C::kParams> dparams;
-    C::backward(values.kept, Values<A, C::kParams>{}, values.prev, values.next, dnext, dx, dr,
-                dprev, dparams);
+    Params dparams;
+    C::backward(values.kept, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
 
     const int64_t chunk_row = step.row - buffers.first_row + row;
     const int64_t first = chunk_row * kGates * hidden_size + unit;
@@ -303,6 +316,7 @@ struct CellStep {
       if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, dr[gate]);
       dr[gate] = rounded<S>(dr[gate]);
     }
+    store_dparams(sizes, buffers, chunk_row, unit, dparams);
     if (buffers.h_before != nullptr && buffers.dh == nullptr) {
       store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, values.prev[0]);
     }
@@ -339,8 +353,22 @@ struct CellStep {
       store_at<S>(buffers.dgx, first + gate * hidden_size, A(0));
       if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, A(0));
     }
+    store_dparams(sizes, buffers, chunk_row, unit, Params{});
     if (!projected && buffers.h_before != nullptr) {
       store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, A(0));
+    }
+  }
+
+ private:
+  FUSEDRNN_DEV static void store_dparams(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                         int64_t chunk_row, int64_t unit, const Params& dparams) {
+    if constexpr (C::kParams > 0) {
+      if (buffers.dparams == nullptr) return;
+      const int64_t first = chunk_row * C::kParams * sizes.hidden_size + unit;
+#pragma unroll
+      for (int k = 0; k < C::kParams; ++k) {
+        store_at<S>(buffers.dparams, first + k * sizes.hidden_size, dparams[k]);
+      }
     }
   }
 };

@@ -1,0 +1,55 @@
+// cell_forward: layer_forward for one time step. A composition of operators, so that autograd,
+// autocast, vmap and compilers see layer_forward.
+#include <torch/library.h>
+
+#include <tuple>
+#include <utility>
+
+#include "bindings/schema.h"
+
+namespace fusedrnn {
+namespace {
+
+// Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W]. torch cannot
+// differentiate a view of these two in forward mode.
+Tensor add_step(const Tensor& given, bool batched) {
+  const Tensor rows = given.is_inference() || given.is_neg() ? given.clone() : given;
+  return batched ? rows.unsqueeze(0) : rows.unsqueeze(0).unsqueeze(0);
+}
+
+OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
+  return rows.has_value() ? OptionalTensor(add_step(*rows, batched)) : std::nullopt;
+}
+
+// In place, so that the result is no view.
+void remove_step(Tensor* rows, bool batched) {
+  rows->squeeze_(0);
+  if (!batched) rows->squeeze_(0);
+}
+
+std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& input,
+                                        const OptionalTensor& h, const OptionalTensor& c,
+                                        at::TensorList weights) {
+  const bool batched = input.dim() != 1;
+  const OptionalTensor h_0 = add_step(h, batched), c_0 = add_step(c, batched), none;
+  auto [output, h_n, c_n, all_c] = call_layer_forward({cell, add_step(input, batched), h_0, c_0,
+                                                       weights, none, none, none, none},
+                                                      {false, false, 0})
+                                       .outputs;
+  remove_step(&h_n, batched);
+  if (c_n.dim() > 1) remove_step(&c_n, batched);
+  return {std::move(h_n), std::move(c_n)};
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeImplicitAutograd, m) {
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+// vmap does not take compositions by itself.
+TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchBatched, m) {
+  m.impl("cell_forward", TORCH_FN(cell_forward));
+}
+
+}  // namespace fusedrnn
