@@ -238,11 +238,10 @@ def _layer_backward(cell: str, grads: Sequence[Tensor | None], *others: Any) -> 
     *layer_args, recompute, kept, mask = others
     args = LayerArgs(cell, *layer_args)._replace(recompute=recompute)
     _check_weights(args)
-    tensors = {"input": args.input} | args.states | dict(enumerate(args.weights))
     for name, found, number in (
         ("grads", grads, len(_OUTPUTS)),
         ("kept", kept, 2),
-        ("mask", mask, len(tensors) + 2),
+        ("mask", mask, len(args.mask_names())),
     ):
         text = f"{name}: expected {number} values, got {len(found)}"
         _refuse(len(found) == number, text, torch._check_value)

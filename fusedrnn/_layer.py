@@ -15,7 +15,7 @@ from fusedrnn._cells import CELLS
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
-__all__ = ["LayerArgs", "join_weights", "split_weights", "weight_names"]
+__all__ = ["RESULT_ROW_DIMS", "LayerArgs", "join_weights", "split_weights", "weight_names"]
 
 _STATES = ("h_0", "c_0", "reset_h", "reset_c")
 

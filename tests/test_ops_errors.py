@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from layer_cases import VARIANTS, Layer, make_layer, named_backward_args, op_args
+from layer_cases import VARIANTS, Layer, make_layer, op_args
+from layer_cases import named_backward_args as backward_args
 from torch import Tensor
 
 from fusedrnn import _library
@@ -21,10 +22,6 @@ FLAGS = ("cell", "save", "return_c", "mask")
 
 def forward_args(layer: Layer) -> dict[str, Any]:
     return layer.named_args(save=True)
-
-
-def backward_args(layer: Layer) -> dict[str, Any]:
-    return named_backward_args(layer)
 
 
 def sizes(*values: int) -> Tensor:

@@ -258,7 +258,7 @@ class Play:
         if differentiates:  # A derivative is a product with arguments, of h that was rounded.
             floating = (x for x in self.leaves if isinstance(x, Tensor) and x.is_floating_point())
             scale = max([scale, *(_largest(_copy(tensor)) for tensor in floating)])
-        if any("scale" in note for note in self.notes):
+        if any("scale_" in note for note in self.notes):
             return Outcome("ran")  # weights of any size, whose sums round by more than results tell
         if coarse.itemsize < 4 and (self.twice or "grad" in self.way or scale > 100):
             return Outcome("ran")

@@ -133,8 +133,7 @@ def _operator(op: Any, rng: random.Random) -> Call:
     if is_quantized:
         named |= _stored(layer, rng)
     if name == "cell_forward":
-        step = _one_step(layer, rng.random() < 0.7)
-        named |= step
+        named |= _one_step(layer, rng.random() < 0.7)
     if name == "layer_backward":
         named = named_backward_args(layer)
     known = {"cell": layer.cell, **_sizes(layer, rng)}
