@@ -15,7 +15,7 @@ from fusedrnn._cells import CELLS
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
-__all__ = ["RESULT_ROW_DIMS", "LayerArgs", "join_weights", "split_weights", "weight_names"]
+__all__ = ["RESULT_ROW_DIMS", "LayerArgs", "list_weights", "split_weights", "weight_names"]
 
 _STATES = ("h_0", "c_0", "reset_h", "reset_c")
 
@@ -102,12 +102,14 @@ def split_weights(names: Sequence[tuple[int, str]], weights: Sequence[Any]) -> l
     return [QuantizedWeights(**fields) for fields in directions if fields]
 
 
-def join_weights(*directions: LayerWeights | QuantizedWeights | None) -> list[Tensor]:
+def list_weights(
+    weights: LayerWeights | QuantizedWeights,
+    weights_reverse: LayerWeights | QuantizedWeights | None = None,
+) -> Sequence[Tensor]:
     """Those that there are, in the schemas' order."""
-    return [
-        weight
-        for weights in directions
-        if weights is not None
-        for weight in weights
-        if weight is not None
-    ]
+    if weights_reverse is not None:
+        return (*list_weights(weights), *list_weights(weights_reverse))
+    # The most frequent ones, in half the time.
+    if len(weights) == 6 and weights[3] is not None and weights[4] is None and weights[5] is None:
+        return weights[:4]
+    return [weight for weight in weights if weight is not None]

@@ -24,7 +24,12 @@ from fusedrnn._layer import RESULT_ROW_DIMS, LayerArgs
 
 def register() -> None:
     ops = torch.ops.fusedrnn
-    for op, rule in ((ops.layer_forward, _layer_forward), (ops.cell_forward, _cell_forward)):
+    rules = (
+        (ops.layer_forward, _layer_forward),
+        (ops.plain_layer_forward, _plain_layer_forward),
+        (ops.cell_forward, _cell_forward),
+    )
+    for op, rule in rules:
         handler = SimpleNamespace(apply=_without_names(rule))  # torch calls `apply`, and no more
         HANDLED_FUNCTIONS[op.default] = handler  # type: ignore[assignment]
 
@@ -48,13 +53,17 @@ def _layer_forward(*args: Any) -> tuple[Tensor, ...]:
     return pack_padded_sequence(output, lengths).data, *states
 
 
+def _plain_layer_forward(*args: Any) -> tuple[Tensor, ...]:
+    return _layer_forward(*args)[:3]
+
+
 def _cell_forward(
     cell: str, input: Tensor, h: Tensor | None, c: Tensor | None, weights: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     missing = (0,) if input.dim() > 1 else (0, 1)  # the step, and the batch of one row
     for dim in missing:
         input, h, c = (None if t is None else t.unsqueeze(dim) for t in (input, h, c))
-    _, h, c, *_ = _layer_forward(*LayerArgs(cell, input, h, c, weights))
+    _, h, c = _plain_layer_forward(cell, input, h, c, weights)
     has_c = c.dim() > 1
     for _ in missing:
         h, c = h.squeeze(0), c.squeeze(0) if has_c else c

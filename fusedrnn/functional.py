@@ -35,7 +35,7 @@ from fusedrnn._results import (
 from fusedrnn._steps import split_directions
 from fusedrnn._typing import GRUFunction, LSTMFunction, RNNFunction, typed
 from fusedrnn._weights import LayerWeights
-from fusedrnn.ops import cell_forward, composed_cell_forward, layer_forward
+from fusedrnn.ops import cell_forward, composed_cell_forward, layer_forward, plain_layer_forward
 
 __all__ = [
     "GRUGates",
@@ -428,8 +428,10 @@ def run_layers(
             packed = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
             return packed, states if has_c else states[0]
 
-        check_ranks(name, input, states)
+        is_plain = len(weights) == directions and not any_given(options) and _operator_checks(input)
         batched = input.dim() == 3
+        if not (is_plain and batched):
+            check_ranks(name, input, states)
         if not batched:
             input = input.unsqueeze(1)
             states = tuple(state.unsqueeze(1) for state in states)
@@ -437,8 +439,8 @@ def run_layers(
             input = input.transpose(0, 1)
         every_state: tuple[Tensor, ...] = ()
         gates: tuple[Tensor, ...] = ()
-        if len(weights) == directions and not any_given(options) and _operator_checks(input):
-            output, states = _run_plain_layer(kind, input, states, weights)
+        if is_plain:
+            output, states = _run_plain_layer(name, kind, input, states, weights)
         else:
             check_layers(kind, input, states, weights, None)
             prepared = prepare(options, name, kind, input, weights, batched, batch_first)
@@ -450,14 +452,14 @@ def run_layers(
             output, states = output.squeeze_(1), tuple(state.squeeze_(1) for state in states)
         elif batch_first:
             output = output.transpose_(0, 1)
-        results: list[Any] = [output, states if has_c else states[0]]
+        results: tuple[Any, ...] = (output, states if has_c else states[0])
         if every_state:
             kept = (_as_input(each, batched, batch_first) for each in every_state)
-            results.append(states_type(kind)(*kept))
+            results += (states_type(kind)(*kept),)
         if gates:
             kept = (_as_input(each, batched, batch_first) for each in gates)
-            results.append(gates_type(kind)(*kept))
-        return tuple(results)
+            results += (gates_type(kind)(*kept),)
+        return results
     except (AttributeError, TypeError, RuntimeError):
         check_types(name, kind, input, hx, weights)
         raise
@@ -530,15 +532,16 @@ def _run_stack(
 
 
 def _run_plain_layer(
-    cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[_Weights]
+    name: str, cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[_Weights]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Runs one layer without options on time-major input; see `_operator_checks`."""
-    (h_0, c_0), (own, reverse) = (*states, None, None)[:2], (*weights, None)[:2]
+    h_0, c_0 = (*states, None, None)[:2]
     try:
-        output, h_n, c_n, _ = layer_forward(cell.name, input, h_0, c_0, own, reverse)
+        output, h_n, c_n = plain_layer_forward(cell.name, input, h_0, c_0, *weights)
         return output, (h_n, c_n) if cell.states > 1 else (h_n,)
     except (RuntimeError, ValueError) as error:
         refusal = error
+    check_ranks(name, input, states)
     check_layers(cell, input, states, weights, None)
     raise refusal
 

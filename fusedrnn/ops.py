@@ -1,7 +1,8 @@
 """One recurrent layer, whole sequence, one or both directions: the operators in Python.
 
-`layer_forward`, and `cell_forward` for one time step, call the compiled operators, or a fallback
-when the compiled part is missing. Modules and `fusedrnn.functional` are built on them.
+`layer_forward`, `plain_layer_forward` without options, and `cell_forward` for one time step, call
+the compiled operators, or a fallback when the compiled part is missing. Modules and
+`fusedrnn.functional` are built on them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 from fusedrnn import _fake, _fallback, _flops, _library, _per_sample, _vmap
 from fusedrnn._cells import CELLS
 from fusedrnn._checks import check_tensor
-from fusedrnn._layer import join_weights
+from fusedrnn._layer import list_weights
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._weights import LayerWeights
 
@@ -24,6 +25,7 @@ __all__ = [
     "QuantizedWeights",
     "cell_forward",
     "layer_forward",
+    "plain_layer_forward",
 ]
 
 activate_gates: Callable[
@@ -33,6 +35,7 @@ activate_gates: Callable[
 if _library.available:
     # The overloads themselves: looking one up at a call takes as long as the smallest kernels.
     _layer_forward = torch.ops.fusedrnn.layer_forward.default
+    _plain_layer_forward = torch.ops.fusedrnn.plain_layer_forward.default
     _cell_forward = torch.ops.fusedrnn.cell_forward.default
     _quantized_forward = torch.ops.fusedrnn.quantized_forward.default
     activate_gates = torch.ops.fusedrnn.activate_gates.default
@@ -117,10 +120,7 @@ def layer_forward(
                 f"given, got {input.dim()}"
             )
         sizes = batch_sizes
-    if weights_reverse is None:
-        flat = [weight for weight in weights if weight is not None]
-    else:
-        flat = join_weights(weights, weights_reverse)
+    flat = list_weights(weights, weights_reverse)
     if isinstance(weights, QuantizedWeights):
         return _quantized_forward(
             cell, input, h_0, c_0, flat, sizes, reset, reset_h, reset_c, return_c
@@ -129,6 +129,28 @@ def layer_forward(
         cell, input, h_0, c_0, flat, sizes, reset, reset_h, reset_c, False, return_c, recompute
     )
     return output, h_n, c_n, c
+
+
+def plain_layer_forward(
+    cell: str,
+    input: Tensor,
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    weights: LayerWeights | QuantizedWeights,
+    weights_reverse: LayerWeights | QuantizedWeights | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs `layer_forward` without options: output, h_n and c_n, in less time for small layers.
+
+    Example:
+        >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
+        >>> output, h_n, c_n = plain_layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
+        >>> output.shape, h_n.shape
+        (torch.Size([7, 2, 3]), torch.Size([1, 2, 3]))
+    """
+    if not _library.available or isinstance(weights, QuantizedWeights):
+        return layer_forward(cell, input, h_0, c_0, weights, weights_reverse)[:3]
+    flat = list_weights(weights, weights_reverse)
+    return _plain_layer_forward(cell, input, h_0, c_0, flat)
 
 
 def cell_forward(
@@ -160,8 +182,7 @@ def cell_forward(
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
     if _library.available and not isinstance(weights, QuantizedWeights):
-        flat = [weight for weight in weights if weight is not None]
-        return _cell_forward(cell, input, h, c, flat)
+        return _cell_forward(cell, input, h, c, list_weights(weights))
     return _one_step(layer_forward, cell, input, h, c, weights)
 
 

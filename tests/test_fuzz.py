@@ -50,8 +50,8 @@ def test_a_short_run_finds_nothing() -> None:
 )
 def test_a_fault_of_each_kind_is_found_and_replayed(body: str, kind: str) -> None:
     broken = (
-        "from fusedrnn import ops\n_real = ops._layer_forward\n"
-        f"def _broken(*args):\n    {body}\nops._layer_forward = _broken\n"
+        "from fusedrnn import ops\n_real = ops._plain_layer_forward\n"
+        f"def _broken(*args):\n    {body}\nops._plain_layer_forward = _broken\n"
     )
     done = fuzz("--calls", "120", "--seed", "6", "--hang", "5", break_with=broken)
     assert done.returncode == 1, done.stderr

@@ -130,6 +130,29 @@ def test_opcheck_layer_forward(cell: str, variant: str, dtype: torch.dtype, devi
     torch.library.opcheck(OPS.layer_forward.default, layer.forward_args())
 
 
+@pytest.mark.parametrize("cell", CELLS)
+def test_opcheck_plain_layer_forward(cell: str, device: str) -> None:
+    layer = make_layer(cell, torch.float32, device=device).leaves()
+    weights = [weight for weight in layer.weights if weight is not None]
+    args = (cell, layer.input, layer.h_0, layer.c_0, weights)
+    torch.library.opcheck(OPS.plain_layer_forward.default, args)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_plain_layer_is_the_layer_without_options(cell: str, device: str) -> None:
+    for bidirectional in (False, True):
+        layer = make_layer(cell, torch.float32, bidirectional=bidirectional, device=device)
+        args = (cell, layer.input, layer.h_0, layer.c_0, layer.weights, layer.weights_reverse)
+        for found, expected in zip(ops.plain_layer_forward(*args), ops.layer_forward(*args)):
+            assert torch.equal(found, expected)
+    layer = make_layer(cell, torch.float32, state=False, device=device)
+    samples = torch.stack([layer.input, -layer.input])
+    found = torch.vmap(lambda x: ops.plain_layer_forward(cell, x, None, None, layer.weights)[0])
+    for output, input in zip(found(samples), samples):
+        expected = ops.layer_forward(cell, input, None, None, layer.weights)[0]
+        assert_close(output, expected, tolerance(torch.float32, 4))
+
+
 @pytest.mark.parametrize("batch", [(3,), ()], ids=["rows", "row"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_opcheck_cell_forward(cell: str, batch: tuple[int, ...], device: str) -> None:

@@ -126,7 +126,7 @@ def _operator(op: Any, rng: random.Random) -> Call:
     name = op._schema.name.removeprefix("fusedrnn::")
     is_quantized = name == "quantized_forward"
     fixed: dict[str, Any] = {"dtype": torch.float32, "recompute": 0} if is_quantized else {}
-    if name == "cell_forward":
+    if name in ("plain_layer_forward", "cell_forward"):
         fixed = _PLAIN
     layer = random_layer(rng, **fixed)
     named = layer.named_args(save=rng.random() < 0.5)
@@ -158,7 +158,7 @@ def _operator(op: Any, rng: random.Random) -> Call:
     if "input" not in args:
         return Call(function, args)
     oracle = cell_oracle if name == "cell_forward" else layer_oracle
-    compared = 4 if name == "layer_forward" else None
+    compared = {"layer_forward": 4, "plain_layer_forward": 3}.get(name)
     return Call(function, args, oracle, compared, differentiable=not is_quantized)
 
 
@@ -198,7 +198,7 @@ def _stored(layer: Layer, rng: random.Random) -> dict[str, Any]:
 
 def _layer_function(function: Any, rng: random.Random) -> Call:
     """Of `fusedrnn.ops`; under the fallback it is the reference."""
-    fixed: dict[str, Any] = _PLAIN if function is ops.cell_forward else {}
+    fixed: dict[str, Any] = {} if function is ops.layer_forward else _PLAIN
     quantize = rng.random() < 0.2
     layer = random_layer(rng, **fixed | ({"dtype": torch.float32} if quantize else {}))
     args = dict(zip(layer._fields, layer, strict=True))
@@ -211,6 +211,8 @@ def _layer_function(function: Any, rng: random.Random) -> Call:
     if function is ops.cell_forward:
         args = {"cell": layer.cell, **_one_step(layer, rng.random() < 0.7),
                 "weights": args["weights"]}  # fmt: skip
+    elif function is ops.plain_layer_forward:
+        args = dict(list(args.items())[:6])
     return Call(function, args, function, None, not quantize, not quantize)
 
 

@@ -317,7 +317,7 @@ ForwardResult layer_forward(const LayerGiven& layer, const Keep& keep) {
   }
   const bool has_forward_gradient = any_forward_gradient(layer);
   if (!needs_grad && !has_forward_gradient) return result;
-  const auto [tensors, sequence, no_scales] = to_places(layer);
+  const auto [cell, tensors, sequence, no_scales] = to_places(layer);
   if (needs_grad) {
     auto node = make_node<LayerBackward>();
     node->set_next_edges(std::apply(

@@ -345,10 +345,9 @@ WeightFormat check_format(const char* name, at::ScalarType dtype) {
   }
 }
 
-CheckedLayer check_layer(std::string_view cell, LayerPlaces&& places, int64_t recompute,
-                         Means means) {
+CheckedLayer check_layer(LayerPlaces&& places, int64_t recompute, Means means) {
   CheckedLayer layer;
-  layer.cell = check_cell(cell);
+  layer.cell = *places.cell;
   layer.tensors = std::move(places.tensors);
   layer.sequence = std::move(places.sequence);
   const Tensor& input = *layer.tensors[kInput];
@@ -365,7 +364,7 @@ CheckedLayer check_layer(std::string_view cell, LayerPlaces&& places, int64_t re
 CheckedLayer check_quantized_layer(const LayerGiven& given) {
   LayerPlaces places = to_places(given);
   CheckedLayer layer;
-  layer.cell = check_cell(given.cell);
+  layer.cell = *places.cell;
   layer.tensors = std::move(places.tensors);
   layer.sequence = std::move(places.sequence);
   const Tensor& input = *layer.tensors[kInput];

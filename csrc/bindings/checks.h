@@ -53,8 +53,7 @@ struct CheckedLayer {
 // Values of lengths are checked on the CPU; on other devices, where that would wait for them, only
 // if the environment variable FUSEDRNN_DEBUG is 1.
 enum class Means { kKernels, kComposition };  // of a device; complex numbers have no kernels
-CheckedLayer check_layer(std::string_view cell, LayerPlaces&& places, int64_t recompute,
-                         Means means = Means::kKernels);
+CheckedLayer check_layer(LayerPlaces&& places, int64_t recompute, Means means = Means::kKernels);
 
 // The same for quantized weights.
 CheckedLayer check_quantized_layer(const LayerGiven& given);

@@ -24,13 +24,12 @@ void check_layout(const Tensor& input) {
 
 ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
   check_layout(given.input);
-  return composed_forward(
-      check_layer(given.cell, to_places(given), keep.recompute, Means::kComposition), keep);
+  return composed_forward(check_layer(to_places(given), keep.recompute, Means::kComposition), keep);
 }
 
 LayerGrads layer_backward(const BackwardArgs& args) {
   check_layout(*args.tensors[kInput]);
-  const CheckedLayer layer = check_layer(args.cell, {args.tensors, args.sequence, {}},
+  const CheckedLayer layer = check_layer({&check_cell(args.cell), args.tensors, args.sequence, {}},
                                          args.recompute, Means::kComposition);
   return composed_backward(layer, check_grads(layer, args), args.mask);
 }

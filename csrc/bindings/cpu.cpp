@@ -105,7 +105,7 @@ ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
 }
 
 ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
-  const CheckedLayer layer = check_layer(given.cell, to_places(given), keep.recompute);
+  const CheckedLayer layer = check_layer(to_places(given), keep.recompute);
   if (layer.is_composed) return composed_forward(layer, keep);
   const ThreadsGuard threads_guard;
   ForwardResult result = forward(layer, keep);
@@ -121,7 +121,7 @@ Outputs quantized_forward(const LayerGiven& given, bool return_c) {
 
 LayerGrads layer_backward(const BackwardArgs& args) {
   const CheckedLayer layer =
-      check_layer(args.cell, {args.tensors, args.sequence, {}}, args.recompute);
+      check_layer({&check_cell(args.cell), args.tensors, args.sequence, {}}, args.recompute);
   const CheckedGrads given = check_grads(layer, args);
   const GradMask& mask = args.mask;
   if (layer.is_composed) return composed_backward(layer, given, mask);

@@ -90,7 +90,7 @@ void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call&
 }
 
 ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
-  const CheckedLayer layer = check_layer(given.cell, to_places(given), keep.recompute);
+  const CheckedLayer layer = check_layer(to_places(given), keep.recompute);
   if (layer.is_composed) return composed_forward(layer, keep);
   ForwardResult result = empty_forward_result(layer, keep);
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
@@ -105,7 +105,7 @@ ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
 
 LayerGrads layer_backward(const BackwardArgs& args) {
   const CheckedLayer layer =
-      check_layer(args.cell, {args.tensors, args.sequence, {}}, args.recompute);
+      check_layer({&check_cell(args.cell), args.tensors, args.sequence, {}}, args.recompute);
   const CheckedGrads given = check_grads(layer, args);
   if (layer.is_composed) return composed_backward(layer, given, args.mask);
   const LayerGrads result = empty_grads(layer, args.mask);

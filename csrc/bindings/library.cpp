@@ -33,7 +33,8 @@
 // own, bfloat16, float16 or int8, all in one. Those in int8 are multiplied by the scale of their
 // row: a direction's weights end with the scales of each, float32.
 //
-// cell_forward is layer_forward for one time step, of rows or of one row:
+// plain_layer_forward is layer_forward without options. cell_forward is it for one time step, of
+// rows or of one row:
 //   input [B, I] or [I]      h [B, P] or [P]      c [B, H] or [H]; results h, c as these, and c [0]
 //   for a cell without c
 #include <torch/library.h>
@@ -60,6 +61,9 @@ TORCH_LIBRARY(fusedrnn, m) {
       "quantized_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights, "
       "Tensor? sizes, Tensor? reset, Tensor? reset_h, Tensor? reset_c, bool return_c) "
       "-> (Tensor output, Tensor h_n, Tensor c_n, Tensor c)");
+  m.def(
+      "plain_layer_forward(str cell, Tensor input, Tensor? h_0, Tensor? c_0, Tensor[] weights) "
+      "-> (Tensor output, Tensor h_n, Tensor c_n)");
   m.def(
       "cell_forward(str cell, Tensor input, Tensor? h, Tensor? c, Tensor[] weights) "
       "-> (Tensor h, Tensor c)");

@@ -74,7 +74,7 @@ bool has_grad(const LayerTensors& tensors, int place) {
 
 LayerPlaces to_places(const LayerGiven& given) {
   const CellInfo& cell = check_cell(given.cell);
-  LayerPlaces places;
+  LayerPlaces places{&cell, {}, {}, {}};
   places.tensors[kInput] = given.input;
   places.tensors[kH0] = given.h_0;
   places.tensors[kC0] = given.c_0;

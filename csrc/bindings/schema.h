@@ -11,6 +11,8 @@
 #include <tuple>
 #include <vector>
 
+#include "cells/registry.h"
+
 namespace fusedrnn {
 
 using at::Tensor;
@@ -75,8 +77,10 @@ struct LayerGiven {
   const OptionalTensor& reset_c;
 };
 
-// The same with a place for each tensor. Raises unless weights are as many as a layer has.
+// The same with a place for each tensor. Raises unless there is such a cell, and weights are as
+// many as a layer of it has.
 struct LayerPlaces {
+  const CellInfo* cell;
   LayerTensors tensors;
   Sequence sequence;
   WeightScales scales;

@@ -1,5 +1,7 @@
-// cell_forward: layer_forward for one time step. A composition of operators, so that autograd,
-// autocast, vmap and compilers see layer_forward.
+// layer_forward with few arguments and results, because in a small call converting 12 and 6 of them
+// takes as long as the kernel: plain_layer_forward, without options, and cell_forward, one time
+// step. Compositions of operators, so that autograd, autocast, vmap and compilers see
+// layer_forward.
 #include <torch/library.h>
 
 #include <tuple>
@@ -9,6 +11,18 @@
 
 namespace fusedrnn {
 namespace {
+
+std::tuple<Tensor, Tensor, Tensor> plain_layer_forward(std::string_view cell, const Tensor& input,
+                                                       const OptionalTensor& h_0,
+                                                       const OptionalTensor& c_0,
+                                                       at::TensorList weights) {
+  const OptionalTensor none;
+  auto [output, h_n, c_n, c] =
+      call_layer_forward({cell, input, h_0, c_0, weights, none, none, none, none},
+                         {false, false, 0})
+          .outputs;
+  return {std::move(output), std::move(h_n), std::move(c_n)};
+}
 
 // Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W]. torch cannot
 // differentiate a view of these two in forward mode.
@@ -31,11 +45,8 @@ std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& inp
                                         const OptionalTensor& h, const OptionalTensor& c,
                                         at::TensorList weights) {
   const bool batched = input.dim() != 1;
-  const OptionalTensor h_0 = add_step(h, batched), c_0 = add_step(c, batched), none;
-  auto [output, h_n, c_n, all_c] = call_layer_forward({cell, add_step(input, batched), h_0, c_0,
-                                                       weights, none, none, none, none},
-                                                      {false, false, 0})
-                                       .outputs;
+  auto [output, h_n, c_n] = plain_layer_forward(
+      cell, add_step(input, batched), add_step(h, batched), add_step(c, batched), weights);
   remove_step(&h_n, batched);
   if (c_n.dim() > 1) remove_step(&c_n, batched);
   return {std::move(h_n), std::move(c_n)};
@@ -44,11 +55,13 @@ std::tuple<Tensor, Tensor> cell_forward(std::string_view cell, const Tensor& inp
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fusedrnn, CompositeImplicitAutograd, m) {
+  m.impl("plain_layer_forward", TORCH_FN(plain_layer_forward));
   m.impl("cell_forward", TORCH_FN(cell_forward));
 }
 
 // vmap does not take compositions by itself.
 TORCH_LIBRARY_IMPL(fusedrnn, FuncTorchBatched, m) {
+  m.impl("plain_layer_forward", TORCH_FN(plain_layer_forward));
   m.impl("cell_forward", TORCH_FN(cell_forward));
 }
 
