@@ -76,7 +76,7 @@ void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call&
   const c10::cuda::CUDAGuard guard(device);
   TorchCudaRuntime runtime(device);
   const Status status = call(plan, runtime);
-  last_plan = cuda_plan_name(plan);
+  last_plan = plan.name;
   last_launched_graph = runtime.launched_graph();
   if (status.ok) return;
   const int major = info.sm_arch / 10, minor = info.sm_arch % 10;

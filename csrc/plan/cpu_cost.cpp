@@ -214,13 +214,12 @@ class Model {
 
 }  // namespace
 
-double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads, int directions_at_once, Weights weights) {
-  const Model model(problem, cpu, directions_at_once);
-  const double turn = schedule == Schedule::kPerStep
-                          ? model.per_step(num_threads)
-                          : model.persistent(split, num_threads, weights);
-  return turn * (problem.directions / directions_at_once);
+double modelled_seconds(const Problem& problem, const CpuInfo& cpu, const CpuSizes& sizes) {
+  const Model model(problem, cpu, sizes.directions_at_once);
+  const double turn = sizes.schedule == Schedule::kPerStep
+                          ? model.per_step(sizes.num_threads)
+                          : model.persistent(sizes.split, sizes.num_threads, sizes.weights);
+  return turn * (problem.directions / sizes.directions_at_once);
 }
 
 }  // namespace fusedrnn

@@ -1,17 +1,15 @@
 #include "plan/cpu_plan.h"
 
-#include <cstring>
 #include <limits>
 
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
+#include "plan/choose.h"
 #include "plan/text.h"
 
 namespace fusedrnn {
 
 namespace {
-
-constexpr const char* kScheduleNames[kScheduleCount] = {"per_step", "persistent", "single_block"};
 
 // Splitting rows pays when a thread has enough of them to reuse each weight it loads.
 constexpr int64_t kMinRowsOfThread = 8;
@@ -31,58 +29,54 @@ constexpr int64_t kChunkBytes = int64_t{512} << 10;
 // microseconds to wake, and more where other processes have their cores.
 constexpr double kMinSavedSeconds = 20e-6;
 
-struct Candidate {
-  Schedule schedule;
-  Split split;
-  int num_threads;
-  int directions_at_once;
-  Weights weights;
-  double seconds;
+struct CpuPlanner {
+  using Sizes = CpuSizes;
+  static constexpr const char* kNames[] = {"per_step", "persistent"};  // by Schedule
+  static constexpr const char* kForcible = "per_step, persistent";
+
+  // The best split and number of threads. Rows need no barrier; units do, which needs threads that
+  // run at the same time. A product a step is split as its library likes. Two directions on a
+  // thread each need no barrier either.
+  Reason consider(int idx, CpuSizes* sizes, double* seconds) const {
+    const auto schedule = static_cast<Schedule>(idx);
+    const Weights weights = choose_weights(schedule);
+    *seconds = std::numeric_limits<double>::infinity();
+    const auto try_threads = [&](Split split, int num_threads, int directions_at_once) {
+      const CpuSizes tried{schedule, split, num_threads, directions_at_once, weights};
+      const double its_seconds = modelled_seconds(problem, cpu, tried);
+      if (its_seconds + (directions_at_once > 1 ? kMinSavedSeconds : 0) < *seconds) {
+        *sizes = tried;
+        *seconds = its_seconds;
+      }
+    };
+    try_threads(Split::kUnits, 1, 1);
+    const bool sweeps = schedule == Schedule::kPersistent;
+    for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
+      if (!sweeps || cpu.concurrent_threads) try_threads(Split::kUnits, threads, 1);
+      if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
+        try_threads(Split::kRows, threads, 1);
+      }
+    }
+    if (problem.directions == 2 && cpu.num_threads > 1) try_threads(Split::kUnits, 1, 2);
+    return {};
+  }
+
+  // As for one thread, however many there are: the sums of both are added up in another order, and
+  // the number of threads must change no bit.
+  Weights choose_weights(Schedule schedule) const {
+    if (schedule != Schedule::kPersistent || !problem.runs_forward) return Weights::kPacked;
+    CpuInfo one_thread = cpu;
+    one_thread.num_threads = 1;
+    const auto seconds = [&](Weights weights) {
+      return modelled_seconds(problem, one_thread, {schedule, Split::kUnits, 1, 1, weights});
+    };
+    return seconds(Weights::kInPlace) < seconds(Weights::kPacked) ? Weights::kInPlace
+                                                                  : Weights::kPacked;
+  }
+
+  const Problem& problem;
+  const CpuInfo& cpu;
 };
-
-void consider(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-              int num_threads, int directions_at_once, Weights weights, Candidate* best) {
-  const double seconds =
-      modelled_seconds(problem, cpu, schedule, split, num_threads, directions_at_once, weights);
-  if (seconds + (directions_at_once > 1 ? kMinSavedSeconds : 0) < best->seconds) {
-    *best = {schedule, split, num_threads, directions_at_once, weights, seconds};
-  }
-}
-
-// As for one thread, however many there are: the sums of both are added up in another order, and
-// the number of threads must change no bit.
-Weights choose_weights(const Problem& problem, CpuInfo cpu, Schedule schedule) {
-  if (schedule != Schedule::kPersistent || !problem.runs_forward) return Weights::kPacked;
-  cpu.num_threads = 1;
-  const auto seconds = [&](Weights weights) {
-    return modelled_seconds(problem, cpu, schedule, Split::kUnits, 1, 1, weights);
-  };
-  return seconds(Weights::kInPlace) < seconds(Weights::kPacked) ? Weights::kInPlace
-                                                                : Weights::kPacked;
-}
-
-// The best split and number of threads. Rows need no barrier; units do, which needs threads
-// that run at the same time. A product a step is split as its library likes. Two directions on a
-// thread each need no barrier either.
-Candidate best_of(Schedule schedule, const Problem& problem, const CpuInfo& cpu) {
-  const Weights weights = choose_weights(problem, cpu, schedule);
-  Candidate best{};
-  best.seconds = std::numeric_limits<double>::infinity();
-  consider(problem, cpu, schedule, Split::kUnits, 1, 1, weights, &best);
-  const bool sweeps = schedule == Schedule::kPersistent;
-  for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
-    if (!sweeps || cpu.concurrent_threads) {
-      consider(problem, cpu, schedule, Split::kUnits, threads, 1, weights, &best);
-    }
-    if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
-      consider(problem, cpu, schedule, Split::kRows, threads, 1, weights, &best);
-    }
-  }
-  if (problem.directions == 2 && cpu.num_threads > 1) {
-    consider(problem, cpu, schedule, Split::kUnits, 1, 2, weights, &best);
-  }
-  return best;
-}
 
 // Time steps a chunk, chunks of one size.
 int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
@@ -102,9 +96,9 @@ int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
 // to it. The weights of both must pass through a core in every step, though, which enough rows
 // have to outweigh: more of them where the second cache does not hold much of the weights. In
 // training, cells with the sides apart save something in the input side's place anyway.
-bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const Candidate& choice) {
-  if (choice.weights == Weights::kInPlace) return true;
-  if (choice.schedule != Schedule::kPersistent || cpu.isa == Isa::kGeneric) return false;
+bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const Plan& plan) {
+  if (plan.weights == Weights::kInPlace) return true;
+  if (plan.schedule != Schedule::kPersistent || cpu.isa == Isa::kGeneric) return false;
   const CellInfo& cell = cell_info(problem.cell);
   if (cell.split && problem.training) return false;
   const int64_t bytes = cell.gates * problem.hidden_size *
@@ -115,7 +109,9 @@ bool choose_multiplies_input(const Problem& problem, const CpuInfo& cpu, const C
 
 }  // namespace
 
-const char* schedule_name(Schedule schedule) { return kScheduleNames[static_cast<int>(schedule)]; }
+const char* schedule_name(Schedule schedule) {
+  return CpuPlanner::kNames[static_cast<int>(schedule)];
+}
 
 const char* split_name(Split split) { return split == Split::kRows ? "rows" : "units"; }
 
@@ -124,48 +120,21 @@ const char* weights_name(Weights weights) {
 }
 
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
-  plan->is_forced = forced != nullptr && forced[0] != '\0';
-  Candidate candidates[kCpuScheduleCount];
-  int chosen = -1;
-  for (int i = 0; i < kCpuScheduleCount; ++i) {
-    candidates[i] = best_of(static_cast<Schedule>(i), problem, cpu);
-    if (plan->is_forced) {
-      if (std::strcmp(forced, kScheduleNames[i]) == 0) chosen = i;
-    } else if (chosen < 0 || candidates[i].seconds < candidates[chosen].seconds) {
-      chosen = i;
-    }
-  }
-  if (chosen < 0) {
-    return Status::error("schedule: expected one of per_step, persistent, got '%s'", forced);
-  }
-
-  const Candidate& choice = candidates[chosen];
-  plan->schedule = choice.schedule;
-  plan->split = choice.split;
-  plan->directions_at_once = choice.directions_at_once;
-  plan->num_threads = choice.num_threads;
-  plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * choice.num_threads : 0;
+  const Status status = choose(CpuPlanner{problem, cpu}, forced, plan);
+  if (!status.ok) return status;
+  plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * plan->num_threads : 0;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
-  plan->weights = choice.weights;
-  plan->multiplies_input = choose_multiplies_input(problem, cpu, choice);
-  plan->modelled_seconds = choice.seconds;
-  Rejection* rejection = plan->rejections;
-  for (int i = 0; i < kCpuScheduleCount; ++i) {
-    if (i != chosen) *rejection++ = {candidates[i].schedule, candidates[i].seconds};
-  }
-  return {};
+  plan->multiplies_input = choose_multiplies_input(problem, cpu, *plan);
+  return status;
 }
 
 size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
                   size_t size) {
   Writer writer(text, size);
   write_problem(problem, &writer);
-  writer.write("%s, %s\n", problem.directions == 2 ? ", 2 directions" : "",
-               problem.training ? "training" : "inference");
-
-  const Duration modelled(plan.modelled_seconds);
-  writer.write("%s: modelled %lld.%d %s, %d thread%s", schedule_name(plan.schedule), modelled.whole,
-               modelled.tenth, modelled.unit, plan.num_threads, plan.num_threads == 1 ? "" : "s");
+  writer.write("%s: modelled ", plan.name);
+  writer.write_time(plan.modelled_seconds);
+  writer.write(", %d thread%s", plan.num_threads, plan.num_threads == 1 ? "" : "s");
   if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
     writer.write(" split by %s, %s", split_name(plan.split),
                  plan.split == Split::kRows ? "no barrier" : "a barrier a step");
@@ -188,12 +157,7 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
   if (plan.schedule == Schedule::kPersistent && cpu.num_threads > 1 && !cpu.concurrent_threads) {
     writer.write("no split by units: its barrier needs threads that run at the same time\n");
   }
-  for (const Rejection& rejection : plan.rejections) {
-    writer.write("not %s: ", schedule_name(rejection.schedule));
-    write_slower(rejection.modelled_seconds, plan.modelled_seconds,
-                 plan.is_forced ? schedule_name(plan.schedule) : nullptr, &writer);
-    writer.write("\n");
-  }
+  write_rejections(plan, &writer);
   return writer.length();
 }
 

@@ -27,30 +27,26 @@ enum class Weights : int8_t {
   kInPlace,  // as they lie, weight_ih as well: few steps of few rows
 };
 
-struct Rejection {
+struct CpuSizes {
   Schedule schedule;
-  double modelled_seconds;
+  Split split;             // persistent only
+  int num_threads;         // of a direction, at most CpuInfo::num_threads
+  int directions_at_once;  // 1, or 2: both directions, num_threads each, no more than there are
+  Weights weights;         // persistent only
 };
 
-struct Plan {
-  Schedule schedule;
-  Split split;              // persistent only
-  int directions_at_once;   // 1, or 2: both directions, num_threads each, no more than there are
-  int num_threads;          // of a direction, at most CpuInfo::num_threads
-  int64_t min_split_rows;   // kRows: steps of fewer are split by units; 0: none are
-  Weights weights;          // persistent only
-  bool multiplies_input;    // persistent: the sweep projects the input
-  int64_t chunk_steps;      // time steps whose input projection is computed at once
-  double modelled_seconds;  // of all directions under the chosen schedule
-  bool is_forced;
-  Rejection rejections[kCpuScheduleCount - 1];
+struct Plan : Choice, CpuSizes {
+  int64_t min_split_rows;  // kRows: steps of fewer are split by units; 0: none are
+  bool multiplies_input;   // persistent: the sweep projects the input
+  int64_t chunk_steps;     // time steps whose input projection is computed at once
 };
 
+const char* schedule_name(Schedule schedule);  // of those of the CPU
 const char* split_name(Split split);
 const char* weights_name(Weights weights);
 
-// Chooses a schedule for a layer. `forced` is a schedule's name; null or empty
-// chooses by modelled time. Forcing an unknown or impossible schedule is an error.
+// Chooses a schedule for a layer: of least modelled time, or the one that `forced` names, unless
+// null or empty. Forcing an unknown schedule is an error.
 Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan);
 
 // Writes the plan as text, a line each for the choice, its sizes and every rejection.
@@ -58,9 +54,7 @@ Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced,
 size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
                   size_t size);
 
-// Time model (cpu_cost.cpp): seconds of all directions of the layer under that schedule, so many
-// directions at a time on num_threads each.
-double modelled_seconds(const Problem& problem, const CpuInfo& cpu, Schedule schedule, Split split,
-                        int num_threads, int directions_at_once, Weights weights);
+// Time model (cpu_cost.cpp): seconds of all directions of the layer.
+double modelled_seconds(const Problem& problem, const CpuInfo& cpu, const CpuSizes& sizes);
 
 }  // namespace fusedrnn

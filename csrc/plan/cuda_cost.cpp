@@ -104,7 +104,7 @@ class CudaModel {
     return outside() + steps_ * step;
   }
 
-  double per_step_fused(const CudaPlan& sizes) const {
+  double per_step_fused(const CudaSizes& sizes) const {
     const double rows = rows_ / steps_;
     const double row_tiles = whole(rows, kFusedRows);
     const double blocks = directions_ * row_tiles * whole(hidden_, kFusedUnits);
@@ -119,7 +119,7 @@ class CudaModel {
            steps_ * (kGraphKernelSeconds + clocks / clock_);
   }
 
-  double single_block(const CudaPlan& sizes) const {
+  double single_block(const CudaSizes& sizes) const {
     const double tiles = whole(static_cast<double>(problem_.batch_size), sizes.batch_tile);
     const double blocks = directions_ * tiles;
     // Blocks of one SM share its rates and hide each other's latency.
@@ -195,7 +195,7 @@ class CudaModel {
 }  // namespace
 
 double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,
-                             const CudaPlan& sizes) {
+                             const CudaSizes& sizes) {
   const CudaModel model(problem, pass, device);
   if (sizes.schedule == Schedule::kSingleBlock) return model.single_block(sizes);
   return sizes.form == StepForm::kFused ? model.per_step_fused(sizes) : model.per_step_product();

@@ -41,17 +41,11 @@ constexpr int kFusedThreads = 256;
 constexpr int max_thread_rows(DType dtype) { return static_cast<int>(16 / accum_bytes(dtype)); }
 constexpr int kSingleBlockMaxThreads = 512;
 
-struct CudaRejection {
-  const char* candidate;  // its name, as `forced` has it
-  char reason[160];       // what it needs and what there is, or how much slower it is modelled
-};
-constexpr int kCudaCandidateCount = 3;  // per_step in its two forms, single_block
-
-struct CudaPlan {
+struct CudaSizes {
   Schedule schedule;  // kPerStep or kSingleBlock
   StepForm form;      // per_step only
   Recording recording;
-  char not_recorded[160];  // why per_step is not
+  Candidate not_recorded;  // per_step that is not: a graph, as it was considered
   // single_block: a block has batch_tile rows of one direction. Its threads are row groups of
   // `unit_threads`, hidden_size rounded up to whole warps; each thread has thread_rows rows.
   // fused: the constants above. product: 0, the pointwise kernel chooses its own.
@@ -59,15 +53,10 @@ struct CudaPlan {
   int thread_rows;  // 1, 2 or 4
   int unit_threads;
   int threads;
-  int64_t smem_bytes;       // dynamic shared memory of a block of single_block
-  int64_t chunk_steps;      // time steps whose input projection is computed at once
-  double modelled_seconds;  // of all directions
-  int rejection_count;
-  CudaRejection rejections[kCudaCandidateCount];
+  int64_t smem_bytes;   // dynamic shared memory of a block of single_block
+  int64_t chunk_steps;  // time steps whose input projection is computed at once
 };
-
-// The candidate that the plan is, as `forced` has it.
-const char* cuda_plan_name(const CudaPlan& plan);
+struct CudaPlan : Choice, CudaSizes {};
 
 // Dynamic shared memory of a single_block kernel: weight_hh as S [G * H, H] in the order the
 // kernel likes, then, from the next multiple of 16 bytes, two buffers of A [batch_tile, width]:
@@ -91,6 +80,6 @@ size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device
 
 // Time model (cuda_cost.cpp): seconds of a pass over all directions with those sizes.
 double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,
-                             const CudaPlan& sizes);
+                             const CudaSizes& sizes);
 
 }  // namespace fusedrnn

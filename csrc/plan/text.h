@@ -1,31 +1,21 @@
-// How plans are written: a printf into a buffer that drops what does not fit, and times.
+// How plans are written, for print_plan, print_cuda_plan and errors.
 #pragma once
 
-#include <cstdarg>
 #include <cstddef>
-#include <cstdio>
 
+#include "common/status.h"
+#include "plan/plan.h"
 #include "plan/problem.h"
 
 namespace fusedrnn {
 
+// A printf into a buffer that drops what does not fit.
 class Writer {
  public:
-  Writer(char* text, size_t size) : text_(text), size_(size) {
-    if (size_ > 0) text_[0] = '\0';
-  }
+  Writer(char* text, size_t size);
 
-  void write(const char* format, ...) {
-    if (length_ + 1 >= size_) return;
-    va_list args;
-    va_start(args, format);
-    const int wanted = std::vsnprintf(text_ + length_, size_ - length_, format, args);
-    va_end(args);
-    if (wanted < 0) return;
-    const size_t room = size_ - 1 - length_;
-    length_ += static_cast<size_t>(wanted) < room ? static_cast<size_t>(wanted) : room;
-  }
-
+  void write(const char* format, ...);
+  void write_time(double seconds);
   size_t length() const { return length_; }
 
  private:
@@ -34,28 +24,16 @@ class Writer {
   size_t length_ = 0;
 };
 
-// A time in three figures or so, by whole numbers: printing a double takes longer than the
-// whole model.
-struct Duration {
-  explicit Duration(double seconds) {
-    const double micro = seconds * 1e6;
-    const double scale = micro < 1e3 ? 1 : micro < 1e6 ? 1e3 : 1e6;
-    unit = micro < 1e3 ? "us" : micro < 1e6 ? "ms" : "s";
-    const auto tenths = static_cast<long long>(micro / scale * 10 + 0.5);
-    whole = tenths / 10;
-    tenth = static_cast<int>(tenths % 10);
-  }
-
-  long long whole;
-  int tenth;
-  const char* unit;
-};
-
-// A line with the problem's cell, dtype and sizes.
+// A line with the problem's cell, dtype, sizes and purpose.
 void write_problem(const Problem& problem, Writer* writer);
 
-// Why a candidate that could run does not: how long it would take against the chosen one, which
-// is named if it is forced (else null).
-void write_slower(double seconds, double chosen_seconds, const char* forced, Writer* writer);
+// A line that says why a candidate was not chosen: why it is not possible, or how long it would
+// take against the chosen one, which is named if it is forced (else null).
+void write_rejection(const Candidate& candidate, double chosen_seconds, const char* forced,
+                     Writer* writer);
+void write_rejections(const Choice& choice, Writer* writer);
+
+// The error that a candidate which is not possible is forced.
+Status refusal(const Candidate& candidate);
 
 }  // namespace fusedrnn
