@@ -154,13 +154,13 @@ struct Sweep {
       }
       Cell::backward(step.saved, split_params<Cell::kParams>(weights[kParams]), step.prev,
                      step.next, dnext, dvalues_x, dvalues_r, dprev, dparams);
-      if constexpr (Cell::kParams > 0) add(kParams, sum_rows(join_gates(dparams)));
+      if constexpr (Cell::kParams > 0) add(kParams, sum_columns(join_gates(dparams)));
       const Dual step_x = dgates_x[s] = join_gates(dvalues_x);
       const Dual step_r = dgates_r[s] = join_gates(dvalues_r);
       add(kWeightIh, matmul(transpose(step_x), x));
       add(kWeightHh, matmul(transpose(step_r), step.h_prev));
-      add(kBiasIh, sum_rows(step_x));
-      add(kBiasHh, sum_rows(step_r));
+      add(kBiasIh, sum_columns(step_x));
+      add(kBiasHh, sum_columns(step_r));
       dx[s] = matmul(step_x, weights[kWeightIh]);
       const Dual dh_prev = matmul(step_r, weights[kWeightHh]) + dprev[0];
       leave(s, choose(valid_at(s), dh_prev, dh_after), dh, dreset_h);

@@ -177,11 +177,11 @@ void TorchCpuRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, in
 
 // MKL on another processor than Intel's splits its sums by the number of threads; of other
 // libraries nothing is known.
-bool TorchCpuRuntime::repeats_products() const {
+bool TorchCpuRuntime::repeats_gemm() const {
   static const bool repeats = at::hasMKL() && has_intel_cpu();
   return repeats;
 }
 
-void* TorchCpuRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }
+void* TorchCpuRuntime::allocate(size_t bytes) { return scratch_.allocate(bytes); }
 
 }  // namespace fusedrnn

@@ -15,8 +15,8 @@ namespace fusedrnn {
 class TorchCudaRuntime final : public CudaRuntime {
  public:
   explicit TorchCudaRuntime(c10::Device device);
-  Status gemm(const CudaProduct& product) override;
-  void* scratch(size_t bytes) override;
+  Status gemm(const GemmArgs& product) override;
+  void* allocate(size_t bytes) override;
   void* stream() override { return stream_; }
   Status launch_together(const KernelSequence& sequence) override;
 

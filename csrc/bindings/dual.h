@@ -80,12 +80,12 @@ inline Dual relu(const Dual& a) {
   const at::Tensor y = a.value.relu();
   return {y, a.slope.defined() ? at::threshold_backward(a.slope, y, 0) : at::Tensor()};
 }
-inline Dual step(const Dual& a) { return is_positive(a.value); }
+inline Dual heaviside(const Dual& a) { return is_positive(a.value); }
 
 inline Dual transpose(const Dual& a) {
   return a.map([](const at::Tensor& t) { return t.t(); });
 }
-inline Dual sum_rows(const Dual& a) {
+inline Dual sum_columns(const Dual& a) {
   return a.map([](const at::Tensor& t) { return t.sum(0); });
 }
 

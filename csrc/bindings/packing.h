@@ -23,7 +23,7 @@ class Packing {
   // [D, B, W] to the same of the packed sequences.
   Tensor select(const Tensor& states) const;
   // The way back; those of length 0 come from `others`, or are zeros.
-  void place(const Tensor& packed, const OptionalTensor& others, const Tensor& states) const;
+  void scatter(const Tensor& packed, const OptionalTensor& others, const Tensor& states) const;
 
  private:
   int64_t seq_len_, batch_size_;  // padded

@@ -34,7 +34,7 @@ class Scratch {
 
   // Uninitialised, aligned to 64 bytes, valid as long as this. Raises torch's error where there is
   // no memory.
-  void* take(size_t bytes);
+  void* allocate(size_t bytes);
 
  private:
   size_t first_;  // byte of the pool

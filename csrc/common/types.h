@@ -7,7 +7,7 @@ namespace fusedrnn {
 
 enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// A cell's place in the list of cells/registry.h, which maps it to a struct and a name.
+// A cell's index in the list of cells/registry.h, which maps it to a struct and a name.
 enum class CellKind : int8_t {};
 
 enum class Direction : int8_t { kForward, kReverse };

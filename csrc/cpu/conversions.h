@@ -24,7 +24,7 @@ class Conversions {
   // dst = src as A, contiguous, or zeros if src is null.
   void load_state(const void* src, int64_t rows, int64_t cols, void* dst) const;
   // The same in new scratch.
-  void* take_state(const void* src, int64_t rows, int64_t cols);
+  void* copy_state(const void* src, int64_t rows, int64_t cols);
 
  private:
   CpuLayer& layer_;

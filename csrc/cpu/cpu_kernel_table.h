@@ -81,7 +81,7 @@ struct DTypeKernels {
   void (*store_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
                      int64_t rows, int64_t cols, bool accumulate);  // A to S; or dst += src
   // sums[col] += sum over rows of src[row, col], for columns [col_begin, col_end); A.
-  void (*column_sums)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
+  void (*sum_columns)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
                       int64_t col_end, void* sums);
   // Products of whole matrices: the size of packed op(b) [k, n], packing of some of its panels,
   // and some rows and panels of c, where panels count on from one right operand to the next. A

@@ -36,7 +36,7 @@ struct TeamSlot {
 };
 
 // Which row of a step is `row` in a tensor of the caller; order as in LayerShape.
-FUSEDRNN_HD int64_t place_in(const int64_t* order, int64_t row) {
+FUSEDRNN_HD int64_t ordered_row(const int64_t* order, int64_t row) {
   return order != nullptr ? order[row] : row;
 }
 
@@ -47,11 +47,11 @@ struct SweepSteps : Steps {
   int64_t padded_rows;
 
   // The row of a tensor of the caller with which sweep step s begins.
-  FUSEDRNN_HD int64_t place(int64_t s) const {
+  FUSEDRNN_HD int64_t caller_row(int64_t s) const {
     return order != nullptr ? time(s) * padded_rows : row(s);
   }
-  FUSEDRNN_HD int64_t place(int64_t s, int64_t row) const {
-    return place(s) + place_in(order, row);
+  FUSEDRNN_HD int64_t caller_row(int64_t s, int64_t row) const {
+    return caller_row(s) + ordered_row(order, row);
   }
 
   // The first row of part `part` of `parts`, each of which has rows of its own with about as many

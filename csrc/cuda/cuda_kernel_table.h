@@ -79,9 +79,9 @@ struct ForwardBuffers {
   int64_t saved_first_row;  // the row of the sequence that `saved` begins with
   void* kept_c;             // A [.., B, H], c that enters every kept_steps-th step but 0, or null
   int64_t kept_steps;
-  void* h_n;      // S [B, P], or null where the steps run again
-  void* c_n;      // S [B, H], or null
-  void* steps_c;  // S [N, H], c of every step, or null
+  void* h_n;    // S [B, P], or null where the steps run again
+  void* c_n;    // S [B, H], or null
+  void* all_c;  // S [N, H], c of every step, or null
 };
 
 struct BackwardBuffers {
@@ -178,7 +178,7 @@ struct EndRowsArgs {
 // partial[slice] [cols] += the sums of every kSumSlices-th row, then the sums of the slices.
 constexpr int kMaxSums = 2 * kMaxDirections;
 constexpr int kSumSlices = 64;
-struct SumRowsArgs {
+struct SumColumnsArgs {
   int64_t rows, cols;
   const void* src[kMaxSums];  // S [rows, cols]
   void* partial[kMaxSums];    // A [kSumSlices, cols]
@@ -215,10 +215,10 @@ struct CudaCellKernels {
 };
 
 // Launchers of one storage type.
-struct CudaRowKernels {
+struct CudaDTypeKernels {
   Status (*copy)(const CopyArgs& args, Stream stream);   // S to S
   Status (*store)(const CopyArgs& args, Stream stream);  // A to S
-  Status (*sum_rows)(const SumRowsArgs& args, int count, Stream stream);
+  Status (*sum_columns)(const SumColumnsArgs& args, int count, Stream stream);
   Status (*sum_slices)(const SumSlicesArgs& args, int count, Stream stream);
   Status (*end_rows)(const EndRowsArgs& args, Stream stream);
   // The gradient of projected h, before its product with weight_hr.
@@ -227,7 +227,7 @@ struct CudaRowKernels {
 
 struct CudaKernels {
   CudaCellKernels cell;
-  CudaRowKernels rows;
+  CudaDTypeKernels dtype;
 };
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
@@ -235,6 +235,6 @@ CudaKernels cuda_kernels(CellKind cell, DType dtype);
 // In cell.cu, compiled for each header of cells, and in rows.cu.
 template <template <class> class Cell>
 CudaCellKernels cell_kernels(DType dtype);
-CudaRowKernels row_kernels(DType dtype);
+CudaDTypeKernels dtype_kernels(DType dtype);
 
 }  // namespace fusedrnn

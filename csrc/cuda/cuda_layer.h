@@ -7,17 +7,12 @@
 
 #include "cells/registry.h"
 #include "common/args.h"
+#include "common/steps.h"
 #include "cuda/cuda_kernel_table.h"
 #include "cuda/cuda_layer_runtime.h"
 #include "plan/cuda_plan.h"
 
 namespace fusedrnn {
-
-// Rows of the sequence, all of whole steps.
-struct RowRange {
-  int64_t first;
-  int64_t count;
-};
 
 // A matrix in device memory, row-major.
 struct Matrix {
@@ -48,8 +43,8 @@ class CudaLayer {
     return base == nullptr ? base : static_cast<const char*>(base) + offset * accum_bytes_;
   }
   // Uninitialised scratch memory for so many elements.
-  void* take_storage(int64_t elements) { return take(elements * storage_bytes_); }
-  void* take_accum(int64_t elements) { return take(elements * accum_bytes_); }
+  void* allocate_storage(int64_t elements) { return allocate(elements * storage_bytes_); }
+  void* allocate_accum(int64_t elements) { return allocate(elements * accum_bytes_); }
 
   // c = op(a) * op(b) + beta * c of S, where c is S or A.
   void multiply(DType out, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
@@ -112,7 +107,7 @@ class CudaLayer {
   const int64_t chunk_max_rows;
 
  private:
-  void* take(int64_t bytes) { return runtime.scratch(static_cast<size_t>(bytes)); }
+  void* allocate(int64_t bytes) { return runtime.allocate(static_cast<size_t>(bytes)); }
 
   const int64_t storage_bytes_, accum_bytes_;
   std::vector<int64_t> offsets_;  // of Steps

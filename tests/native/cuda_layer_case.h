@@ -79,7 +79,7 @@ inline bool fits(const CudaCase& k) {
 // Products by plain loops; scratch in pieces of their own.
 class TestRuntime : public CudaRuntime {
  public:
-  Status gemm(const CudaProduct& product) override {
+  Status gemm(const GemmArgs& product) override {
     const bool to_accum = product.out != product.in;
     switch (product.in) {
       case DType::kFloat64:
@@ -97,7 +97,7 @@ class TestRuntime : public CudaRuntime {
   }
 
   // Of 16-bit numbers, whose NaN is one to every type.
-  void* scratch(size_t bytes) override {
+  void* allocate(size_t bytes) override {
     pieces_.emplace_back(DType::kBFloat16, static_cast<int64_t>((bytes + 1) / 2));
     return pieces_.back().data();
   }

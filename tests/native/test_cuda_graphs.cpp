@@ -151,19 +151,19 @@ CudaKernels fake_kernels() {
   CudaKernels kernels{};
   kernels.cell.forward_step = launch_step<ForwardStepArgs>;
   kernels.cell.backward_step = launch_step<BackwardStepArgs>;
-  kernels.rows.copy = [](const CopyArgs& args, Stream stream) {
+  kernels.dtype.copy = [](const CopyArgs& args, Stream stream) {
     enqueue(stream, bytes_of("copy", args));
     return Status{};
   };
-  kernels.rows.store = [](const CopyArgs& args, Stream stream) {
+  kernels.dtype.store = [](const CopyArgs& args, Stream stream) {
     enqueue(stream, bytes_of("store", args));
     return Status{};
   };
-  kernels.rows.sum_rows = [](const SumRowsArgs&, int, Stream stream) {
-    enqueue(stream, "sum_rows");
+  kernels.dtype.sum_columns = [](const SumColumnsArgs&, int, Stream stream) {
+    enqueue(stream, "sum_columns");
     return Status{};
   };
-  kernels.rows.sum_slices = [](const SumSlicesArgs&, int, Stream stream) {
+  kernels.dtype.sum_slices = [](const SumSlicesArgs&, int, Stream stream) {
     enqueue(stream, "sum_slices");
     return Status{};
   };
@@ -177,13 +177,13 @@ class FakeRuntime : public CudaRuntime {
  public:
   FakeRuntime(FakeStream* stream, LaunchGraphs* graphs) : stream_(stream), graphs_(graphs) {}
 
-  Status gemm(const CudaProduct& product) override {
+  Status gemm(const GemmArgs& product) override {
     CHECK(!is_together_);
     enqueue(stream_,
             bytes_of("product", product.a) + bytes_of("", product.b) + bytes_of("", product.c));
     return {};
   }
-  void* scratch(size_t) override {
+  void* allocate(size_t) override {
     CHECK(!is_together_);
     return address(100 + pieces_++);
   }

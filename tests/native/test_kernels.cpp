@@ -126,9 +126,9 @@ class TestRuntime : public CpuRuntime {
     }
   }
 
-  bool repeats_products() const override { return !concurrent_; }
+  bool repeats_gemm() const override { return !concurrent_; }
 
-  void* scratch(size_t bytes) override {
+  void* allocate(size_t bytes) override {
     constexpr size_t kAlign = 64;
     pieces_.emplace_back(new char[bytes + kAlign]);
     char* piece = pieces_.back().get();

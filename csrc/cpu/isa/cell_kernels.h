@@ -35,11 +35,11 @@ struct Unprojected {
     for_each_row_vector<V>(0, row_count, hidden_size, [&](int64_t row, int64_t unit, auto lanes) {
       const S* saved_row = from + row * kSavedWidth * hidden_size + unit;
       const auto load = [&](int k) { return load_lanes<V>(saved_row + k * hidden_size, lanes); };
-      Values<V, C::kSaved> kept;
+      Values<V, C::kSaved> unit_saved;
       Values<V, C::kStates> next;
-      for (int k = 0; k < C::kSaved; ++k) kept[k] = load(k);
+      for (int k = 0; k < C::kSaved; ++k) unit_saved[k] = load(k);
       for (int k = 1; k < C::kStates; ++k) next[k] = load(C::kSaved + k - 1);
-      store_lanes(C::hidden(kept, next), to + row * hidden_size + unit, lanes);
+      store_lanes(C::hidden(unit_saved, next), to + row * hidden_size + unit, lanes);
     });
   }
 };

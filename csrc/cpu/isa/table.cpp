@@ -27,7 +27,7 @@ constexpr DTypeKernels make_dtype_kernels() {
       storage_panel_rows<S>(),
       Rows<S>::load,
       Rows<S>::store,
-      Rows<S>::column_sums,
+      Rows<S>::sum_columns,
       MatMul<accum_t<S>>::count,
       MatMul<accum_t<S>>::pack,
       MatMul<accum_t<S>>::multiply,

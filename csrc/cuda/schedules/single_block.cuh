@@ -29,10 +29,11 @@ FUSEDRNN_DEV StepRows block_step(const Steps& steps, int64_t s) {
 
 // The rows and unit of a thread, and where its block's shared memory lies.
 template <class S, int kRows>
-struct BlockPlace {
+struct SingleBlockThread {
   using A = accum_t<S>;
 
-  FUSEDRNN_DEV BlockPlace(int unit_threads, int64_t hidden_size, int64_t weights, int64_t width)
+  FUSEDRNN_DEV SingleBlockThread(int unit_threads, int64_t hidden_size, int64_t weights,
+                                 int64_t width)
       : direction(static_cast<int>(block_idx_z())),
         unit(thread_idx() % unit_threads),
         tile_row(thread_idx() / unit_threads * kRows),
@@ -92,8 +93,8 @@ struct ForwardSingleBlock {
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
     const int64_t hidden_size = sizes.hidden_size;
-    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size,
-                                  kGates * hidden_size * hidden_size, hidden_size);
+    const SingleBlockThread<S, kRows> at(args.unit_threads, hidden_size,
+                                         kGates * hidden_size * hidden_size, hidden_size);
     const ForwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
     const StepRange range = at.active(buffers, steps, {args.begin, args.end});
@@ -175,7 +176,8 @@ struct ForwardSingleBlock {
 
  private:
   // Steps without any row of the block.
-  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+  static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
+                               StepRange range) {
     const ForwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
       const StepRows step = block_step(args.steps[at.direction], s);
@@ -203,8 +205,8 @@ struct ForwardSingleBlock {
     }
   }
 
-  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
-                                    A (&product)[kRows][kGates]) {
+  static FUSEDRNN_DEV void multiply(const SingleBlockThread<S, kRows>& at, int64_t hidden_size,
+                                    int64_t s, A (&product)[kRows][kGates]) {
     const Shared<S> weights = at.weights().offset(at.unit);
     const Shared<A> h = at.buffer(s, 0);
 #pragma unroll
@@ -241,8 +243,8 @@ struct BackwardSingleBlock {
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
     const int64_t hidden_size = sizes.hidden_size, gate_size = kGates * hidden_size;
-    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size, gate_size * hidden_size,
-                                  gate_size);
+    const SingleBlockThread<S, kRows> at(args.unit_threads, hidden_size, gate_size * hidden_size,
+                                         gate_size);
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
     StepRange range = at.active(buffers, steps, {args.begin, args.end});
@@ -315,7 +317,8 @@ struct BackwardSingleBlock {
 
  private:
   // Steps that neither have a row of the block nor come before the start of one.
-  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+  static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
+                               StepRange range) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
       const StepRows step = block_step(args.steps[at.direction], s);
@@ -342,15 +345,15 @@ struct BackwardSingleBlock {
     }
   }
 
-  static FUSEDRNN_DEV void store_dr(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
-                                    int offset, int row, const Gates& dr) {
+  static FUSEDRNN_DEV void store_dr(const SingleBlockThread<S, kRows>& at, int64_t hidden_size,
+                                    int64_t s, int offset, int row, const Gates& dr) {
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
       at.buffer(s, offset).store(at.element(gate * hidden_size + at.unit) + row, dr[gate]);
     }
   }
 
-  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t gate_size,
+  static FUSEDRNN_DEV void multiply(const SingleBlockThread<S, kRows>& at, int64_t gate_size,
                                     int64_t hidden_size, int64_t s, A (&product)[kRows]) {
     const Shared<S> weights = at.weights().offset(at.unit);
     const Shared<A> dgr = at.buffer(s, 0);
@@ -367,7 +370,7 @@ struct BackwardSingleBlock {
   }
 
   // What the chunk before, or the gradients of the initial states, need of the first step.
-  static FUSEDRNN_DEV void finish(const Args& args, const BlockPlace<S, kRows>& at,
+  static FUSEDRNN_DEV void finish(const Args& args, const SingleBlockThread<S, kRows>& at,
                                   const StepRange& range, const A (&carry)[kRows],
                                   const A (&dc)[kRows]) {
     const BackwardBuffers& buffers = args.buffers[at.direction];

@@ -176,10 +176,10 @@ struct CellStep {
                                 int64_t unit, const Gates& x, const Gates& r, const Params& params,
                                 A h_before, A& c) {
     Values<A, C::kStates> prev, next;
-    Values<A, C::kSaved> kept;
+    Values<A, C::kSaved> saved;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
-    C::forward(x, r, params, prev, next, kept);
+    C::forward(x, r, params, prev, next, saved);
 
     const int64_t state = row * sizes.hidden_size + unit;
     const bool ends = !part.has_after;
@@ -192,13 +192,14 @@ struct CellStep {
     if constexpr (kHasC) {
       c = next[kC];
       if (ends && buffers.c_n != nullptr) store_at<S>(buffers.c_n, state, c);
-      if (buffers.steps_c != nullptr) {
-        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, c);
+      if (buffers.all_c != nullptr) {
+        store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, c);
       }
       if (buffers.kept_c != nullptr && (step.step + 1) % buffers.kept_steps == 0) {
-        const int64_t place = (step.step + 1) / buffers.kept_steps - 1;
+        const int64_t kept_idx = (step.step + 1) / buffers.kept_steps - 1;
         if (!ends) {
-          static_cast<A*>(buffers.kept_c)[place * sizes.batch_size * sizes.hidden_size + state] = c;
+          static_cast<A*>(buffers.kept_c)[kept_idx * sizes.batch_size * sizes.hidden_size + state] =
+              c;
         }
       }
     }
@@ -207,7 +208,7 @@ struct CellStep {
       const int64_t first = saved_row * kSavedWidth * sizes.hidden_size + unit;
 #pragma unroll
       for (int k = 0; k < C::kSaved; ++k) {
-        store_at<S>(buffers.saved, first + k * sizes.hidden_size, kept[k]);
+        store_at<S>(buffers.saved, first + k * sizes.hidden_size, saved[k]);
       }
       if constexpr (kHasC) store_at<S>(buffers.saved, first + C::kSaved * sizes.hidden_size, c);
     }
@@ -228,8 +229,8 @@ struct CellStep {
       if (is_end) store_at<S>(buffers.h_n, state, load_or_zero<S>(buffers.h_0, state));
     }
     if constexpr (kHasC) {
-      if (buffers.steps_c != nullptr) {
-        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, A(0));
+      if (buffers.all_c != nullptr) {
+        store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, A(0));
       }
       if (is_end && buffers.c_n != nullptr) {
         store_at<S>(buffers.c_n, state, load_or_zero<S>(buffers.c_0, state));
@@ -255,7 +256,7 @@ struct CellStep {
 
   // What the cell's backward reads of memory besides the gradients of its states.
   struct BackwardValues {
-    Values<A, C::kSaved> kept;
+    Values<A, C::kSaved> saved;
     Values<A, C::kStates> prev, next;
     A grad_c;  // of this step's c in the output
   };
@@ -269,7 +270,7 @@ struct CellStep {
     BackwardValues values{};
 #pragma unroll
     for (int k = 0; k < C::kSaved; ++k) {
-      values.kept[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
+      values.saved[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
     }
     values.prev[0] = values.next[0] = A(0);
     // A cell that uses h itself is never projected.
@@ -306,7 +307,7 @@ struct CellStep {
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
     Gates dx;
     Params dparams;
-    C::backward(values.kept, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
+    C::backward(values.saved, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
 
     const int64_t chunk_row = step.row - buffers.first_row + row;
     const int64_t first = chunk_row * kGates * hidden_size + unit;

@@ -58,6 +58,6 @@ void* device_stream();
 
 // In product.cu, for the types of a layer's products.
 template <class In, class Out>
-Status enqueue_product(const CudaProduct& product);
+Status enqueue_product(const GemmArgs& product);
 
 }  // namespace oracle

@@ -19,7 +19,7 @@ namespace fusedrnn {
 enum class WeightLayout : int8_t { kUnitRows, kDepthRows };
 
 template <class A, int N, WeightLayout kLayout>
-struct TileProduct {
+struct TileMatMul {
   static constexpr bool kUnitRows = kLayout == WeightLayout::kUnitRows;
   static_assert(kUnitRows || N == 1, "rows k have one column a unit");
   static_assert(kFusedUnits == kWarpSize && kFusedRows * kWarpSize == kFusedThreads,
@@ -97,10 +97,10 @@ struct TileProduct {
 
   // Element i of this thread's share of the tile of w: consecutive lanes take what is consecutive
   // in memory.
-  struct WeightPlace {
+  struct WeightElement {
     int k, n, unit;
   };
-  FUSEDRNN_DEV static WeightPlace weight_place(int i) {
+  FUSEDRNN_DEV static WeightElement weight_element(int i) {
     const int line = warp_idx() + i * (kFusedThreads / kWarpSize);
     if constexpr (kUnitRows) {
       static_assert(!kUnitRows || kDepth == kWarpSize, "a lane loads one k of a row");
@@ -116,7 +116,7 @@ struct TileProduct {
                                      A (&rows)[kRowLoads]) {
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
-      const WeightPlace at = weight_place(i);
+      const WeightElement at = weight_element(i);
       weights[i] = first + at.k < depth ? load_weight(first + at.k, at.n, at.unit) : A(0);
     }
 #pragma unroll
@@ -131,7 +131,7 @@ struct TileProduct {
                                       const A (&rows)[kRowLoads]) {
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
-      const WeightPlace at = weight_place(i);
+      const WeightElement at = weight_element(i);
       smem.store(weight_idx(at.k, at.n, at.unit), weights[i]);
     }
 #pragma unroll
