@@ -1,5 +1,5 @@
 // The operators under the vmap of torch.autograd.grad(is_grads_batched=True), which is not that of
-// torch.vmap and has no fallback for operators that select_sample lists: sample after sample.
+// torch.vmap and has no fallback for operators that take lists: they run sample after sample.
 #include <ATen/LegacyVmapTransforms.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/stack.h>

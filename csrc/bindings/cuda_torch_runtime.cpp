@@ -38,7 +38,7 @@ at::Tensor matrix(c10::Device device, DType dtype, Transpose transpose, const vo
       .make_tensor();
 }
 
-// c of a product whose sums have no terms.
+// Clears c of a product whose sums have no terms, because k is 0.
 Status clear_empty_sum(const GemmArgs& product, cudaStream_t stream) {
   if (product.beta != 0) return {};
   const auto bytes = static_cast<size_t>(dtype_bytes(product.out));

@@ -10,8 +10,8 @@
 
 namespace fusedrnn {
 
-// For the current stream of `device`, which must be the current device while this lives. Memory
-// goes back to torch's allocator with it, for later work on the same stream.
+// A runtime for the current stream of `device`, which must be the current device while this lives.
+// Memory goes back to torch's allocator with it, for later work on the same stream.
 class TorchCudaRuntime final : public CudaRuntime {
  public:
   explicit TorchCudaRuntime(c10::Device device);

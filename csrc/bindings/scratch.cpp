@@ -23,7 +23,7 @@ thread_local Pool pool;
 
 ScratchBlock allocate_block(size_t bytes) { return ScratchBlock(c10::alloc_cpu(bytes)); }
 
-// Where whole ones fit.
+// Asks for large pages where whole ones fit.
 void use_large_pages(const ScratchBlock& block, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;

@@ -32,8 +32,8 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // Uninitialised, aligned to 64 bytes, valid as long as this. Raises torch's error where there is
-  // no memory.
+  // The memory is uninitialised, aligned to 64 bytes and valid as long as this. Raises torch's
+  // error where there is none.
   void* allocate(size_t bytes);
 
  private:

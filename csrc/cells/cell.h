@@ -47,8 +47,8 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// What a schedule would have to provide. None provides more than kNothing; a cell that needs more
-// does not compile.
+// What a schedule would have to provide for a cell. No schedule provides more than kNothing; a cell
+// that needs more does not compile.
 enum class CellNeeds { kNothing, kRowStatistics, kMask };
 
 // N values of type V; N may be zero.

@@ -68,7 +68,7 @@ constexpr CellInfos<sizeof...(Cell)> make_cell_infos(CellList<Cell...>) {
   return {{make_cell_info<Cell>(idx++)...}};
 }
 
-// By kind.
+// The constants of every cell, by CellKind.
 inline constexpr auto kCellInfos = make_cell_infos(Cells());
 inline constexpr auto& kCells = kCellInfos.of;
 constexpr int kCellCount = sizeof(kCells) / sizeof(kCells[0]);

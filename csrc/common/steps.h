@@ -17,7 +17,7 @@ struct RowRange {
   int64_t count;
 };
 
-// Always inlined: see Note [ISA namespace].
+// All of it is inlined: see Note [ISA namespace].
 struct Steps {
   const int64_t* offsets;  // [seq_len + 1] first row of each time, or null: batch_size rows each
   int64_t seq_len;

@@ -18,7 +18,7 @@ enum class Transpose : int8_t { kNo, kYes };
 // Instruction sets with a kernel table of their own, weakest first.
 enum class Isa : int8_t { kGeneric, kAvx2, kAvx512 };
 
-// 16-bit storage. Arithmetic happens in float; math/pack.h converts.
+// 16-bit types are for storage: arithmetic happens in float, and math/pack.h converts.
 struct BFloat16 {
   uint16_t bits;
 };

@@ -95,7 +95,8 @@ class Backward {
     prepare_rows();
   }
 
-  // What forward would have saved of the chunk, and the c that its first step started from.
+  // Computes again what forward would have saved of the chunk, and the c that its first step
+  // started from.
   void recompute_saved() {
     const LayerShape& shape = args_.shape;
     const SweepSteps& steps = layer_.steps;
@@ -125,7 +126,7 @@ class Backward {
         width * hidden_size, steps.rows(begin - 1), hidden_size, false);
   }
 
-  // Each as wide as the widest that it will hold.
+  // Prepares what holds the rows of a chunk, each as wide as the widest that it will hold.
   void prepare_rows() {
     const int64_t input_size = args_.shape.input_size, output_size = layer_.output_size;
     const int64_t hidden_size = layer_.hidden_size;
@@ -142,7 +143,7 @@ class Backward {
     if (wants_hh) h_before_ = multiplier_.make_rows_operand(output_size);
   }
 
-  // Whether the h that a step after the first starts from are rows of the output, as A.
+  // Whether the h that steps after the first start from are rows of the output, as A.
   bool h_is_output() const {
     return conversions_.rows_are_accum() && layer_.steps.offsets == nullptr &&
            args_.shape.reset == nullptr;
@@ -151,7 +152,8 @@ class Backward {
   void prepare_recurrent_weights() {
     const LayerWeights& weights = args_.weights;
     if (layer_.is_persistent()) {
-      // Where one chunk is all, its gradient is written after the last read of the packed weight.
+      // Where one chunk is all, the gradient of weight_hh is written after the last read of the
+      // packed weight, which may lie in its memory until then.
       void* buffer = layer_.chunk_steps == args_.shape.seq_len ? grad_weight_hh_ : nullptr;
       const int64_t buffer_elements = layer_.gate_size * layer_.output_size;
       sweep_.packed_hh = multiplier_.pack(SweepProduct::kGradHidden, weights.weight_hh, buffer,
@@ -172,7 +174,7 @@ class Backward {
     return grad == nullptr || layer_.is_accum ? grad : layer_.allocate(elements);
   }
 
-  // The gate gradients of recurrent side of step s, visited before.
+  // The gate gradients of the recurrent side of step s, which was visited before.
   const void* dgr_of(int64_t s) const {
     if (s == sweep_.end) return dgr_end_;
     const int64_t row = layer_.steps.row(s) - sweep_.first_row;
@@ -399,7 +401,7 @@ class Backward {
   void* grad_weight_ih_ = nullptr;  // gradients as A
   void* grad_weight_hh_ = nullptr;
   void* grad_weight_hr_ = nullptr;
-  // Of the rows of a chunk:
+  // What follows holds the rows of a chunk.
   Operand rows_{};          // the input, or what was projected
   Operand h_before_{};      // the h that they start from
   void* copy_ = nullptr;    // A, what one of these is packed from, or the gradient of the input
@@ -408,7 +410,7 @@ class Backward {
   void* sums_params_ = nullptr;  // A [kParams * H]
 };
 
-// Gradients of an empty batch.
+// The gradients of an empty batch are zeros.
 void fill_zeros(const LayerBackwardArgs& args) {
   const LayerShape& shape = args.shape;
   const CellInfo& cell = cell_info(shape.cell);

@@ -148,7 +148,7 @@ void ForwardPass::prepare_gx() {
   if (!gx_in_saved_) gx_ = layer_.allocate(layer_.chunk_max_rows * layer_.gate_size);
 }
 
-// The initial states, in both buffers of h: a row may begin at any step.
+// Loads the initial states into both buffers of h: a row may begin at any step.
 void ForwardPass::load_states() {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;
@@ -166,7 +166,7 @@ void ForwardPass::load_states() {
   }
 }
 
-// The states that entered a step in between, of the rows that had begun before it.
+// Loads the states that entered a step in between, of the rows that had begun before it.
 void ForwardPass::continue_from(const Rerun& part) {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;

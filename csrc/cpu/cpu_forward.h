@@ -24,7 +24,7 @@ class ForwardPass {
               CpuRuntime& runtime);
 
   void run();
-  // To be called instead of run, any number of times; the same numbers as in run, bit by bit.
+  // Is called instead of run, any number of times, and gives the same numbers as run, bit by bit.
   void rerun(const Rerun& part);
 
  private:

@@ -22,7 +22,7 @@ SweepSteps make_steps(const LayerShape& shape, CpuRuntime& runtime) {
   return steps;
 }
 
-// Aligned to a pair of cache lines.
+// The slots are aligned to pairs of cache lines.
 TeamSlot* allocate_team(int num_threads, CpuRuntime& runtime) {
   constexpr uintptr_t kAlign = 128;
   static_assert(sizeof(TeamSlot) % kAlign == 0, "slots share no pair of lines");

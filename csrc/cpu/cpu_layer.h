@@ -34,7 +34,7 @@ class CpuLayer {
     return static_cast<const char*>(base) + offset * accum_bytes(shape.dtype);
   }
 
-  // Scratch memory for elements of A, and for any bytes; as long as the runtime.
+  // Scratch memory for elements of A, and for any bytes; it lives as long as the runtime.
   void* allocate(int64_t elements) { return allocate_bytes(elements * accum_bytes(shape.dtype)); }
   void* allocate_zeros(int64_t elements);
   void* allocate_bytes(int64_t bytes) { return runtime.allocate(static_cast<size_t>(bytes)); }
@@ -71,8 +71,8 @@ class CpuLayer {
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;
 
-  // Calls body(caller_row, row) for each of them, in parallel: its row in a tensor of the caller,
-  // and its row of the sequence.
+  // Calls body(caller_row, row) for each row of the sweep steps [begin, end), in parallel: its row
+  // in a tensor of the caller, and its row of the sequence.
   template <class Body>
   void for_each_row(int64_t begin, int64_t end, int64_t cols, const Body& body) const {
     const int64_t step_work = chunk_rows(begin, end).count * cols / (end - begin);

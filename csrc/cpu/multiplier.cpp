@@ -85,13 +85,14 @@ void Multiplier::matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, 
          operand.ldb, product.accumulate ? 1 : 0, product.c, product.ldc);
   }
   if (m == 0 || right_count == 0) return;
-  constexpr int64_t kProductsOfElement = 32;  // multiply-adds that take as long as one element
+  constexpr int64_t kMultiplyAddsOfElement = 32;  // multiply-adds that take as long as one element
   const MatMulArgs args{trans_a, k, a, lda, rights, right_count};
   // Threads share whole tiles, so that their number changes no bit.
   const int64_t tile_rows = layer_.dtype_kernels.matmul_tile_rows;
   const bool split_rows = m >= panels;
   const int64_t parts = split_rows ? ceil_div(m, tile_rows) : panels;
-  parallel_for(layer_.runtime, layer_.num_threads, parts, m * n / parts * k / kProductsOfElement,
+  parallel_for(layer_.runtime, layer_.num_threads, parts,
+               m * n / parts * k / kMultiplyAddsOfElement,
                [&](int thread_idx, int64_t begin, int64_t end) {
                  void* scratch = nullptr;
                  if (trans_a == Transpose::kYes) {

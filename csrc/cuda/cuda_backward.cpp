@@ -30,7 +30,8 @@ class Backward {
     prepare();
     for (int64_t end = layer_.shape.seq_len; end > 0 && layer_.status.ok; end = begin_) {
       end_ = end;
-      // Aligned to the start, as forward's: steps that run again find their input projected.
+      // Chunks are aligned to the start, as forward's are: steps that run again find their input
+      // projected.
       begin_ = (end - 1) / layer_.chunk_steps * layer_.chunk_steps;
       for (int d = 0; d < layer_.directions; ++d) {
         chunk_[d] = layer_.chunk_rows(d, begin_, end_);
@@ -54,7 +55,7 @@ class Backward {
   }
 
  private:
-  // The sweep steps [part_begin_, part_end_) of the chunk.
+  // Runs the sweep steps [part_begin_, part_end_) of the chunk.
   void run_part() {
     if (layer_.is_single_block()) {
       sweep();
@@ -129,7 +130,7 @@ class Backward {
     return begin;
   }
 
-  // A gradient [rows, cols] that steps or chunks add to: itself, or an A in its place.
+  // A gradient [rows, cols] that steps or chunks add to, itself or as an A.
   struct Accumulator {
     void* grad;  // S, or null: not wanted
     void* sum;   // where the products go
@@ -235,7 +236,7 @@ class Backward {
     return {grad, sum, rows, cols};
   }
 
-  // Of the states that a reset gives its rows: added to from the start.
+  // The accumulator of the states that resets give their rows, which every step adds to.
   Accumulator reset_accumulator(void* grad, int64_t cols) {
     const int64_t rows = layer_.shape.batch_size;
     if (grad == nullptr) return {};
@@ -289,7 +290,7 @@ class Backward {
                 shape.input_size);
   }
 
-  // Row 0 of the gradients of the recurrent side of step s, visited before.
+  // Row 0 of the gradients of the recurrent side of step s, which was visited before.
   const void* dgr_of(int d, int64_t s) const {
     if (s == end_) return dgr_end_[d];  // of the chunk after
     const int64_t row = layer_.steps[d].row(s) - buffers_[d].first_row;
@@ -316,7 +317,8 @@ class Backward {
   bool wants_first_h() const {
     return args_[0].grad_h_0 != nullptr || args_[0].grad_reset_h != nullptr;
   }
-  // Of the part. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
+  // The last step that the part visits. Step -1 only delivers the gradients of the h that the rows
+  // of step 0 start from.
   int64_t last_step() const { return part_begin_ == 0 && wants_first_h() ? -1 : part_begin_; }
 
   BackwardStepArgs step_args(int64_t s) const {
@@ -467,7 +469,7 @@ class Backward {
   ColumnSums bias_sums_, param_sums_;
 };
 
-// Gradients of the weights of an empty batch.
+// The gradients of the weights of an empty batch are zeros.
 Status fill_zeros(const LayerBackwardArgs& args, const CudaDTypeKernels& kernels, Stream stream) {
   const LayerShape& shape = args.shape;
   const CellInfo& cell = cell_info(shape.cell);

@@ -91,7 +91,7 @@ void CudaForwardPass::prepare() {
   }
 }
 
-// Of the chunk that begins with that step.
+// Projects the input of the chunk that begins with that step.
 void CudaForwardPass::project_input(int64_t chunk) {
   const int64_t end = std::min(chunk + layer_.chunk_steps, layer_.shape.seq_len);
   const int64_t input_size = layer_.shape.input_size;
@@ -106,7 +106,7 @@ void CudaForwardPass::project_input(int64_t chunk) {
   projected_chunk_ = chunk;
 }
 
-// As steps from s on need them.
+// The buffers as steps from s on need them.
 ForwardBuffers CudaForwardPass::buffers_at(int d, int64_t s) const {
   ForwardBuffers buffers = buffers_[d];
   buffers.c_before = s == restart_ ? restart_c_[d] : buffers.c;
@@ -157,7 +157,7 @@ void CudaForwardPass::step(int64_t s) {
   for (int d = 0; d < layer_.directions; ++d) project_h(d, args.step[d]);
 }
 
-// h of the step before, also of rows that a reset or their start give another h.
+// Multiplies h of the step before, also of rows that a reset or their start give another h.
 void CudaForwardPass::multiply_h(int d, const StepRows& step) {
   const LayerForwardArgs& args = args_[d];
   multiply_h(d, std::min(step.rows, step.rows_before),
@@ -191,7 +191,7 @@ void CudaForwardPass::project_h(int d, const StepRows& step) {
               step.rows - rows_after, output_size);
 }
 
-// What project_h cannot do for rows that end where only the device knows.
+// Does what project_h cannot do for rows that end where only the device knows.
 void CudaForwardPass::end_rows() {
   for (int d = 0; d < layer_.directions && layer_.status.ok; ++d) {
     const LayerForwardArgs& args = args_[d];

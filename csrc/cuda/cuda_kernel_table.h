@@ -21,7 +21,7 @@ constexpr int kMaxDirections = 2;
 
 // The rows of a sweep step and of its neighbours in the sweep; no rows where there is none.
 struct StepRows {
-  int64_t step;                     // the sweep step
+  int64_t idx;                      // of the sweep step
   int64_t row, rows;                // first row in the sequence, number of rows
   int64_t row_before, rows_before;  // rows from rows_before on start in this step
   int64_t row_after, rows_after;    // rows from rows_after on end in this step
@@ -53,7 +53,7 @@ struct LayerSizes {
   int64_t batch_size;  // B
 };
 
-// One direction.
+// What the kernels of forward are given for one direction.
 struct ForwardBuffers {
   const void* weight_hh;   // S [G * H, P]
   const void* bias_ih;     // S [G * H], or null
@@ -163,7 +163,7 @@ struct CopyArgs {
   Padding padding;
 };
 
-// Of a projected layer with lengths: zeros in the padding of output, and h_n.
+// The kernel writes zeros into the padding of output, and h_n, for a projected layer with lengths.
 struct EndRowsArgs {
   void* output;  // S [rows, cols], rows output_row_stride apart
   int64_t output_row_stride;
@@ -210,7 +210,7 @@ struct CudaCellKernels {
                           Stream stream);
   Status (*backward_sweep)(const BackwardSweepArgs& args, int directions, const CudaPlan& plan,
                            Stream stream);
-  // Of cells that can be projected; else an error.
+  // h before its projection; an error for cells that cannot be projected.
   Status (*unprojected)(const UnprojectedArgs& args, Stream stream);
 };
 
@@ -232,7 +232,7 @@ struct CudaKernels {
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
 
-// In cell.cu, compiled for each header of cells, and in rows.cu.
+// cell.cu, which is compiled for each header of cells, has cell_kernels, and rows.cu the others.
 template <template <class> class Cell>
 CudaCellKernels cell_kernels(DType dtype);
 CudaDTypeKernels dtype_kernels(DType dtype);

@@ -52,10 +52,10 @@ class CudaLayer {
   // dst = src, of S; or zeros for a null src and in padding.
   void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
             const Padding& padding = {});
-  // Of rows from `first_row` of the sequence on.
+  // The padding among the rows from `first_row` of the sequence on.
   Padding padding(int64_t first_row) const { return {shape.lengths, shape.batch_size, first_row}; }
 
-  // Zeros in so many elements of A.
+  // Writes zeros into so many elements of A.
   void zero_accum(void* dst, int64_t elements);
 
   // Keeps the status of a launch.
@@ -63,7 +63,7 @@ class CudaLayer {
     if (status.ok) status = launched;
   }
 
-  // The kernel of each of these steps, together.
+  // Launches the kernel of each of these steps, together.
   template <class Args>
   void launch_together(Status (*launch_step)(const Args&, int, StepForm, Stream),
                        const std::vector<Args>& step_args) {
@@ -87,7 +87,7 @@ class CudaLayer {
   RowRange chunk_rows(int direction, int64_t begin, int64_t end) const;
 
   bool is_single_block() const { return plan.schedule == Schedule::kSingleBlock; }
-  // A step's product is the runtime's.
+  // Whether a step's product is the runtime's.
   bool has_step_product() const { return !is_single_block() && plan.form == StepForm::kProduct; }
 
   Status status;

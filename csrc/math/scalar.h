@@ -188,7 +188,7 @@ FUSEDRNN_HD V tanh_value(const V& x) {
   return bit_cast<V>(Bits(bit_cast<Bits>(magnitude) | sign));
 }
 
-// As torch: NaN gives NaN, and there is no negative zero.
+// As in torch, NaN gives NaN, and there is no negative zero.
 template <class V>
 FUSEDRNN_HD V relu_value(const V& x) {
   return select(x <= V(0.0f), V(0.0f), x);

@@ -13,7 +13,7 @@
 
 using namespace fusedrnn;
 
-// The stand-in.
+// What was enqueued on a stream of the stand-in.
 using Work = std::vector<std::string>;
 struct FakeStream {
   bool is_captured = false;
@@ -130,7 +130,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 namespace fusedrnn {
 
-// run_forward and run_backward are given theirs.
+// Nobody asks for these: run_forward and run_backward are given kernels.
 CudaKernels cuda_kernels(CellKind, DType) { return {}; }
 
 }  // namespace fusedrnn
@@ -347,7 +347,7 @@ TEST(a_recorded_layer_enqueues_what_a_plain_one_does) {
     LaunchGraphs graphs;
     const Work plain = work_of(layer, pass, Recording::kNever, &graphs, 0);
     const int chunks = layer.chunk_steps == layer.seq_len ? 1 : 3;
-    // Seen, recorded and launched, found and launched.
+    // The first pass is seen, the second recorded and launched, the third found and launched.
     CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, 0) == plain);
     const int instantiated = fake.instantiated;
     CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, chunks) == plain);

@@ -286,7 +286,7 @@ void check_groups() {
   check(a * b, [](const V& x, const V& y) { return x * y; });
   check(a / b, [](const V& x, const V& y) { return x / y; });
   check(-a, [](const V& x, const V&) { return -x; });
-  // Not of a * b: a product that is used elsewhere may be rounded by itself.
+  // The sum is not of a * b: a product that is used elsewhere may be rounded by itself.
   check(madd(b, b, a), [](const V& x, const V& y) { return madd(y, y, x); });
   check(tanh(a), [](const V& x, const V&) { return tanh(x); });
   check(sigmoid(a), [](const V& x, const V&) { return sigmoid(x); });

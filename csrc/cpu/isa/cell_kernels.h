@@ -11,7 +11,7 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// With weights of type W; null where S has none of that type.
+// The sweep with weights of type W; null where a layer of S has none of that type.
 template <template <class> class Cell, class S, class W>
 constexpr auto direct_sweep() -> decltype(&Direct<Cell, S, S>::forward_sweep) {
   if constexpr (std::is_same_v<S, W> || std::is_same_v<S, float>) {
@@ -21,7 +21,7 @@ constexpr auto direct_sweep() -> decltype(&Direct<Cell, S, S>::forward_sweep) {
   }
 }
 
-// h before it is projected, of rows of the saved values.
+// Computes h before it is projected, for rows of the saved values.
 template <template <class> class Cell, class S>
 struct Unprojected {
   using A = accum_t<S>;

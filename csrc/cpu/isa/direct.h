@@ -1,5 +1,5 @@
 // Schedule persistent on weights as they lie: what one thread of the parallel region does for a
-// chunk of steps. For few steps of few rows, where packing would cost more than it saves.
+// chunk of steps. It is for few steps of few rows, where packing would cost more than it saves.
 //
 // A product is rows [rows, k_size] * weight^T, weight [units, k_size] with k contiguous. Each sum
 // is a vector along k at first. Those of a panel, V::kLanes units with all their gates, are then
@@ -72,8 +72,8 @@ FUSEDRNN_HD V load_tail(const W* ptr, int n, const typename V::Mask& inside, con
 }
 
 // sums[row][unit] = products along k of kRows rows from `row` on and of V::kLanes rows of a weight
-// from unit_0 on, or += if `accumulate`. Of fewer than those, unit_count, the last is taken again.
-// Not inlined: one copy serves every cell.
+// from unit_0 on, or += if `accumulate`. Of fewer than those, unit_count, the last is multiplied
+// again. Not inlined: one copy serves every cell.
 template <class V, int kRows, class A, class W>
 void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t unit_count,
                      const W* end, int64_t k_size, bool accumulate, V (*sums)[V::kLanes]) {
@@ -134,7 +134,7 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
   }
 }
 
-// The same for 1 <= row_count <= kDirectRows.
+// Calls multiply_direct for row_count rows, 1 <= row_count <= kDirectRows.
 template <class V, int kRows = kDirectRows, class A, class W>
 FUSEDRNN_HD void multiply_direct_rows(int row_count, const A* row, int64_t row_stride,
                                       const W* unit_0, int64_t unit_count, const W* end,

@@ -107,7 +107,8 @@ struct MatMul {
     }
   }
 
-  // Rows of c, from `c` on: = or += those of left times `depth` of the k of b, from k on.
+  // Sets rows of c, from `c` on, to those of left times `depth` of the k of b, from k on, or adds
+  // them.
   template <class LeftAt>
   FUSEDRNN_HD static void multiply_rows_of_block(const MatMulRight& right, int64_t k, int64_t depth,
                                                  int64_t rows, int64_t panel_begin,

@@ -132,7 +132,7 @@ constexpr int tile_chains(int rows, int tile_cols) {
   return (kSums + rows * tile_cols - 1) / (rows * tile_cols);
 }
 
-// As multiply_tile, for few rows: successive k go to chains of additions of their own.
+// multiply_tile for few rows, where successive k go to chains of additions of their own.
 template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
 FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, bool accumulate,
                               V* sums) {
@@ -226,7 +226,7 @@ struct PanelOperands {
   int64_t k_size;
 };
 
-// Sums of all rows of a block.
+// The number of sums of all rows of a block.
 constexpr int block_sums(int cols) { return tile_rows(cols) * cols; }
 
 // Calls finish(row, count, sums) with the sums of the products for `count` rows from `row` on,

@@ -26,7 +26,7 @@ template <class V, class T>
 FUSEDRNN_HD V load_lanes(const T* src, int lanes) {
   return V::load_partial(src, lanes);
 }
-// As load_lanes; zeros where src is null.
+// Loads as load_lanes does; zeros where src is null.
 template <class V, class T, class Count>
 FUSEDRNN_HD V load_lanes_or_zero(const T* src, Count lanes) {
   return src != nullptr ? load_lanes<V>(src, lanes) : V(0.0f);
@@ -62,7 +62,7 @@ FUSEDRNN_HD void prefetch(const void* ptr) {
 #endif
 }
 
-// Into the second cache.
+// Fetches into the second cache.
 FUSEDRNN_HD void prefetch_outer(const void* ptr) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(ptr, 0, 2);
@@ -172,8 +172,8 @@ struct ForwardStep {
       x[gate] = RowGroup(load_lanes<V>(bias_x + column + unit, lanes));
       if (gx != nullptr) x[gate] = x[gate] + load_rows(gx + column, gx_row_stride);
       if (input.first != nullptr) x[gate] = x[gate] + group_rows<kRows>(input, gate);
-      // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
-      // before their parts have arrived.
+      // No value is plainly copied here: of several copies GCC makes one of a block of bytes, whose
+      // vectors are then read before their parts have arrived.
       if (C::kSplit) {
         r[gate] = group_rows<kRows>(recurrent, gate) +
                   RowGroup(load_lanes<V>(bias_r + column + unit, lanes));
@@ -253,7 +253,7 @@ struct ForwardStep {
   const A* bias_r;
   const A* params;
   int64_t gx_row_stride, h_row_stride, output_row_stride;
-  int64_t rows_after;  // of the next step of the sweep
+  int64_t rows_after;  // of the step after
   const int64_t* order;
   const int64_t* output_order;  // null where output is scratch
   const S* reset_h;             // as in LayerForwardArgs
@@ -268,7 +268,7 @@ struct ForwardStep {
   S* saved;
   S* all_c;
   const uint8_t* reset;
-  const uint8_t* reset_after = nullptr;  // where the next step begins
+  const uint8_t* reset_after = nullptr;  // where the step after begins
 };
 
 template <template <class> class Cell, class S>
@@ -381,7 +381,7 @@ struct BackwardStep {
     const int64_t state = row * hidden_size + unit;
     const int64_t caller_row = ordered_row(order, row);
     const bool is_reset = reset != nullptr && reset[caller_row] != 0;
-    // The row's previous state is not that of another step, but one of these.
+    // Whether the row's previous states are not those of another step, but given ones.
     const bool is_given = is_reset || row >= rows_before;
     const S* given_h = is_reset ? reset_h : h_0;
     const S* given_c = is_reset ? reset_c : c_0;
@@ -439,7 +439,7 @@ struct BackwardStep {
   }
 
   int64_t hidden_size, output_size;
-  int64_t rows, rows_before, rows_after;  // of this, the previous and the next step of the sweep
+  int64_t rows, rows_before, rows_after;  // of this step, the one before and the one after
   const int64_t* order;
   int64_t output_row_stride, grad_output_row_stride;
   const S* c_0;
@@ -452,9 +452,9 @@ struct BackwardStep {
   A* dc;
   A* dreset_h;
   A* dreset_c;
-  const S* saved_before = nullptr;  // where the previous step begins
+  const S* saved_before = nullptr;  // where the step before begins
   const S* output_before = nullptr;
-  const uint8_t* reset_after = nullptr;  // where the next step begins
+  const uint8_t* reset_after = nullptr;  // where the step after begins
   const S* saved = nullptr;              // where the step begins, as are the following
   const S* output = nullptr;
   const S* grad_output = nullptr;

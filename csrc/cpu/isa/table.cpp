@@ -36,7 +36,7 @@ constexpr DTypeKernels make_dtype_kernels() {
   };
 }
 
-// What the compiler's flags say, not what the build calls it.
+// The instruction set of the compiler's flags, whatever the build calls it.
 constexpr Isa compiled_isa() {
 #if defined(__AVX512F__)
   return Isa::kAvx512;

@@ -1,5 +1,5 @@
-// cell_kernels: the launchers of one cell, for each storage type. For cell.cu, and for tests that
-// plant faults.
+// cell_kernels: the launchers of one cell, for each storage type. cell.cu includes them, and tests
+// that plant faults.
 #pragma once
 
 #include "cuda/schedules/per_step.cuh"

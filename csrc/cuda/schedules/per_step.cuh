@@ -112,7 +112,7 @@ struct ForwardPerStep {
     const int64_t hidden_size = sizes.hidden_size;
     const bool may_have_h = at.first_row < step.rows_before || buffers.h_0 != nullptr ||
                             (buffers.reset != nullptr && buffers.reset_h != nullptr);
-    // The same for all threads of the block.
+    // All threads of the block agree on this.
     const bool has_h =
         may_have_h && has_any(buffers, at.first_row, kFusedRows, step.rows, step.time);
     static_assert(MatMul::kThreadLoadsOneRow, "a thread loads h of the row it ends with");
@@ -128,7 +128,7 @@ struct ForwardPerStep {
   }
 };
 
-// Rows that a direction has in a backward step: also those that start in the step after, which
+// The rows that a direction has in a backward step, also those that start in the step after, which
 // only deliver grad_h_0.
 FUSEDRNN_HD int64_t backward_rows(const StepRows& step) {
   return step.rows > step.rows_after ? step.rows : step.rows_after;
@@ -213,7 +213,7 @@ struct BackwardPerStep {
   }
 };
 
-// With projection: the gradient of h, of output_size units, from the product with weight_hh.
+// The gradient of projected h, of output_size units, from the product with weight_hh.
 template <class S>
 struct BackwardHidden {
   using Args = BackwardStepArgs;

@@ -22,7 +22,7 @@ struct StepRange {
   int64_t begin, end;
 };
 
-// As step_rows, of steps that are known to have batch_size rows each.
+// step_rows of steps that are known to have batch_size rows each.
 FUSEDRNN_DEV StepRows block_step(const Steps& steps, int64_t s) {
   return step_rows({nullptr, steps.seq_len, steps.batch_size, steps.direction}, s);
 }
@@ -129,7 +129,7 @@ struct ForwardSingleBlock {
       if (at.has_unit) {
         A product[kRows][kGates];
         multiply(at, hidden_size, s, product);
-        // Only now: the product needs the registers.
+        // This comes only now, because the product needs the registers.
         const StepRows step = block_step(steps, s), next_step = block_step(steps, s + 1);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
@@ -175,7 +175,7 @@ struct ForwardSingleBlock {
   }
 
  private:
-  // Steps without any row of the block.
+  // Writes what steps without any row of the block leave.
   static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
                                StepRange range) {
     const ForwardBuffers& buffers = args.buffers[at.direction];
@@ -237,7 +237,7 @@ struct BackwardSingleBlock {
   static constexpr int kGates = Step::kGates;
   static constexpr const char* kName = "single_block backward";
   static constexpr int kMaxThreads = kSingleBlockMaxThreads;
-  // Of the product's loop; params need registers as well, and none may spill.
+  // How far the product's loop is unrolled; params need registers as well, and none may spill.
   static constexpr int kUnroll = Step::C::kParams > 0 ? 6 : 8;
 
   static FUSEDRNN_DEV void run(const Args& args) {
@@ -248,7 +248,7 @@ struct BackwardSingleBlock {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
     StepRange range = at.active(buffers, steps, {args.begin, args.end});
-    // A row that starts in the first of them has the gradient of its h_0 in the step before.
+    // A row that starts in the first active step has the gradient of its h_0 in the step before.
     if (range.begin > args.begin) --range.begin;
     pad(args, at, {args.begin, range.begin});
     pad(args, at, {range.end, args.end});
@@ -316,7 +316,7 @@ struct BackwardSingleBlock {
   }
 
  private:
-  // Steps that neither have a row of the block nor come before the start of one.
+  // Writes what steps leave that neither have a row of the block nor come before the start of one.
   static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
                                StepRange range) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
@@ -369,7 +369,7 @@ struct BackwardSingleBlock {
     }
   }
 
-  // What the chunk before, or the gradients of the initial states, need of the first step.
+  // Stores what the chunk before, or the gradients of the initial states, need of the first step.
   static FUSEDRNN_DEV void finish(const Args& args, const SingleBlockThread<S, kRows>& at,
                                   const StepRange& range, const A (&carry)[kRows],
                                   const A (&dc)[kRows]) {

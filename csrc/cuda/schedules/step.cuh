@@ -70,13 +70,13 @@ FUSEDRNN_DEV bool has_any(const Buffers& buffers, int64_t first, int count, int6
   return any;
 }
 
-// In backward, for a row that a step does not have: whether it is there that h_0 has its gradient,
-// since the row starts in the step after, or has no step and this is the first one visited.
+// Whether backward delivers the gradient of a row's h_0 at a step that does not have the row: the
+// row starts in the step after, or has no step and this is the first one visited.
 FUSEDRNN_DEV bool starts_after(const StepRows& step, const RowPart& part) {
   return part.has_after || (part.is_empty && step.rows_after == 0);
 }
 
-// The row of h that enters a row's step, or null: zeros. Arguments of either pass.
+// The row of h that enters a row's step, or null: zeros. The buffers may be those of either pass.
 template <class S, class Buffers>
 FUSEDRNN_DEV const S* h_before(const LayerSizes& sizes, const Buffers& buffers,
                                const StepRows& step, const RowPart& part, int64_t row) {
@@ -139,7 +139,7 @@ struct CellStep {
     }
   }
 
-  // The params of a unit; arguments of either pass.
+  // The params of a unit; the buffers may be those of either pass.
   template <class Buffers>
   FUSEDRNN_DEV static Params load_params(const LayerSizes& sizes, const Buffers& buffers,
                                          int64_t unit) {
@@ -195,8 +195,8 @@ struct CellStep {
       if (buffers.all_c != nullptr) {
         store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, c);
       }
-      if (buffers.kept_c != nullptr && (step.step + 1) % buffers.kept_steps == 0) {
-        const int64_t kept_idx = (step.step + 1) / buffers.kept_steps - 1;
+      if (buffers.kept_c != nullptr && (step.idx + 1) % buffers.kept_steps == 0) {
+        const int64_t kept_idx = (step.idx + 1) / buffers.kept_steps - 1;
         if (!ends) {
           static_cast<A*>(buffers.kept_c)[kept_idx * sizes.batch_size * sizes.hidden_size + state] =
               c;
@@ -215,8 +215,8 @@ struct CellStep {
     return rounded<S>(next[0]);
   }
 
-  // In place of forward for a row that the step does not have: zeros, and once the states of a row
-  // that has no step at all.
+  // Is called instead of forward for a row that the step does not have. Writes zeros, and once the
+  // states of a row that has no step at all.
   FUSEDRNN_DEV static void forward_padding(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                            const StepRows& step, const RowPart& part, int64_t row,
                                            int64_t unit) {
@@ -331,8 +331,8 @@ struct CellStep {
     }
   }
 
-  // In place of backward for a row that the step does not have: zeros where it is padding, and
-  // the gradients of the states that the row started from. dh is that of h.
+  // Is called instead of backward for a row that the step does not have. Writes zeros where it is
+  // padding, and the gradients of the states that the row started from. dh is the gradient of h.
   FUSEDRNN_DEV static void backward_padding(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                             const StepRows& step, const RowPart& part, int64_t row,
                                             int64_t unit, A dh) {

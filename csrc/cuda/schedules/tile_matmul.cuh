@@ -35,7 +35,7 @@ struct TileMatMul {
   static constexpr int kPitch = kFusedUnits + 1;  // no two of 32 units or depths share a bank
 
   // Shared memory: the tiles of w [N, kDepth, kPitch] and of a [kDepth, kFusedRows], both A, and
-  // in their place the sums of the slices [kSlices, N, kFusedRows, kFusedUnits].
+  // later over them the sums of the slices [kSlices, N, kFusedRows, kFusedUnits].
   static constexpr int kRowsOffset = (kDepth * N * kPitch + 3) / 4 * 4;
   static constexpr int64_t kTileElements = kRowsOffset + kDepth * kFusedRows;
   static constexpr int64_t kSumElements = int64_t{kSlices} * N * kFusedRows * kFusedUnits;
@@ -62,14 +62,14 @@ struct TileMatMul {
     A weights[kWeightLoads], rows[kRowLoads];
     load_tile(0, depth, load_weight, load_row, weights, rows);
     for (int64_t k = 0; k < depth; k += kDepth) {
-      // Nobody reads the tile before any more.
+      // Nobody reads the previous tile any more.
       if (k > 0) Barriers::template wait<0>();
       store_tile(smem, weights, rows);
       Barriers::template wait<1>();  // the tile is whole
       if (k + kDepth < depth) load_tile(k + kDepth, depth, load_weight, load_row, weights, rows);
       multiply_slice(smem, slice, first_row, lane, partial);
     }
-    Barriers::template wait<2>();  // the last tile gives its place to the sums
+    Barriers::template wait<2>();  // the sums overwrite the last tile
 
 #pragma unroll
     for (int i = 0; i < kThreadRows; ++i) {
