@@ -53,7 +53,7 @@ void Conversions::load_state(const void* src, int64_t row_count, int64_t cols, v
   }
 }
 
-void* Conversions::copy_state(const void* src, int64_t row_count, int64_t cols) {
+void* Conversions::load_state(const void* src, int64_t row_count, int64_t cols) {
   void* state = layer_.allocate(row_count * cols);
   load_state(src, row_count, cols, state);
   return state;

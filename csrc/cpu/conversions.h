@@ -25,7 +25,7 @@ class Conversions {
   // dst = src as A, contiguous, or zeros if src is null.
   void load_state(const void* src, int64_t rows, int64_t cols, void* dst) const;
   // A copy of src as A, contiguous, in new scratch; zeros if src is null.
-  void* copy_state(const void* src, int64_t rows, int64_t cols);
+  void* load_state(const void* src, int64_t rows, int64_t cols);
 
  private:
   CpuLayer& layer_;

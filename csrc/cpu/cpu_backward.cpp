@@ -67,9 +67,9 @@ class Backward {
     sweep_.dgx = layer_.allocate(max_rows * gate_size);
     sweep_.dgr = layer_.cell.split ? layer_.allocate(max_rows * gate_size) : sweep_.dgx;
     sweep_.dgr_end = dgr_end_ = layer_.allocate(shape.batch_size * gate_size);
-    sweep_.carry = conversions_.copy_state(args_.grad_h_n, shape.batch_size, output_size);
+    sweep_.carry = conversions_.load_state(args_.grad_h_n, shape.batch_size, output_size);
     if (layer_.cell.states > 1) {
-      sweep_.dc = conversions_.copy_state(args_.grad_c_n, shape.batch_size, hidden_size);
+      sweep_.dc = conversions_.load_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
     if (shape.proj_size > 0) sweep_.dh = layer_.allocate(max_rows * output_size);
     const int64_t param_size = layer_.cell.params * hidden_size;

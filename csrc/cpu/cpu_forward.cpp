@@ -106,8 +106,8 @@ void ForwardPass::prepare() {
   if (!conversions_.rows_are_accum()) {
     input_copy_ = layer_.allocate(layer_.chunk_max_rows * shape.input_size);
   }
-  void* bias_x = conversions_.copy_state(args_.weights.bias_ih, 1, gate_size);
-  void* bias_r = conversions_.copy_state(args_.weights.bias_hh, 1, gate_size);
+  void* bias_x = conversions_.load_state(args_.weights.bias_ih, 1, gate_size);
+  void* bias_r = conversions_.load_state(args_.weights.bias_hh, 1, gate_size);
   if (!layer_.cell.split) layer_.dtype_kernels.sum_columns(bias_r, 0, 1, 0, gate_size, bias_x);
   sweep_.bias_x = bias_x;
   sweep_.bias_r = bias_r;
