@@ -206,6 +206,42 @@ def test_every_header_is_guarded() -> None:
     assert not unguarded
 
 
+TYPE = re.compile(
+    r"^\s*(?:struct|class|enum class) (\w+)(?: final)?(?: *:[^;{]*)? *\{", re.MULTILINE
+)
+
+
+def doubled(where: dict[str, list[str]]) -> list[str]:
+    """Names that are in two folders, unless both devices have one of the same role."""
+    return [
+        f"{name}: {', '.join(folders)}"
+        for name, folders in where.items()
+        if len(folders) > 1 and sorted(folders) != ["cpu", "cuda"]
+    ]
+
+
+def test_no_two_files_share_a_name_nor_define_a_type_of_one_name() -> None:
+    names: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
+    for path in cpp_files(".h", ".cpp", ".cu", ".cuh"):
+        folder = path.relative_to(CSRC).parts[0]
+        names.setdefault(path.name, []).append(folder)
+        for name in set(TYPE.findall(path.read_text(encoding="utf-8"))):
+            types.setdefault(name, []).append(folder)
+    assert "CpuLayer" in types and "cpu_layer.h" in names
+    assert [name for name, folders in names.items() if len(folders) > 1] == []
+    assert not doubled(types)
+    assert doubled({"Product": ["cpu", "cpu"], "Rerun": ["cpu", "cuda"]}) == ["Product: cpu, cpu"]
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    glossary = (CSRC / "README.md").read_text(encoding="utf-8").split("## Words")[1]
+    rows = re.findall(r"^\| (\*.*?) \|", glossary.split("## ")[0], flags=re.MULTILINE)
+    words = [word for row in rows for word in re.findall(r"\*([^*]+)\*", row)]
+    assert {"step", "row", "place", "product"} <= set(words)
+    assert sorted(set(words)) == sorted(words)
+
+
 def code_files() -> list[Path]:
     """Every source file of the project, native and Python."""
     found = [ROOT / "setup.py"]

@@ -1,5 +1,5 @@
 // The operators under the vmap of torch.autograd.grad(is_grads_batched=True), which is not that of
-// torch.vmap and has no fallback for operators that take lists: sample after sample.
+// torch.vmap and has no fallback for operators that take lists: they run sample after sample.
 #include <ATen/LegacyVmapTransforms.h>
 #include <ATen/core/stack.h>
 #include <ATen/ops/stack.h>
@@ -49,10 +49,10 @@ void run_each_sample(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   for (int64_t sample = 0; sample < c10::multiply_integers(batch); ++sample) {
     torch::jit::Stack call;
     auto view = views.begin();
-    const auto take = [&](const Tensor&) {
+    const auto select_sample = [&](const Tensor&) {
       return (view++)->tensor().flatten(0, batch_dims - 1).select(0, sample);
     };
-    for (const IValue& arg : args) call.push_back(map_tensors(arg, take));
+    for (const IValue& arg : args) call.push_back(map_tensors(arg, select_sample));
     op.callBoxed(&call);
     results.push_back(std::move(call));
   }

@@ -71,7 +71,7 @@ void check_given(const char* name, const Tensor& tensor) {
   TORCH_CHECK(tensor.defined(), name, ": expected a tensor, got None");
 }
 
-// Layout, device and dtype: those of input, and what the kernels can read.
+// Checks that layout, device and dtype are those of input, and such that the kernels can read it.
 void check_kind(const char* name, const Tensor& tensor, const Tensor& input, at::ScalarType dtype) {
   check_given(name, tensor);
   TORCH_CHECK(tensor.layout() == at::kStrided, name, ": expected a dense tensor, got layout ",
@@ -86,7 +86,7 @@ void check_kind(const char* name, const Tensor& tensor, const Tensor& input) {
   check_kind(name, tensor, input, input.scalar_type());
 }
 
-// The same for every tensor; weights but biases have weight_dtype.
+// Checks the kind of every tensor; weights, biases apart, have weight_dtype.
 void check_kinds(const LayerTensors& tensors, at::ScalarType weight_dtype) {
   const Tensor& input = *tensors[kInput];
   for (int place = 0; place < kLayerTensorCount; ++place) {
@@ -184,7 +184,7 @@ void check_reset(CheckedLayer& layer) {
   reset = reset->contiguous();
 }
 
-// h_0 or reset_h, and c_0 or reset_c.
+// Checks h_0 and c_0, or reset_h and reset_c.
 void check_states(const CheckedLayer& layer, int h_place, int c_place) {
   const OptionalTensor& h = layer.tensors[h_place];
   const OptionalTensor& c = layer.tensors[c_place];
@@ -221,7 +221,7 @@ void check_direction(const CheckedLayer& layer, int direction) {
   check(kParams, {params * layer.hidden_size}, "(%d * hidden_size,)");
 }
 
-// Sizes; sets what is not yet set, and makes each tensor contiguous.
+// Checks all sizes, sets those of the layer that are not set, and makes each tensor contiguous.
 void check_sizes(CheckedLayer& layer) {
   layer.directions = layer.weight(1, kWeightIh).has_value() ? 2 : 1;
   TORCH_CHECK_VALUE(!layer.weight(0, kWeightHr).has_value() || layer.cell.projects,

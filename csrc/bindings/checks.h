@@ -55,12 +55,12 @@ struct CheckedLayer {
 enum class Means { kKernels, kComposition };  // of a device; complex numbers have no kernels
 CheckedLayer check_layer(LayerPlaces&& places, int64_t recompute, Means means = Means::kKernels);
 
-// The same for quantized weights.
+// Checks a layer with quantized weights, as check_layer does others.
 CheckedLayer check_quantized_layer(const LayerGiven& given);
 // The format of weights of that dtype in a float32 layer.
 WeightFormat check_format(const char* name, at::ScalarType dtype);
 
-// What layer_backward is given besides the layer. Makes each tensor contiguous.
+// What layer_backward is given besides the layer; check_grads makes each tensor contiguous.
 struct CheckedGrads {
   OutputGrads grads;
   Tensor output;

@@ -67,8 +67,8 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
           packed};
 }
 
-// What torch's own products go by. Context::allowTF32CuBLAS() raises where allow_tf32 and
-// fp32_precision were both set and disagree.
+// torch's own products go by float32Precision. Context::allowTF32CuBLAS() raises where allow_tf32
+// and fp32_precision were both set and disagree.
 bool allows_tf32() {
   return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
          at::Float32Precision::TF32;

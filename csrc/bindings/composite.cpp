@@ -20,7 +20,7 @@ DualValues<N> split_gates(const Dual& gates) {
   return values;
 }
 
-// Each [H], of [N * H]; an undefined one of none.
+// Splits params [N * H] into N of [H]. A cell without params has undefined ones.
 template <int N>
 DualValues<N> split_params(const Dual& params) {
   if constexpr (N == 0) {
@@ -35,7 +35,7 @@ Dual join_gates(const DualValues<N>& values) {
   return cat({values.v, values.v + N}, -1);
 }
 
-// The first rows of a state replaced. Rows beyond a step's own keep theirs: forward their
+// The state with its first rows replaced. Rows beyond a step's own keep theirs: forward their
 // sequences have ended, in reverse they have not begun.
 Dual replace_rows(const Dual& state, const Dual& first) {
   const auto rows = first.value.sym_size(0);
@@ -62,8 +62,8 @@ Dual select(const Dual& tensor, int64_t dim, int64_t index) {
   return tensor.map([&](const Tensor& t) { return t.select(dim, index); });
 }
 
-// One direction. Vectors hold the rows of each step, in the order in which the direction takes
-// them; weights and states are this direction's own.
+// One direction of a layer. Vectors hold the rows of each step, in the order in which the direction
+// takes them; weights and states are this direction's own.
 template <class Cell>
 struct Sweep {
   struct Step {
@@ -134,7 +134,7 @@ struct Sweep {
     for (size_t s = steps.size(); s-- > 0;) {
       const Step& step = steps[s];
       const Dual x = keep_where(valid_at(s), input[s]);
-      // What passes by rows that have ended flows on below.
+      // The gradient that passes by rows which have ended is handed on by leave, below.
       const Dual dh_after = first_rows(dh, x);
       Dual dh_step = dh_after;
       if (!grad_output.empty()) dh_step = dh_step + grad_output[s];
@@ -154,13 +154,13 @@ struct Sweep {
       }
       Cell::backward(step.saved, split_params<Cell::kParams>(weights[kParams]), step.prev,
                      step.next, dnext, dvalues_x, dvalues_r, dprev, dparams);
-      if constexpr (Cell::kParams > 0) add(kParams, sum_rows(join_gates(dparams)));
+      if constexpr (Cell::kParams > 0) add(kParams, sum_columns(join_gates(dparams)));
       const Dual step_x = dgates_x[s] = join_gates(dvalues_x);
       const Dual step_r = dgates_r[s] = join_gates(dvalues_r);
       add(kWeightIh, matmul(transpose(step_x), x));
       add(kWeightHh, matmul(transpose(step_r), step.h_prev));
-      add(kBiasIh, sum_rows(step_x));
-      add(kBiasHh, sum_rows(step_r));
+      add(kBiasIh, sum_columns(step_x));
+      add(kBiasHh, sum_columns(step_r));
       dx[s] = matmul(step_x, weights[kWeightIh]);
       const Dual dh_prev = matmul(step_r, weights[kWeightHh]) + dprev[0];
       leave(s, choose(valid_at(s), dh_prev, dh_after), dh, dreset_h);
@@ -185,7 +185,7 @@ struct Sweep {
     dweights[weight] = defined_sum(dweights[weight], gradient);
   }
 
-  // What is by step, in the order of time.
+  // Reverses the order of all that is held by step.
   void reverse() {
     for (auto* steps_of : {&input, &grad_output, &grad_c, &gates_x, &gates_r, &output, &all_c, &dx,
                            &dgates_x, &dgates_r}) {
@@ -195,8 +195,8 @@ struct Sweep {
   }
 };
 
-// The rows of each step of a packed sequence; none for a padded one. Element by element, because
-// torch.func's wrappers have no memory to read.
+// The rows of each step of a packed sequence; none for a padded one. They are read one by one,
+// because torch.func's wrappers have no memory to read.
 std::vector<int64_t> packed_sizes(const Sequence& sequence) {
   std::vector<int64_t> sizes;
   if (!sequence.batch_sizes.has_value()) return sizes;
@@ -270,7 +270,7 @@ Sweep<Cell> make_sweep(int direction, const CompositeLayer& layer, const Sequenc
   return sweep;
 }
 
-// What a direction computed, one after the other.
+// The results of all directions, one after the other.
 template <class Cell>
 struct Joined {
   std::vector<Dual> output, h_n, c_n, c;

@@ -9,7 +9,7 @@
 
 namespace fusedrnn {
 
-// Undefined where there is no tensor.
+// An element is undefined where there is no tensor.
 using DualTensors = std::array<Dual, kLayerTensorCount>;
 using DualOutputs = std::array<Dual, kOutputCount>;
 using DualGrads = std::array<Dual, kGradCount>;
@@ -31,7 +31,7 @@ struct CompositeBackward {
 CompositeBackward composite_backward(std::string_view cell, const DualOutputs& output_grads,
                                      const CompositeLayer& layer, const Sequence& sequence);
 
-// The operator of this name.
+// The operator activate_gates of library.cpp.
 std::vector<at::Tensor> activate_gates(std::string_view cell, const at::Tensor& x,
                                        const at::Tensor& r, const OptionalTensor& h,
                                        const OptionalTensor& c, const OptionalTensor& params);

@@ -96,9 +96,9 @@ ForwardResult forward(const CheckedLayer& layer, const Keep& keep) {
   rows.outputs[kCN] = at::empty(packed.c_shape(), options);
   run_forward(packed, keep.save, rows);
   packing.clear_padding(result.outputs[kOutput]);
-  packing.place(rows.outputs[kHN], layer.tensors[kH0], result.outputs[kHN]);
+  packing.scatter(rows.outputs[kHN], layer.tensors[kH0], result.outputs[kHN]);
   if (layer.cell.states == 2) {
-    packing.place(rows.outputs[kCN], layer.tensors[kC0], result.outputs[kCN]);
+    packing.scatter(rows.outputs[kCN], layer.tensors[kC0], result.outputs[kCN]);
     if (keep.return_c) packing.clear_padding(result.outputs[kC]);
   }
   return result;
@@ -153,7 +153,7 @@ LayerGrads layer_backward(const BackwardArgs& args) {
     const OptionalTensor others = place == kH0   ? given.grads[kHN]
                                   : place == kC0 ? given.grads[kCN]
                                                  : std::nullopt;
-    packing.place(rows[place], others, result[place]);
+    packing.scatter(rows[place], others, result[place]);
   }
   return result;
 }

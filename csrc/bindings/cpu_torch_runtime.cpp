@@ -35,14 +35,15 @@ namespace {
 // Whether this process was forked, after this library was loaded, from one that may have had a pool
 // of OpenMP threads, which it then lacks.
 bool is_forked = false;
-// There, how many threads the call that is running on this one may have; 0 between calls.
+// In a forked process, how many threads the call that runs on this thread may have; 0 between
+// calls.
 thread_local int threads_of_call = 0;
 
 #ifndef _WIN32
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
 #endif
 
-// Of the calling thread; returns what it was before.
+// Sets the calling thread's number of threads; returns what it was before.
 int set_openmp_threads(int threads) {
 #ifdef _OPENMP
   const int before = omp_get_max_threads();
@@ -59,7 +60,7 @@ int set_mkl_threads(int threads) {
   return 0;
 }
 
-// body on as many threads of this call's own, all at the same time.
+// Runs body on as many threads of this call's own, all at the same time.
 void run_on_own_threads(int threads, ParallelBody body) {
   std::atomic<int> count{0};  // 0: not all threads have been made
   std::vector<std::thread> others;
@@ -177,11 +178,11 @@ void TorchCpuRuntime::gemm(DType dtype, Transpose trans_a, Transpose trans_b, in
 
 // MKL on another processor than Intel's splits its sums by the number of threads; of other
 // libraries nothing is known.
-bool TorchCpuRuntime::repeats_products() const {
+bool TorchCpuRuntime::repeats_gemm() const {
   static const bool repeats = at::hasMKL() && has_intel_cpu();
   return repeats;
 }
 
-void* TorchCpuRuntime::scratch(size_t bytes) { return scratch_.take(bytes); }
+void* TorchCpuRuntime::allocate(size_t bytes) { return scratch_.allocate(bytes); }
 
 }  // namespace fusedrnn

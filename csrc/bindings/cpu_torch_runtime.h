@@ -41,8 +41,8 @@ class TorchCpuRuntime final : public CpuRuntime {
   void gemm(DType dtype, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
             const void* a, int64_t lda, const void* b, int64_t ldb, double beta, void* c,
             int64_t ldc) override;
-  bool repeats_products() const override;
-  void* scratch(size_t bytes) override;
+  bool repeats_gemm() const override;
+  void* allocate(size_t bytes) override;
 
  private:
   Scratch scratch_;

@@ -25,7 +25,7 @@ namespace {
 thread_local const char* last_plan = "";
 thread_local bool last_launched_graph = false;
 
-// Asked once a device: a query takes longer than a layer.
+// Each device is asked once: a query takes longer than a layer.
 CudaInfo device_info(c10::DeviceIndex device) {
   static std::mutex mutex;
   static std::map<c10::DeviceIndex, CudaInfo> known;

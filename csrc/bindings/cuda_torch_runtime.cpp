@@ -38,8 +38,8 @@ at::Tensor matrix(c10::Device device, DType dtype, Transpose transpose, const vo
       .make_tensor();
 }
 
-// c of a product whose sums have no terms.
-Status clear_empty_sum(const CudaProduct& product, cudaStream_t stream) {
+// Clears c of a product whose sums have no terms, because k is 0.
+Status clear_empty_sum(const GemmArgs& product, cudaStream_t stream) {
   if (product.beta != 0) return {};
   const auto bytes = static_cast<size_t>(dtype_bytes(product.out));
   const cudaError_t error = cudaMemset2DAsync(product.c, static_cast<size_t>(product.ldc) * bytes,
@@ -55,7 +55,7 @@ Status clear_empty_sum(const CudaProduct& product, cudaStream_t stream) {
 TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
     : device_(device), stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
 
-Status TorchCudaRuntime::gemm(const CudaProduct& product) {
+Status TorchCudaRuntime::gemm(const GemmArgs& product) {
   if (product.m == 0 || product.n == 0) return {};
   if (product.k == 0) return clear_empty_sum(product, static_cast<cudaStream_t>(stream_));
   const at::Tensor left =
@@ -88,7 +88,7 @@ Status TorchCudaRuntime::launch_together(const KernelSequence& sequence) {
   return status;
 }
 
-void* TorchCudaRuntime::scratch(size_t bytes) {
+void* TorchCudaRuntime::allocate(size_t bytes) {
   buffers_.push_back(c10::cuda::CUDACachingAllocator::get()->allocate(bytes));
   return buffers_.back().get();
 }

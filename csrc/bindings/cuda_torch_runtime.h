@@ -10,13 +10,13 @@
 
 namespace fusedrnn {
 
-// For the current stream of `device`, which must be the current device while this lives. Memory
-// goes back to torch's allocator with it, for later work on the same stream.
+// A runtime for the current stream of `device`, which must be the current device while this lives.
+// Memory goes back to torch's allocator with it, for later work on the same stream.
 class TorchCudaRuntime final : public CudaRuntime {
  public:
   explicit TorchCudaRuntime(c10::Device device);
-  Status gemm(const CudaProduct& product) override;
-  void* scratch(size_t bytes) override;
+  Status gemm(const GemmArgs& product) override;
+  void* allocate(size_t bytes) override;
   void* stream() override { return stream_; }
   Status launch_together(const KernelSequence& sequence) override;
 

@@ -22,7 +22,7 @@ struct Dual {
 
   bool defined() const { return value.defined(); }
 
-  // A linear function of both.
+  // Applies a linear function to value and slope.
   template <class Function>
   Dual map(const Function& function) const {
     return {function(value), slope.defined() ? function(slope) : at::Tensor()};
@@ -36,7 +36,7 @@ inline at::Tensor defined_sum(const at::Tensor& a, const at::Tensor& b) {
   return b.defined() ? a + b : a;
 }
 
-// A function that is linear in each argument.
+// Applies a function that is linear in each argument.
 template <class Function>
 Dual bilinear(const Dual& a, const Dual& b, const Function& function) {
   at::Tensor slope;
@@ -80,12 +80,12 @@ inline Dual relu(const Dual& a) {
   const at::Tensor y = a.value.relu();
   return {y, a.slope.defined() ? at::threshold_backward(a.slope, y, 0) : at::Tensor()};
 }
-inline Dual step(const Dual& a) { return is_positive(a.value); }
+inline Dual heaviside(const Dual& a) { return is_positive(a.value); }
 
 inline Dual transpose(const Dual& a) {
   return a.map([](const at::Tensor& t) { return t.t(); });
 }
-inline Dual sum_rows(const Dual& a) {
+inline Dual sum_columns(const Dual& a) {
   return a.map([](const at::Tensor& t) { return t.sum(0); });
 }
 
@@ -105,7 +105,7 @@ inline Dual where(const at::Tensor& condition, const Dual& a, const Dual& b) {
   return {at::where(condition, a.value, b.value), slope};
 }
 
-// A linear function of several.
+// Joins several by a linear function of them.
 template <class Function>
 Dual join(const std::vector<Dual>& parts, const Function& function) {
   std::vector<at::Tensor> values, slopes;
@@ -124,7 +124,7 @@ inline Dual stack(const std::vector<Dual>& parts) {
   return join(parts, [](const std::vector<at::Tensor>& tensors) { return at::stack(tensors); });
 }
 
-// The way back: `function` makes several tensors of one.
+// Splits one into several, as `function` does with a tensor.
 template <class Function>
 std::vector<Dual> split(const Dual& a, const Function& function) {
   std::vector<Dual> parts;

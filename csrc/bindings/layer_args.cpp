@@ -9,8 +9,8 @@
 namespace fusedrnn {
 namespace {
 
-// at::empty; on the CPU not through the dispatcher, which for the five results of a layer takes as
-// long as a small step.
+// Makes what at::empty makes. On the CPU it leaves out the dispatcher, which for the five results
+// of a layer takes as long as a small step.
 Tensor make_empty(at::IntArrayRef shape, const at::TensorOptions& options) {
   return options.device().is_cpu() ? at::detail::empty_cpu(shape, options)
                                    : at::empty(shape, options);
@@ -30,7 +30,7 @@ void* write_part(const Tensor& tensor, int64_t offset) {
   return static_cast<char*>(tensor.mutable_data_ptr()) + offset * tensor.element_size();
 }
 
-// The same of a tensor [directions, ...].
+// Pointers into a tensor [directions, ...] at the part of one direction, or null.
 const void* read_direction(const OptionalTensor& tensor, const CheckedLayer& layer, int direction) {
   return tensor.has_value() ? read_part(tensor, direction * (tensor->numel() / layer.directions))
                             : nullptr;
@@ -102,7 +102,7 @@ ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) 
   const at::DimVector saved_shape = keep.save ? layer.saved_shape() : nothing;
   result.kept_output = make_empty(nothing, options);
   const auto saved_options = options.dtype(layer.saved_dtype());
-  // Kept states have more places than are used.
+  // There is room for more states than are kept.
   result.saved = layer.recompute > 0 ? at::zeros(saved_shape, saved_options)
                                      : make_empty(saved_shape, saved_options);
   return result;

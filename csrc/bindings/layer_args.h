@@ -8,7 +8,7 @@
 
 namespace fusedrnn {
 
-// `training`: backward will be asked for, or this is the backward.
+// `training` says that backward will be asked for, or that this is the backward.
 Problem to_problem(const CheckedLayer& layer, bool training);
 
 // What layer_forward and layer_backward compute, not filled in. Gradients that are not wanted stay
@@ -18,7 +18,7 @@ ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep);
 void keep_output(ForwardResult* result);
 LayerGrads empty_grads(const CheckedLayer& layer, const GradMask& mask);
 
-// Pointers into those, and into the layer's tensors.
+// The arguments of one direction: pointers into the results and into the layer's tensors.
 LayerForwardArgs forward_args(const CheckedLayer& layer, const ForwardResult& result,
                               int direction);
 LayerBackwardArgs backward_args(const CheckedLayer& layer, const CheckedGrads& given,

@@ -64,8 +64,8 @@ void Packing::clear_padding(const Tensor& padded) const {
 
 Tensor Packing::select(const Tensor& states) const { return at::index_select(states, 1, order_); }
 
-void Packing::place(const Tensor& packed, const OptionalTensor& others,
-                    const Tensor& states) const {
+void Packing::scatter(const Tensor& packed, const OptionalTensor& others,
+                      const Tensor& states) const {
   if (others.has_value()) {
     states.copy_(*others);
   } else {

@@ -11,19 +11,20 @@ namespace fusedrnn {
 
 class Packing {
  public:
-  // Of a layer with lengths, on the CPU.
+  // The layer has lengths and is on the CPU.
   explicit Packing(const CheckedLayer& layer);
 
-  // The same layer, packed; its states are copies. Sequences of length 0 are not in it.
+  // Returns the layer packed, with copies of its states and without sequences of length 0.
   CheckedLayer pack(const CheckedLayer& layer) const;
 
-  // Zeros in the rows of a tensor [..., T, B, W] beyond a length.
+  // Writes zeros into the rows of a tensor [..., T, B, W] that are beyond a length.
   void clear_padding(const Tensor& padded) const;
 
-  // [D, B, W] to the same of the packed sequences.
+  // Selects those of the packed sequences from states [D, B, W].
   Tensor select(const Tensor& states) const;
-  // The way back; those of length 0 come from `others`, or are zeros.
-  void place(const Tensor& packed, const OptionalTensor& others, const Tensor& states) const;
+  // Copies states of the packed sequences to where they are in `states`; those of sequences of
+  // length 0 come from `others`, or are zeros.
+  void scatter(const Tensor& packed, const OptionalTensor& others, const Tensor& states) const;
 
  private:
   int64_t seq_len_, batch_size_;  // padded

@@ -5,7 +5,7 @@
 
 namespace fusedrnn {
 
-// The same layer with float32 weights.
+// Returns the layer with float32 weights.
 CheckedLayer dequantize(const CheckedLayer& layer);
 
 }  // namespace fusedrnn

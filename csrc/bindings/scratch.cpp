@@ -21,9 +21,9 @@ struct Pool {
 
 thread_local Pool pool;
 
-ScratchBlock allocate(size_t bytes) { return ScratchBlock(c10::alloc_cpu(bytes)); }
+ScratchBlock allocate_block(size_t bytes) { return ScratchBlock(c10::alloc_cpu(bytes)); }
 
-// Where whole ones fit.
+// Asks for large pages where whole ones fit.
 void use_large_pages(const ScratchBlock& block, size_t bytes) {
 #ifdef MADV_HUGEPAGE
   constexpr uintptr_t kPageBytes = uintptr_t{2} << 20;
@@ -43,18 +43,18 @@ Scratch::Scratch() : first_(pool.taken) {}
 
 Scratch::~Scratch() { pool.taken = first_; }
 
-void* Scratch::take(size_t bytes) {
+void* Scratch::allocate(size_t bytes) {
   constexpr size_t kAlign = 64;
   constexpr auto kMostBytes = static_cast<size_t>(std::numeric_limits<int64_t>::max());
   TORCH_CHECK(bytes <= kMostBytes - kAlign, "scratch memory: expected a size, got ", bytes,
               " bytes; a product of sizes overflowed");
   bytes = (bytes + kAlign - 1) / kAlign * kAlign;
   if (bytes > kPoolBytes - pool.taken) {
-    const ScratchBlock& block = outside_pool_.emplace_back(allocate(bytes));
+    const ScratchBlock& block = outside_pool_.emplace_back(allocate_block(bytes));
     if (bytes <= kPoolBytes) use_large_pages(block, bytes);
     return block.get();
   }
-  if (pool.addresses == nullptr) pool.addresses = allocate(kPoolBytes);
+  if (pool.addresses == nullptr) pool.addresses = allocate_block(kPoolBytes);
   void* piece = static_cast<char*>(pool.addresses.get()) + pool.taken;
   pool.taken += bytes;
   if (pool.taken > pool.most_taken) {

@@ -32,9 +32,9 @@ class Scratch {
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  // Uninitialised, aligned to 64 bytes, valid as long as this. Raises torch's error where there is
-  // no memory.
-  void* take(size_t bytes);
+  // The memory is uninitialised, aligned to 64 bytes and valid as long as this. Raises torch's
+  // error where there is none.
+  void* allocate(size_t bytes);
 
  private:
   size_t first_;  // byte of the pool

@@ -6,7 +6,7 @@
 
 namespace fusedrnn {
 
-// As given; empty where there is none.
+// The values as they were given; empty where there is none.
 struct Settings {
   std::string cpu_isa;     // FUSEDRNN_CPU_ISA
   std::string schedule;    // FUSEDRNN_SCHEDULE
@@ -14,7 +14,7 @@ struct Settings {
   std::string debug;       // FUSEDRNN_DEBUG
 };
 
-// Those of the next call; valid for ever.
+// The settings of the next call; the reference is valid for ever.
 const Settings& settings();
 
 }  // namespace fusedrnn

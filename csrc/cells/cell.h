@@ -29,8 +29,8 @@
 // before it writes an output, so outputs may alias inputs of the same index.
 //
 // V needs +, -, *, unary -, construction from float constants as V(1.0f), and the
-// overloads exp, tanh, sigmoid, relu, step (1 where v > 0, else 0; NaN gives NaN
-// for relu, 0 for step) found by argument-dependent lookup or in math/.
+// overloads exp, tanh, sigmoid, relu, heaviside (1 where v > 0, else 0; NaN gives NaN
+// for relu, 0 for heaviside) found by argument-dependent lookup or in math/.
 //
 // A header ends with FUSEDRNN_CELL(Cell) for each of its cells: what compiles the kernels of one
 // header's cells (cpu/isa/cell.cpp, cuda/cell.cu) makes an instance of it.
@@ -47,8 +47,8 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// What a schedule would have to provide. None provides more than kNothing; a cell that needs more
-// does not compile.
+// What a schedule would have to provide for a cell. No schedule provides more than kNothing; a cell
+// that needs more does not compile.
 enum class CellNeeds { kNothing, kRowStatistics, kMask };
 
 // N values of type V; N may be zero.

@@ -36,7 +36,7 @@ struct CellInfo {
 };
 
 template <template <class> class Cell>
-constexpr CellInfo make_cell_info(int place) {
+constexpr CellInfo make_cell_info(int idx) {
   using C = Cell<float>;
   static_assert(C::kStates == 1 || C::kStates == 2, "schedules hand on h, or h and c");
   static_assert(!C::kProjects || !C::kReadsPrevH, "projected h has another width than a unit's");
@@ -44,7 +44,7 @@ constexpr CellInfo make_cell_info(int place) {
                 "no schedule provides statistics of a row, or a mask");
   const char* const* param_names = nullptr;
   if constexpr (C::kParams > 0) param_names = C::kParamNames;
-  return {static_cast<CellKind>(place),
+  return {static_cast<CellKind>(idx),
           C::kName,
           C::kGates,
           C::kGateNames,
@@ -64,26 +64,26 @@ struct CellInfos {
 
 template <template <class> class... Cell>
 constexpr CellInfos<sizeof...(Cell)> make_cell_infos(CellList<Cell...>) {
-  int place = 0;
-  return {{make_cell_info<Cell>(place++)...}};
+  int idx = 0;
+  return {{make_cell_info<Cell>(idx++)...}};
 }
 
-// By kind.
+// The constants of every cell, by CellKind.
 inline constexpr auto kCellInfos = make_cell_infos(Cells());
 inline constexpr auto& kCells = kCellInfos.of;
 constexpr int kCellCount = sizeof(kCells) / sizeof(kCells[0]);
 
 template <template <class> class Wanted, template <class> class First,
           template <class> class... Others>
-constexpr int find_place(CellList<First, Others...>) {
+constexpr int find_idx(CellList<First, Others...>) {
   if constexpr (std::is_same_v<Wanted<float>, First<float>>) {
     return 0;
   } else {
-    return 1 + find_place<Wanted>(CellList<Others...>());
+    return 1 + find_idx<Wanted>(CellList<Others...>());
   }
 }
 template <template <class> class Cell>
-constexpr CellKind kind_of = static_cast<CellKind>(find_place<Cell>(Cells()));
+constexpr CellKind kind_of = static_cast<CellKind>(find_idx<Cell>(Cells()));
 
 constexpr const CellInfo& cell_info(CellKind kind) { return kCells[static_cast<int>(kind)]; }
 
@@ -103,9 +103,9 @@ struct CellTag {
 };
 
 template <class Body, template <class> class First, template <class> class... Others>
-auto visit_cell_at(int place, Body&& body, CellList<First, Others...>) {
+auto visit_cell_at(int idx, Body&& body, CellList<First, Others...>) {
   if constexpr (sizeof...(Others) > 0) {
-    if (place > 0) return visit_cell_at(place - 1, body, CellList<Others...>());
+    if (idx > 0) return visit_cell_at(idx - 1, body, CellList<Others...>());
   }
   return body(CellTag<First>{});
 }

@@ -30,7 +30,7 @@ struct ReluActivation {
   }
   template <class V>
   FUSEDRNN_HD static V derivative(const V& y) {
-    return step(y);
+    return heaviside(y);
   }
 };
 

@@ -58,7 +58,7 @@ struct LayerWeights {
   const void* weight_hr;  // [proj_size, hidden_size], or null
   const void* params;     // [kParams * hidden_size], of the cell; null where it has none
   WeightFormat format = WeightFormat::kSame;
-  // kInt8: what the elements of each row are multiples of; else null, as that of no weight.
+  // With kInt8, what the elements of each row are multiples of; else null, as that of no weight.
   const float* scale_ih = nullptr;  // [kGates * hidden_size]
   const float* scale_hh = nullptr;  // [kGates * hidden_size]
   const float* scale_hr = nullptr;  // [proj_size]
@@ -98,8 +98,8 @@ struct LayerBackwardArgs {
   const void* grad_h_n;  // S [batch_size, output_size], contiguous, or null: zeros
   const void* grad_c_n;  // S [batch_size, hidden_size], contiguous, or null: zeros
   const void* grad_c;    // S [total_rows, hidden_size], contiguous, or null: zeros
-  // Results, contiguous, overwritten, from the start on for scratch, so they overlap nothing else;
-  // null when not wanted.
+  // Results are contiguous and overwritten, from the start on for scratch, so they overlap nothing
+  // else; those not wanted are null.
   void* grad_input;            // S [total_rows, input_size]
   bool accumulate_grad_input;  // add to grad_input: the second direction of a layer
   void* grad_h_0;              // S [batch_size, output_size]

@@ -1,4 +1,4 @@
-// What a kernel returns instead of throwing. No allocation.
+// What a kernel returns instead of throwing. It allocates nothing.
 #pragma once
 
 #include <cstdarg>

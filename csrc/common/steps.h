@@ -11,7 +11,13 @@
 
 namespace fusedrnn {
 
-// Always inlined: see Note [ISA namespace].
+// Rows of the sequence, all of whole steps.
+struct RowRange {
+  int64_t first;
+  int64_t count;
+};
+
+// All of it is inlined: see Note [ISA namespace].
 struct Steps {
   const int64_t* offsets;  // [seq_len + 1] first row of each time, or null: batch_size rows each
   int64_t seq_len;

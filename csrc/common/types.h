@@ -7,7 +7,7 @@ namespace fusedrnn {
 
 enum class DType : int8_t { kFloat32, kFloat64, kBFloat16, kFloat16 };
 
-// A cell's place in the list of cells/registry.h, which maps it to a struct and a name.
+// A cell's index in the list of cells/registry.h, which maps it to a struct and a name.
 enum class CellKind : int8_t {};
 
 enum class Direction : int8_t { kForward, kReverse };
@@ -18,7 +18,7 @@ enum class Transpose : int8_t { kNo, kYes };
 // Instruction sets with a kernel table of their own, weakest first.
 enum class Isa : int8_t { kGeneric, kAvx2, kAvx512 };
 
-// 16-bit storage. Arithmetic happens in float; math/pack.h converts.
+// 16-bit types are for storage: arithmetic happens in float, and math/pack.h converts.
 struct BFloat16 {
   uint16_t bits;
 };

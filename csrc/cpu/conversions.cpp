@@ -6,10 +6,10 @@ namespace fusedrnn {
 
 const void* Conversions::as_accum(const void* src, int64_t row_count, int64_t cols, void* copy) {
   if (layer_.is_accum || src == nullptr) return src;
-  if (copy == nullptr) copy = layer_.take(row_count * cols);
+  if (copy == nullptr) copy = layer_.allocate(row_count * cols);
   layer_.parallel(row_count, cols, [&](int64_t begin, int64_t end) {
-    layer_.rows.load_rows(layer_.storage(src, begin * cols), cols, layer_.accum(copy, begin * cols),
-                          cols, end - begin, cols);
+    layer_.dtype_kernels.load_rows(layer_.storage(src, begin * cols), cols,
+                                   layer_.accum(copy, begin * cols), cols, end - begin, cols);
   });
   return copy;
 }
@@ -20,9 +20,9 @@ const void* Conversions::load_steps(const void* src, int64_t begin, int64_t end,
   if (layer_.steps.order == nullptr) {
     return as_accum(layer_.storage(src, range.first * cols), range.count, cols, copy);
   }
-  layer_.for_each_row(begin, end, cols, [&](int64_t place, int64_t row) {
-    layer_.rows.load_rows(layer_.storage(src, place * cols), cols,
-                          layer_.accum(copy, (row - range.first) * cols), cols, 1, cols);
+  layer_.for_each_row(begin, end, cols, [&](int64_t caller_row, int64_t row) {
+    layer_.dtype_kernels.load_rows(layer_.storage(src, caller_row * cols), cols,
+                                   layer_.accum(copy, (row - range.first) * cols), cols, 1, cols);
   });
   return copy;
 }
@@ -32,28 +32,29 @@ void Conversions::store_steps(const void* src, int64_t begin, int64_t end, int64
   const RowRange range = layer_.chunk_rows(begin, end);
   if (layer_.steps.order == nullptr) {
     layer_.parallel(range.count, cols, [&](int64_t first, int64_t last) {
-      layer_.rows.store_rows(layer_.accum(src, first * cols), cols,
-                             layer_.storage(dst, (range.first + first) * cols), cols, last - first,
-                             cols, accumulate);
+      layer_.dtype_kernels.store_rows(layer_.accum(src, first * cols), cols,
+                                      layer_.storage(dst, (range.first + first) * cols), cols,
+                                      last - first, cols, accumulate);
     });
     return;
   }
-  layer_.for_each_row(begin, end, cols, [&](int64_t place, int64_t row) {
-    layer_.rows.store_rows(layer_.accum(src, (row - range.first) * cols), cols,
-                           layer_.storage(dst, place * cols), cols, 1, cols, accumulate);
+  layer_.for_each_row(begin, end, cols, [&](int64_t caller_row, int64_t row) {
+    layer_.dtype_kernels.store_rows(layer_.accum(src, (row - range.first) * cols), cols,
+                                    layer_.storage(dst, caller_row * cols), cols, 1, cols,
+                                    accumulate);
   });
 }
 
 void Conversions::load_state(const void* src, int64_t row_count, int64_t cols, void* dst) const {
   if (src != nullptr) {
-    layer_.rows.load_rows(src, cols, dst, cols, row_count, cols);
+    layer_.dtype_kernels.load_rows(src, cols, dst, cols, row_count, cols);
   } else {
     std::memset(dst, 0, static_cast<size_t>(row_count * cols * accum_bytes(layer_.shape.dtype)));
   }
 }
 
-void* Conversions::take_state(const void* src, int64_t row_count, int64_t cols) {
-  void* state = layer_.take(row_count * cols);
+void* Conversions::load_state(const void* src, int64_t row_count, int64_t cols) {
+  void* state = layer_.allocate(row_count * cols);
   load_state(src, row_count, cols, state);
   return state;
 }

@@ -1,5 +1,5 @@
-// Rows and states of the caller as the kernels take them, and the way back: of another type, or in
-// another place.
+// Rows and states of the caller as the kernels take them, and the way back: of another type, or
+// elsewhere in memory.
 #pragma once
 
 #include "cpu/cpu_layer.h"
@@ -16,15 +16,16 @@ class Conversions {
   // The rows of sweep steps [begin, end) of src [rows of the sequence, cols] of the caller as A,
   // contiguous: src's own where they lie so, else in `copy`.
   const void* load_steps(const void* src, int64_t begin, int64_t end, int64_t cols, void* copy);
-  // The way back, from contiguous rows to dst; or dst += src.
+  // Stores contiguous rows of A as the rows of those sweep steps in dst of the caller, or adds
+  // them.
   void store_steps(const void* src, int64_t begin, int64_t end, int64_t cols, bool accumulate,
                    void* dst) const;
   // Whether the rows of the caller are as load_steps gives them.
   bool rows_are_accum() const { return layer_.is_accum && layer_.steps.order == nullptr; }
   // dst = src as A, contiguous, or zeros if src is null.
   void load_state(const void* src, int64_t rows, int64_t cols, void* dst) const;
-  // The same in new scratch.
-  void* take_state(const void* src, int64_t rows, int64_t cols);
+  // A copy of src as A, contiguous, in new scratch; zeros if src is null.
+  void* load_state(const void* src, int64_t rows, int64_t cols);
 
  private:
   CpuLayer& layer_;

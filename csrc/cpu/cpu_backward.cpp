@@ -21,7 +21,7 @@ class Backward {
       : args_(args),
         layer_(args.shape, plan, table, runtime),
         conversions_(layer_),
-        products_(layer_, table) {
+        multiplier_(layer_, table) {
     // A cell that saves nothing has nothing to compute again.
     if (args.shape.recompute == 0 || layer_.cell.saved_width() == 0) return;
     forward_args_ = forward_inputs(args);
@@ -37,10 +37,10 @@ class Backward {
       chunk_ = layer_.chunk_rows(sweep_.begin, sweep_.end);
       sweep_.first_row = chunk_.first;
       if (layer_.is_persistent()) {
-        layer_.run_region(layer_.kernels.backward_sweep, &sweep_);
+        layer_.run_region(layer_.cell_kernels.backward_sweep, &sweep_);
       } else {
         for (int64_t s = sweep_.end - 1; s >= sweep_.begin; --s) step(s);
-        if (sweep_.begin == 0 && leaves_) step(-1);
+        if (sweep_.begin == 0 && wants_first_h_) step(-1);
       }
       multiply_chunk();
       has_sums_ = true;
@@ -58,25 +58,25 @@ class Backward {
     sweep_.steps = layer_.steps;
     if (!forward_.has_value()) sweep_.saved = args_.saved;
     if (shape.reset != nullptr) {
-      sweep_.dreset_h = layer_.take_zeros(shape.batch_size * output_size);
+      sweep_.dreset_h = layer_.allocate_zeros(shape.batch_size * output_size);
       if (layer_.cell.states > 1) {
-        sweep_.dreset_c = layer_.take_zeros(shape.batch_size * hidden_size);
+        sweep_.dreset_c = layer_.allocate_zeros(shape.batch_size * hidden_size);
       }
     }
-    leaves_ = args_.grad_h_0 != nullptr || sweep_.dreset_h != nullptr;
-    sweep_.dgx = layer_.take(max_rows * gate_size);
-    sweep_.dgr = layer_.cell.split ? layer_.take(max_rows * gate_size) : sweep_.dgx;
-    sweep_.dgr_end = dgr_end_ = layer_.take(shape.batch_size * gate_size);
-    sweep_.carry = conversions_.take_state(args_.grad_h_n, shape.batch_size, output_size);
+    wants_first_h_ = args_.grad_h_0 != nullptr || sweep_.dreset_h != nullptr;
+    sweep_.dgx = layer_.allocate(max_rows * gate_size);
+    sweep_.dgr = layer_.cell.split ? layer_.allocate(max_rows * gate_size) : sweep_.dgx;
+    sweep_.dgr_end = dgr_end_ = layer_.allocate(shape.batch_size * gate_size);
+    sweep_.carry = conversions_.load_state(args_.grad_h_n, shape.batch_size, output_size);
     if (layer_.cell.states > 1) {
-      sweep_.dc = conversions_.take_state(args_.grad_c_n, shape.batch_size, hidden_size);
+      sweep_.dc = conversions_.load_state(args_.grad_c_n, shape.batch_size, hidden_size);
     }
-    if (shape.proj_size > 0) sweep_.dh = layer_.take(max_rows * output_size);
+    if (shape.proj_size > 0) sweep_.dh = layer_.allocate(max_rows * output_size);
     const int64_t param_size = layer_.cell.params * hidden_size;
     sweep_.params = conversions_.as_accum(args_.weights.params, layer_.cell.params, hidden_size);
     if (args_.grad_params != nullptr) {
-      sweep_.dparams = layer_.take(max_rows * param_size);
-      sums_params_ = layer_.take_zeros(param_size);
+      sweep_.dparams = layer_.allocate(max_rows * param_size);
+      sums_params_ = layer_.allocate_zeros(param_size);
     }
 
     grad_weight_ih_ = accumulator(args_.grad_weight_ih, gate_size * shape.input_size);
@@ -84,18 +84,19 @@ class Backward {
     grad_weight_hr_ = accumulator(args_.grad_weight_hr, output_size * hidden_size);
     prepare_recurrent_weights();
     if (args_.grad_input != nullptr) {
-      weight_ih_ = products_.take_operand(
+      weight_ih_ = multiplier_.make_operand(
           Transpose::kNo, shape.input_size, gate_size,
           conversions_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size),
           shape.input_size);
     }
     const bool has_grad_bias = args_.grad_bias_ih != nullptr || args_.grad_bias_hh != nullptr;
-    if (has_grad_bias) sums_x_ = layer_.take_zeros(gate_size);
-    sums_r_ = has_grad_bias && layer_.cell.split ? layer_.take_zeros(gate_size) : sums_x_;
-    take_rows();
+    if (has_grad_bias) sums_x_ = layer_.allocate_zeros(gate_size);
+    sums_r_ = has_grad_bias && layer_.cell.split ? layer_.allocate_zeros(gate_size) : sums_x_;
+    prepare_rows();
   }
 
-  // What forward would have saved of the chunk, and the c that its first step started from.
+  // Computes again what forward would have saved of the chunk, and the c that its first step
+  // started from.
   void recompute_saved() {
     const LayerShape& shape = args_.shape;
     const SweepSteps& steps = layer_.steps;
@@ -106,7 +107,8 @@ class Backward {
     const int64_t hidden_size = layer_.hidden_size, width = layer_.cell.saved_width();
     if (recomputed_ == nullptr) {
       const int64_t max_rows = std::min((part_steps + 1) * shape.batch_size, shape.total_rows);
-      recomputed_ = layer_.take_bytes(max_rows * width * hidden_size * dtype_bytes(shape.dtype));
+      recomputed_ =
+          layer_.allocate_bytes(max_rows * width * hidden_size * dtype_bytes(shape.dtype));
     }
     const int64_t end = std::min(begin + part_steps, shape.seq_len);
     const RowRange rows = layer_.chunk_rows(std::max<int64_t>(begin - 1, 0), end);
@@ -119,13 +121,13 @@ class Backward {
     sweep_.saved_first_row = rows.first;
     if (!has_c) return;
     const int64_t row = steps.row(begin - 1) - rows.first;
-    layer_.rows.store_rows(c, hidden_size,
-                           layer_.storage(recomputed_, (row * width + width - 1) * hidden_size),
-                           width * hidden_size, steps.rows(begin - 1), hidden_size, false);
+    layer_.dtype_kernels.store_rows(
+        c, hidden_size, layer_.storage(recomputed_, (row * width + width - 1) * hidden_size),
+        width * hidden_size, steps.rows(begin - 1), hidden_size, false);
   }
 
-  // Each as wide as the widest that it will hold.
-  void take_rows() {
+  // Prepares what holds the rows of a chunk, each as wide as the widest that it will hold.
+  void prepare_rows() {
     const int64_t input_size = args_.shape.input_size, output_size = layer_.output_size;
     const int64_t hidden_size = layer_.hidden_size;
     const auto cols_if = [](bool wanted, int64_t cols) { return wanted ? cols : 0; };
@@ -135,13 +137,13 @@ class Backward {
         !conversions_.rows_are_accum() && (wants_ih || args_.grad_input != nullptr);
     const int64_t copy_cols = std::max({cols_if(copies_input, input_size),
                                         cols_if(wants_hh && !h_is_output(), output_size), hr_cols});
-    if (copy_cols > 0) copy_ = layer_.take(layer_.chunk_max_rows * copy_cols);
+    if (copy_cols > 0) copy_ = layer_.allocate(layer_.chunk_max_rows * copy_cols);
     const int64_t cols = std::max(cols_if(wants_ih, input_size), hr_cols);
-    if (cols > 0) rows_ = products_.take_rows_operand(cols);
-    if (wants_hh) h_before_ = products_.take_rows_operand(output_size);
+    if (cols > 0) rows_ = multiplier_.make_rows_operand(cols);
+    if (wants_hh) h_before_ = multiplier_.make_rows_operand(output_size);
   }
 
-  // Whether the h that a step after the first starts from are rows of the output, as A.
+  // Whether the h that steps after the first start from are rows of the output, as A.
   bool h_is_output() const {
     return conversions_.rows_are_accum() && layer_.steps.offsets == nullptr &&
            args_.shape.reset == nullptr;
@@ -150,28 +152,29 @@ class Backward {
   void prepare_recurrent_weights() {
     const LayerWeights& weights = args_.weights;
     if (layer_.is_persistent()) {
-      // Where one chunk is all, its gradient is written after the last read of the packed weight.
-      void* place = layer_.chunk_steps == args_.shape.seq_len ? grad_weight_hh_ : nullptr;
-      const int64_t place_elements = layer_.gate_size * layer_.output_size;
-      sweep_.packed_hh = products_.pack(SweepProduct::kGradHidden, weights.weight_hh, place,
-                                        place_elements * accum_bytes(args_.shape.dtype));
-      sweep_.packed_hr = products_.pack(SweepProduct::kGradProjected, weights.weight_hr);
+      // Where one chunk is all, the gradient of weight_hh is written after the last read of the
+      // packed weight, which may lie in its memory until then.
+      void* buffer = layer_.chunk_steps == args_.shape.seq_len ? grad_weight_hh_ : nullptr;
+      const int64_t buffer_elements = layer_.gate_size * layer_.output_size;
+      sweep_.packed_hh = multiplier_.pack(SweepProduct::kGradHidden, weights.weight_hh, buffer,
+                                          buffer_elements * accum_bytes(args_.shape.dtype));
+      sweep_.packed_hr = multiplier_.pack(SweepProduct::kGradProjected, weights.weight_hr);
       return;
     }
     const int64_t batch_size = args_.shape.batch_size, output_size = layer_.output_size;
-    sweep_.product = product_ = layer_.take(batch_size * output_size);
+    sweep_.product = product_ = layer_.allocate(batch_size * output_size);
     weight_hh_ = conversions_.as_accum(weights.weight_hh, layer_.gate_size, output_size);
     if (weights.weight_hr == nullptr) return;
-    sweep_.projected = projected_ = layer_.take(batch_size * layer_.hidden_size);
+    sweep_.projected = projected_ = layer_.allocate(batch_size * layer_.hidden_size);
     weight_hr_ = conversions_.as_accum(weights.weight_hr, output_size, layer_.hidden_size);
   }
 
   // Where a gradient of type S is summed up: in place if S is A.
   void* accumulator(void* grad, int64_t elements) {
-    return grad == nullptr || layer_.is_accum ? grad : layer_.take(elements);
+    return grad == nullptr || layer_.is_accum ? grad : layer_.allocate(elements);
   }
 
-  // The gate gradients of recurrent side of step s, visited before.
+  // The gate gradients of the recurrent side of step s, which was visited before.
   const void* dgr_of(int64_t s) const {
     if (s == sweep_.end) return dgr_end_;
     const int64_t row = layer_.steps.row(s) - sweep_.first_row;
@@ -183,23 +186,23 @@ class Backward {
     const int64_t output_size = layer_.output_size;
     const int64_t rows = layer_.steps.rows(s);
     int64_t product_rows = layer_.steps.rows(s + 1);
-    if (!leaves_) product_rows = std::min(product_rows, rows);
+    if (!wants_first_h_) product_rows = std::min(product_rows, rows);
     if (product_rows > 0) {
-      products_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
-                     dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
-                     output_size);
+      multiplier_.gemm(Transpose::kNo, Transpose::kNo, product_rows, output_size, layer_.gate_size,
+                       dgr_of(s + 1), layer_.gate_size, weight_hh_, output_size, 0, product_,
+                       output_size);
     }
     layer_.parallel(std::max(rows, product_rows), layer_.gate_size,
                     [&](int64_t row_begin, int64_t row_end) {
-                      layer_.kernels.backward_hidden(sweep_, s, row_begin, row_end);
+                      layer_.cell_kernels.backward_hidden(sweep_, s, row_begin, row_end);
                     });
     if (sweep_.dh == nullptr || rows == 0) return;
     const int64_t row = layer_.steps.row(s) - sweep_.first_row;
-    products_.gemm(Transpose::kNo, Transpose::kNo, rows, layer_.hidden_size, output_size,
-                   layer_.accum(sweep_.dh, row * output_size), output_size, weight_hr_,
-                   layer_.hidden_size, 0, projected_, layer_.hidden_size);
+    multiplier_.gemm(Transpose::kNo, Transpose::kNo, rows, layer_.hidden_size, output_size,
+                     layer_.accum(sweep_.dh, row * output_size), output_size, weight_hr_,
+                     layer_.hidden_size, 0, projected_, layer_.hidden_size);
     layer_.parallel(rows, layer_.gate_size, [&](int64_t row_begin, int64_t row_end) {
-      layer_.kernels.backward_cell(sweep_, s, row_begin, row_end);
+      layer_.cell_kernels.backward_cell(sweep_, s, row_begin, row_end);
     });
   }
 
@@ -210,15 +213,15 @@ class Backward {
     if (grad_weight_hr_ != nullptr) {
       const int64_t saved_row_size = layer_.cell.saved_width() * hidden_size;
       layer_.parallel(chunk_.count, hidden_size, [&](int64_t begin, int64_t end) {
-        layer_.kernels.unprojected(
+        layer_.cell_kernels.unprojected(
             layer_.storage(sweep_.saved,
                            (chunk_.first - sweep_.saved_first_row + begin) * saved_row_size),
             layer_.accum(copy_, begin * hidden_size), end - begin, hidden_size);
       });
-      products_.set_operand(hidden_size, chunk_.count, copy_, hidden_size, &rows_);
+      multiplier_.set_operand(hidden_size, chunk_.count, copy_, hidden_size, &rows_);
       const Product product{&rows_, 0, has_sums_, grad_weight_hr_, hidden_size};
-      products_.matmul(Transpose::kYes, layer_.output_size, chunk_.count, sweep_.dh,
-                       layer_.output_size, &product, 1);
+      multiplier_.matmul(Transpose::kYes, layer_.output_size, chunk_.count, sweep_.dh,
+                         layer_.output_size, &product, 1);
     }
     if (sums_x_ != nullptr) {
       sum_columns(sweep_.dgx, layer_.gate_size, sums_x_);
@@ -240,18 +243,18 @@ class Backward {
   // before, of all rows. Both read the same gradients at once, unless a cell has its sides apart or
   // operands that are not packed share copy_.
   void add_grad_weights() {
-    Product products[Products::kMaxProducts];
+    Product products[Multiplier::kMaxProducts];
     int count = 0;
     const auto multiply = [&](const void* grads) {
-      products_.matmul(Transpose::kYes, layer_.gate_size, chunk_.count, grads, layer_.gate_size,
-                       products, count);
+      multiplier_.matmul(Transpose::kYes, layer_.gate_size, chunk_.count, grads, layer_.gate_size,
+                         products, count);
       count = 0;
     };
     if (grad_weight_ih_ != nullptr) {
       const int64_t cols = args_.shape.input_size;
       const void* input =
           conversions_.load_steps(args_.input, sweep_.begin, sweep_.end, cols, copy_);
-      products_.set_operand(cols, chunk_.count, input, cols, &rows_);
+      multiplier_.set_operand(cols, chunk_.count, input, cols, &rows_);
       products[count++] = {&rows_, 0, has_sums_, grad_weight_ih_, cols};
       if (layer_.cell.split || rows_.packed == nullptr) multiply(sweep_.dgx);
     }
@@ -274,10 +277,10 @@ class Backward {
         const int64_t first = layer_.chunk_rows(begin - 1, end - 1).first;
         h_before = layer_.accum(h_before, first * args_.output_row_stride);
       }
-      products_.set_operand(cols, rows.count, h_before, args_.output_row_stride, &h_before_);
+      multiplier_.set_operand(cols, rows.count, h_before, args_.output_row_stride, &h_before_);
     } else {
       gather_h_before();
-      products_.set_operand(cols, rows.count, copy_, cols, &h_before_);
+      multiplier_.set_operand(cols, rows.count, copy_, cols, &h_before_);
     }
     return {&h_before_, rows.first - chunk_.first, has_sums_, grad_weight_hh_, cols};
   }
@@ -286,10 +289,10 @@ class Backward {
   void add_first_step() {
     const int64_t cols = layer_.output_size;
     const RowRange rows = layer_.chunk_rows(0, 1);
-    products_.set_operand(cols, rows.count, args_.h_0, cols, &h_before_);
+    multiplier_.set_operand(cols, rows.count, args_.h_0, cols, &h_before_);
     const Product product{&h_before_, 0, true, grad_weight_hh_, cols};
-    products_.matmul(Transpose::kYes, layer_.gate_size, rows.count, dgr_of(0), layer_.gate_size,
-                     &product, 1);
+    multiplier_.matmul(Transpose::kYes, layer_.gate_size, rows.count, dgr_of(0), layer_.gate_size,
+                       &product, 1);
   }
 
   void multiply_grad_input() {
@@ -297,8 +300,8 @@ class Backward {
     const bool in_place = conversions_.rows_are_accum();
     void* to = in_place ? layer_.storage(args_.grad_input, chunk_.first * input_size) : copy_;
     const Product product{&weight_ih_, 0, in_place && args_.accumulate_grad_input, to, input_size};
-    products_.matmul(Transpose::kNo, chunk_.count, layer_.gate_size, sweep_.dgx, layer_.gate_size,
-                     &product, 1);
+    multiplier_.matmul(Transpose::kNo, chunk_.count, layer_.gate_size, sweep_.dgx, layer_.gate_size,
+                       &product, 1);
     if (in_place) return;
     conversions_.store_steps(to, sweep_.begin, sweep_.end, input_size, args_.accumulate_grad_input,
                              args_.grad_input);
@@ -315,9 +318,10 @@ class Backward {
         const int64_t old_rows = std::min(rows, steps.rows(s - 1));
         void* to = layer_.accum(copy_, (steps.row(s) - chunk_.first) * cols);
         for (int64_t row = 0; row < old_rows; ++row) {
-          const int64_t place = steps.place(s - 1, row) * args_.output_row_stride;
-          layer_.rows.load_rows(layer_.storage(args_.output, place), args_.output_row_stride,
-                                layer_.accum(to, row * cols), cols, 1, cols);
+          const int64_t offset = steps.caller_row(s - 1, row) * args_.output_row_stride;
+          layer_.dtype_kernels.load_rows(layer_.storage(args_.output, offset),
+                                         args_.output_row_stride, layer_.accum(to, row * cols),
+                                         cols, 1, cols);
         }
         const void* h_0 = args_.h_0;
         if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
@@ -331,7 +335,7 @@ class Backward {
   void reset_rows(int64_t s, int64_t rows, void* h) {
     const int64_t cols = layer_.output_size;
     for (int64_t row = 0; row < rows; ++row) {
-      if (args_.shape.reset[layer_.steps.place(s, row)] == 0) continue;
+      if (args_.shape.reset[layer_.steps.caller_row(s, row)] == 0) continue;
       const void* replacement = args_.reset_h;
       if (replacement != nullptr) replacement = layer_.storage(replacement, row * cols);
       conversions_.load_state(replacement, 1, cols, layer_.accum(h, row * cols));
@@ -340,7 +344,7 @@ class Backward {
 
   void sum_columns(const void* grads, int64_t cols, void* sums) {
     layer_.parallel(cols, chunk_.count, [&](int64_t begin, int64_t end) {
-      layer_.rows.column_sums(grads, cols, chunk_.count, begin, end, sums);
+      layer_.dtype_kernels.sum_columns(grads, cols, chunk_.count, begin, end, sums);
     });
   }
 
@@ -370,20 +374,21 @@ class Backward {
   void store(const void* src, void* dst, int64_t rows, int64_t cols) {
     if (dst == nullptr) return;
     layer_.parallel(rows, cols, [&](int64_t begin, int64_t end) {
-      layer_.rows.store_rows(layer_.accum(src, begin * cols), cols,
-                             layer_.storage(dst, begin * cols), cols, end - begin, cols, false);
+      layer_.dtype_kernels.store_rows(layer_.accum(src, begin * cols), cols,
+                                      layer_.storage(dst, begin * cols), cols, end - begin, cols,
+                                      false);
     });
   }
 
   const LayerBackwardArgs& args_;
   CpuLayer layer_;
   Conversions conversions_;
-  Products products_;
+  Multiplier multiplier_;
   LayerForwardArgs forward_args_{};
   std::optional<ForwardPass> forward_;  // with recompute
   BackwardSweep sweep_{};
   RowRange chunk_{};
-  bool leaves_ = false;         // gradients of the states that entered the sequence are wanted
+  bool wants_first_h_ = false;  // gradients of the states that entered the sequence are wanted
   bool has_sums_ = false;       // a chunk has written the gradients of the weights
   void* recomputed_ = nullptr;  // S [rows since a kept state, saved_width, H]
   int64_t saved_begin_ = 0;     // the sweep step that recomputed_ begins with
@@ -396,7 +401,7 @@ class Backward {
   void* grad_weight_ih_ = nullptr;  // gradients as A
   void* grad_weight_hh_ = nullptr;
   void* grad_weight_hr_ = nullptr;
-  // Of the rows of a chunk:
+  // What follows holds the rows of a chunk.
   Operand rows_{};          // the input, or what was projected
   Operand h_before_{};      // the h that they start from
   void* copy_ = nullptr;    // A, what one of these is packed from, or the gradient of the input
@@ -405,7 +410,7 @@ class Backward {
   void* sums_params_ = nullptr;  // A [kParams * H]
 };
 
-// Gradients of an empty batch.
+// The gradients of an empty batch are zeros.
 void fill_zeros(const LayerBackwardArgs& args) {
   const LayerShape& shape = args.shape;
   const CellInfo& cell = cell_info(shape.cell);

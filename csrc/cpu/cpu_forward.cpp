@@ -28,7 +28,7 @@ ForwardPass::ForwardPass(const LayerForwardArgs& args, const Plan& plan, const K
     : args_(args),
       layer_(args.shape, plan, table, runtime),
       conversions_(layer_),
-      products_(layer_, table) {}
+      multiplier_(layer_, table) {}
 
 void ForwardPass::run() {
   const LayerShape& shape = args_.shape;
@@ -57,7 +57,7 @@ void ForwardPass::rerun(const Rerun& part) {
   sweep_.saved_first_row = part.saved_first_row;
   if (sweep_.args == nullptr) {
     const int64_t rows = std::min(layer_.recompute_steps() * shape.batch_size, shape.total_rows);
-    sweep_.output = layer_.take_bytes(rows * layer_.output_size * dtype_bytes(shape.dtype));
+    sweep_.output = layer_.allocate_bytes(rows * layer_.output_size * dtype_bytes(shape.dtype));
     sweep_.output_row_stride = layer_.output_size;
     sweep_.output_is_scratch = true;
     prepare();
@@ -80,9 +80,9 @@ void ForwardPass::run_steps(int64_t begin, int64_t end) {
     sweep_.end = std::min(begin + chunk_steps, end);
     load_input();
     if (layer_.is_persistent()) {
-      layer_.run_region(
-          is_direct() ? layer_.kernels.direct_sweeps[format] : layer_.kernels.forward_sweep,
-          &sweep_);
+      layer_.run_region(is_direct() ? layer_.cell_kernels.direct_sweeps[format]
+                                    : layer_.cell_kernels.forward_sweep,
+                        &sweep_);
     } else {
       for (int64_t s = sweep_.begin; s < sweep_.end; ++s) step(s);
     }
@@ -97,58 +97,58 @@ void ForwardPass::prepare() {
 
   multiplies_input_ = layer_.plan.multiplies_input;
   if (!multiplies_input_) {
-    weight_ih_ = products_.take_operand(
+    weight_ih_ = multiplier_.make_operand(
         Transpose::kYes, gate_size, shape.input_size,
         conversions_.as_accum(args_.weights.weight_ih, gate_size, shape.input_size),
         shape.input_size);
-    take_gx();
+    prepare_gx();
   }
   if (!conversions_.rows_are_accum()) {
-    input_copy_ = layer_.take(layer_.chunk_max_rows * shape.input_size);
+    input_copy_ = layer_.allocate(layer_.chunk_max_rows * shape.input_size);
   }
-  void* bias_x = conversions_.take_state(args_.weights.bias_ih, 1, gate_size);
-  void* bias_r = conversions_.take_state(args_.weights.bias_hh, 1, gate_size);
-  if (!layer_.cell.split) layer_.rows.column_sums(bias_r, 0, 1, 0, gate_size, bias_x);
+  void* bias_x = conversions_.load_state(args_.weights.bias_ih, 1, gate_size);
+  void* bias_r = conversions_.load_state(args_.weights.bias_hh, 1, gate_size);
+  if (!layer_.cell.split) layer_.dtype_kernels.sum_columns(bias_r, 0, 1, 0, gate_size, bias_x);
   sweep_.bias_x = bias_x;
   sweep_.bias_r = bias_r;
   sweep_.params =
       conversions_.as_accum(args_.weights.params, layer_.cell.params, layer_.hidden_size);
 
   sweep_.h_row_stride = output_size;
-  for (void*& h : sweep_.h) h = layer_.take(shape.batch_size * output_size);
-  if (layer_.cell.states > 1) sweep_.c = layer_.take(shape.batch_size * layer_.hidden_size);
-  if (shape.proj_size > 0) sweep_.h_raw = layer_.take(shape.batch_size * layer_.hidden_size);
+  for (void*& h : sweep_.h) h = layer_.allocate(shape.batch_size * output_size);
+  if (layer_.cell.states > 1) sweep_.c = layer_.allocate(shape.batch_size * layer_.hidden_size);
+  if (shape.proj_size > 0) sweep_.h_raw = layer_.allocate(shape.batch_size * layer_.hidden_size);
 
   if (layer_.is_persistent()) {
     if (is_direct()) {
       sweep_.descending = begin_descending(shape.seq_len);
     } else {
       if (multiplies_input_) {
-        sweep_.packed_ih = products_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
+        sweep_.packed_ih = multiplier_.pack(SweepProduct::kInputs, args_.weights.weight_ih);
       }
-      sweep_.packed_hh = products_.pack(SweepProduct::kGates, args_.weights.weight_hh);
-      sweep_.packed_hr = products_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
+      sweep_.packed_hh = multiplier_.pack(SweepProduct::kGates, args_.weights.weight_hh);
+      sweep_.packed_hr = multiplier_.pack(SweepProduct::kProjected, args_.weights.weight_hr);
     }
     return;
   }
   weight_hh_ = conversions_.as_accum(args_.weights.weight_hh, gate_size, output_size);
   weight_hr_ = conversions_.as_accum(args_.weights.weight_hr, output_size, layer_.hidden_size);
-  if (layer_.cell.split) sweep_.product = product_ = layer_.take(shape.batch_size * gate_size);
+  if (layer_.cell.split) sweep_.product = product_ = layer_.allocate(shape.batch_size * gate_size);
   if (shape.proj_size > 0) {
-    sweep_.projected = projected_ = layer_.take(shape.batch_size * output_size);
+    sweep_.projected = projected_ = layer_.allocate(shape.batch_size * output_size);
   }
 }
 
 // Training keeps what the cell saves where its input side was, if that has room.
-void ForwardPass::take_gx() {
+void ForwardPass::prepare_gx() {
   gx_in_saved_ =
       sweep_.saved != nullptr && layer_.is_accum && layer_.cell.saved_width() >= layer_.cell.gates;
   sweep_.gx_row_stride =
       gx_in_saved_ ? layer_.cell.saved_width() * layer_.hidden_size : layer_.gate_size;
-  if (!gx_in_saved_) gx_ = layer_.take(layer_.chunk_max_rows * layer_.gate_size);
+  if (!gx_in_saved_) gx_ = layer_.allocate(layer_.chunk_max_rows * layer_.gate_size);
 }
 
-// The initial states, in both buffers of h: a row may begin at any step.
+// Loads the initial states into both buffers of h: a row may begin at any step.
 void ForwardPass::load_states() {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;
@@ -166,16 +166,16 @@ void ForwardPass::load_states() {
   }
 }
 
-// The states that entered a step in between, of the rows that had begun before it.
+// Loads the states that entered a step in between, of the rows that had begun before it.
 void ForwardPass::continue_from(const Rerun& part) {
   const LayerShape& shape = args_.shape;
   const SweepSteps& steps = layer_.steps;
   const int64_t output_size = layer_.output_size, rows = steps.rows(part.begin - 1);
   void* h = sweep_.h[part.begin & 1];
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t place = steps.place(part.begin - 1, row) * part.output_row_stride;
-    layer_.rows.load_rows(layer_.storage(part.output, place), part.output_row_stride,
-                          layer_.accum(h, row * output_size), output_size, 1, output_size);
+    const int64_t offset = steps.caller_row(part.begin - 1, row) * part.output_row_stride;
+    layer_.dtype_kernels.load_rows(layer_.storage(part.output, offset), part.output_row_stride,
+                                   layer_.accum(h, row * output_size), output_size, 1, output_size);
   }
   for (int64_t row = 0; row < std::min(rows, steps.rows(part.begin)); ++row) {
     reset_row(part.begin, row, h);
@@ -188,7 +188,7 @@ void ForwardPass::continue_from(const Rerun& part) {
 // Replaces the row of h where step s resets it. The cell does so for c.
 void ForwardPass::reset_row(int64_t s, int64_t row, void* h) const {
   const uint8_t* reset = args_.shape.reset;
-  if (reset == nullptr || reset[layer_.steps.place(s, row)] == 0) return;
+  if (reset == nullptr || reset[layer_.steps.caller_row(s, row)] == 0) return;
   const int64_t output_size = layer_.output_size;
   const void* replacement =
       args_.reset_h == nullptr ? nullptr : layer_.storage(args_.reset_h, row * output_size);
@@ -211,7 +211,7 @@ void ForwardPass::load_input() {
         layer_.accum(sweep_.saved, (chunk.first - sweep_.saved_first_row) * sweep_.gx_row_stride);
   }
   const Product product{&weight_ih_, 0, false, sweep_.gx, sweep_.gx_row_stride};
-  products_.matmul(Transpose::kNo, chunk.count, input_size, input, input_size, &product, 1);
+  multiplier_.matmul(Transpose::kNo, chunk.count, input_size, input, input_size, &product, 1);
 }
 
 void ForwardPass::step(int64_t s) {
@@ -224,18 +224,18 @@ void ForwardPass::step(int64_t s) {
     target = layer_.accum(sweep_.gx, gx_row * sweep_.gx_row_stride);
     target_stride = sweep_.gx_row_stride;
   }
-  products_.gemm(Transpose::kNo, Transpose::kYes, rows, layer_.gate_size, output_size,
-                 sweep_.h[s & 1], sweep_.h_row_stride, weight_hh_, output_size,
-                 product_ == nullptr ? 1 : 0, target, target_stride);
+  multiplier_.gemm(Transpose::kNo, Transpose::kYes, rows, layer_.gate_size, output_size,
+                   sweep_.h[s & 1], sweep_.h_row_stride, weight_hh_, output_size,
+                   product_ == nullptr ? 1 : 0, target, target_stride);
   layer_.parallel(rows, layer_.gate_size, [&](int64_t row_begin, int64_t row_end) {
-    layer_.kernels.forward_cell(sweep_, s, row_begin, row_end);
+    layer_.cell_kernels.forward_cell(sweep_, s, row_begin, row_end);
   });
   if (args_.shape.proj_size == 0) return;
-  products_.gemm(Transpose::kNo, Transpose::kYes, rows, output_size, layer_.hidden_size,
-                 sweep_.h_raw, layer_.hidden_size, weight_hr_, layer_.hidden_size, 0, projected_,
-                 output_size);
+  multiplier_.gemm(Transpose::kNo, Transpose::kYes, rows, output_size, layer_.hidden_size,
+                   sweep_.h_raw, layer_.hidden_size, weight_hr_, layer_.hidden_size, 0, projected_,
+                   output_size);
   layer_.parallel(rows, output_size, [&](int64_t row_begin, int64_t row_end) {
-    layer_.kernels.forward_project(sweep_, s, row_begin, row_end);
+    layer_.cell_kernels.forward_project(sweep_, s, row_begin, row_end);
   });
 }
 
@@ -247,13 +247,13 @@ void ForwardPass::finish() {
   int64_t s = shape.seq_len - 1;
   for (int64_t row = 0; row < shape.batch_size; ++row) {
     while (steps.rows(s) <= row) --s;
-    const int64_t place = steps.place(s, row) * args_.output_row_stride;
+    const int64_t offset = steps.caller_row(s, row) * args_.output_row_stride;
     std::memcpy(layer_.storage(args_.h_n, row * layer_.output_size),
-                layer_.storage(static_cast<const void*>(args_.output), place), row_bytes);
+                layer_.storage(static_cast<const void*>(args_.output), offset), row_bytes);
   }
   if (args_.c_n != nullptr) {
-    layer_.rows.store_rows(sweep_.c, layer_.hidden_size, args_.c_n, layer_.hidden_size,
-                           shape.batch_size, layer_.hidden_size, false);
+    layer_.dtype_kernels.store_rows(sweep_.c, layer_.hidden_size, args_.c_n, layer_.hidden_size,
+                                    shape.batch_size, layer_.hidden_size, false);
   }
 }
 

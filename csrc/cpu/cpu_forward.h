@@ -3,7 +3,7 @@
 
 #include "cpu/conversions.h"
 #include "cpu/cpu_layer.h"
-#include "cpu/products.h"
+#include "cpu/multiplier.h"
 
 namespace fusedrnn {
 
@@ -24,12 +24,12 @@ class ForwardPass {
               CpuRuntime& runtime);
 
   void run();
-  // To be called instead of run, any number of times; the same numbers as in run, bit by bit.
+  // Is called instead of run, any number of times, and gives the same numbers as run, bit by bit.
   void rerun(const Rerun& part);
 
  private:
   void prepare();
-  void take_gx();
+  void prepare_gx();
   void load_states();
   void continue_from(const Rerun& part);
   void reset_row(int64_t s, int64_t row, void* h) const;
@@ -42,7 +42,7 @@ class ForwardPass {
   const LayerForwardArgs& args_;
   CpuLayer layer_;
   Conversions conversions_;
-  Products products_;
+  Multiplier multiplier_;
   ForwardSweep sweep_{};
   bool multiplies_input_ = false;  // the sweep does
   bool gx_in_saved_ = false;

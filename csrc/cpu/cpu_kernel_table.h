@@ -27,7 +27,7 @@ struct MatMulRight {
   int64_t ldc;
 };
 
-// Products of one op(a) [rows, k]. Strides in elements.
+// Products of one op(a) [rows, k]. Strides are in elements.
 struct MatMulArgs {
   Transpose trans_a;
   int64_t k;
@@ -43,7 +43,7 @@ struct CellKernels {
   // after the matrix product that fills `product` or `projected` of the sweep.
   void (*forward_cell)(const ForwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
   void (*forward_project)(const ForwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
-  // Gradient of h, also of rows that leave at step s; without projection, the cell as well.
+  // The gradient of h, also of rows that leave at step s; without projection, the cell as well.
   void (*backward_hidden)(const BackwardSweep& sweep, int64_t s, int64_t row_begin,
                           int64_t row_end);
   void (*backward_cell)(const BackwardSweep& sweep, int64_t s, int64_t row_begin, int64_t row_end);
@@ -58,13 +58,13 @@ struct CellKernels {
   // forward_sweep on the weights as they lie, by WeightFormat; only of float all are there.
   void (*direct_sweeps[4])(const ForwardSweep& sweep, int thread_idx, int num_threads);
 
-  // Of cells that can be projected: h before it, from what forward saved; S [rows, saved_width, H]
-  // to A [rows, H].
+  // h before its projection, from what forward saved, S [rows, saved_width, H] to A [rows, H]; null
+  // for cells that cannot be projected.
   void (*unprojected)(const void* saved, void* dst, int64_t rows, int64_t hidden_size);
 };
 
 inline namespace FUSEDRNN_ISA {
-// Of each instruction set, cell and storage type; defined by isa/cell.cpp.
+// The kernels of each instruction set, cell and storage type; isa/cell.cpp defines them.
 template <template <class> class Cell, class S>
 struct CellKernelsOf {
   static const CellKernels kernels;
@@ -80,8 +80,8 @@ struct DTypeKernels {
                     int64_t rows, int64_t cols);  // S to A
   void (*store_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
                      int64_t rows, int64_t cols, bool accumulate);  // A to S; or dst += src
-  // sums[col] += sum over rows of src[row, col], for columns [col_begin, col_end); A.
-  void (*column_sums)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
+  // sums[col] += the sum over rows of src[row, col], for columns [col_begin, col_end) of A.
+  void (*sum_columns)(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
                       int64_t col_end, void* sums);
   // Products of whole matrices: the size of packed op(b) [k, n], packing of some of its panels,
   // and some rows and panels of c, where panels count on from one right operand to the next. A

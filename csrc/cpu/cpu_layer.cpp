@@ -14,7 +14,7 @@ SweepSteps make_steps(const LayerShape& shape, CpuRuntime& runtime) {
       {nullptr, shape.seq_len, shape.batch_size, shape.direction}, shape.order, shape.padded_rows};
   if (shape.batch_sizes != nullptr) {
     auto* offsets = static_cast<int64_t*>(
-        runtime.scratch(static_cast<size_t>(shape.seq_len + 1) * sizeof(int64_t)));
+        runtime.allocate(static_cast<size_t>(shape.seq_len + 1) * sizeof(int64_t)));
     offsets[0] = 0;
     for (int64_t t = 0; t < shape.seq_len; ++t) offsets[t + 1] = offsets[t] + shape.batch_sizes[t];
     steps.offsets = offsets;
@@ -22,12 +22,12 @@ SweepSteps make_steps(const LayerShape& shape, CpuRuntime& runtime) {
   return steps;
 }
 
-// Aligned to a pair of cache lines.
-TeamSlot* take_team(int num_threads, CpuRuntime& runtime) {
+// The slots are aligned to pairs of cache lines.
+TeamSlot* allocate_team(int num_threads, CpuRuntime& runtime) {
   constexpr uintptr_t kAlign = 128;
   static_assert(sizeof(TeamSlot) % kAlign == 0, "slots share no pair of lines");
   const auto piece = reinterpret_cast<uintptr_t>(
-      runtime.scratch(static_cast<size_t>(num_threads) * sizeof(TeamSlot) + kAlign));
+      runtime.allocate(static_cast<size_t>(num_threads) * sizeof(TeamSlot) + kAlign));
   return reinterpret_cast<TeamSlot*>((piece + kAlign - 1) / kAlign * kAlign);
 }
 
@@ -46,8 +46,8 @@ CpuLayer::CpuLayer(const LayerShape& layer_shape, const Plan& layer_plan, const 
     : shape(layer_shape),
       plan(layer_plan),
       cell(cell_info(layer_shape.cell)),
-      rows(table.dtypes[static_cast<int>(layer_shape.dtype)]),
-      kernels(*rows.cells[static_cast<int>(layer_shape.cell)]),
+      dtype_kernels(table.dtypes[static_cast<int>(layer_shape.dtype)]),
+      cell_kernels(*dtype_kernels.cells[static_cast<int>(layer_shape.cell)]),
       runtime(layer_runtime),
       steps(make_steps(layer_shape, layer_runtime)),
       accum_dtype(layer_shape.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32),
@@ -58,14 +58,14 @@ CpuLayer::CpuLayer(const LayerShape& layer_shape, const Plan& layer_plan, const 
       output_size(layer_shape.output_size()),
       chunk_steps(std::clamp<int64_t>(plan.chunk_steps, 1, std::max<int64_t>(shape.seq_len, 1))),
       chunk_max_rows(std::min(chunk_steps * shape.batch_size, shape.total_rows)),
-      panel_element(shape.batch_size <= rows.storage_panel_rows ? PanelElement::kStorage
-                                                                : PanelElement::kAccum) {
+      panel_element(shape.batch_size <= dtype_kernels.storage_panel_rows ? PanelElement::kStorage
+                                                                         : PanelElement::kAccum) {
   if (!is_persistent()) return;
-  team = take_team(num_threads, runtime);
+  team = allocate_team(num_threads, runtime);
 }
 
-void* CpuLayer::take_zeros(int64_t elements) {
-  void* piece = take(elements);
+void* CpuLayer::allocate_zeros(int64_t elements) {
+  void* piece = allocate(elements);
   std::memset(piece, 0, static_cast<size_t>(elements * accum_bytes(shape.dtype)));
   return piece;
 }

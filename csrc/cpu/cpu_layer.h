@@ -5,6 +5,7 @@
 
 #include "cells/registry.h"
 #include "common/args.h"
+#include "common/steps.h"
 #include "cpu/cpu_kernel_table.h"
 #include "cpu/cpu_layer_runtime.h"
 #include "cpu/parallel.h"
@@ -13,12 +14,6 @@
 #include "plan/cpu_plan.h"
 
 namespace fusedrnn {
-
-// Rows of the sequence, all of whole steps.
-struct RowRange {
-  int64_t first;
-  int64_t count;
-};
 
 class CpuLayer {
  public:
@@ -39,10 +34,10 @@ class CpuLayer {
     return static_cast<const char*>(base) + offset * accum_bytes(shape.dtype);
   }
 
-  // Scratch memory for elements of A, and for any bytes; as long as the runtime.
-  void* take(int64_t elements) { return take_bytes(elements * accum_bytes(shape.dtype)); }
-  void* take_zeros(int64_t elements);
-  void* take_bytes(int64_t bytes) { return runtime.scratch(static_cast<size_t>(bytes)); }
+  // Scratch memory for elements of A, and for any bytes; it lives as long as the runtime.
+  void* allocate(int64_t elements) { return allocate_bytes(elements * accum_bytes(shape.dtype)); }
+  void* allocate_zeros(int64_t elements);
+  void* allocate_bytes(int64_t bytes) { return runtime.allocate(static_cast<size_t>(bytes)); }
 
   template <class Body>
   void parallel(int64_t count, int64_t item_work, const Body& body) const {
@@ -76,15 +71,15 @@ class CpuLayer {
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;
 
-  // Calls body(place, row) for each of them, in parallel: its row in a tensor of the caller, and
-  // its row of the sequence.
+  // Calls body(caller_row, row) for each row of the sweep steps [begin, end), in parallel: its row
+  // in a tensor of the caller, and its row of the sequence.
   template <class Body>
   void for_each_row(int64_t begin, int64_t end, int64_t cols, const Body& body) const {
     const int64_t step_work = chunk_rows(begin, end).count * cols / (end - begin);
     parallel(end - begin, step_work, [&](int64_t first, int64_t last) {
       for (int64_t s = begin + first; s < begin + last; ++s) {
         for (int64_t row = 0; row < steps.rows(s); ++row) {
-          body(steps.place(s, row), steps.row(s) + row);
+          body(steps.caller_row(s, row), steps.row(s) + row);
         }
       }
     });
@@ -93,8 +88,8 @@ class CpuLayer {
   const LayerShape& shape;
   const Plan& plan;
   const CellInfo& cell;
-  const DTypeKernels& rows;
-  const CellKernels& kernels;
+  const DTypeKernels& dtype_kernels;
+  const CellKernels& cell_kernels;
   CpuRuntime& runtime;
   SweepSteps steps;
   DType accum_dtype;

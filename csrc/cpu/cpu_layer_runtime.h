@@ -43,10 +43,10 @@ class CpuRuntime {
 
   // Whether gemm gives the same bits on any number of threads. Where it does not, the kernels
   // multiply few rows as well by themselves.
-  virtual bool repeats_products() const = 0;
+  virtual bool repeats_gemm() const = 0;
 
   // Scratch memory aligned to 64 bytes, uninitialised, valid until the CpuRuntime is destroyed.
-  virtual void* scratch(size_t bytes) = 0;
+  virtual void* allocate(size_t bytes) = 0;
 };
 
 }  // namespace fusedrnn

@@ -1,5 +1,5 @@
-// Entry points of the CPU library: the only header of cpu/ that the bindings include
-// besides runtime.h.
+// Entry points of the CPU library: the only header of cpu/ that the bindings include besides
+// cpu_layer_runtime.h.
 #pragma once
 
 #include "common/args.h"
@@ -9,8 +9,9 @@
 
 namespace fusedrnn {
 
-// One layer, one direction, whole sequence. Arguments are trusted: bindings/checks.h has
-// checked them. B = 0 and N = 0 are allowed. `isa` must be one that select_isa returned.
+// They run one layer in one direction over a whole sequence. Arguments are trusted:
+// bindings/checks.h has checked them. B = 0 and N = 0 are allowed. `isa` must be one that
+// select_isa returned.
 Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa,
                          CpuRuntime& runtime);
 Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,

@@ -25,7 +25,7 @@
 
 namespace fusedrnn {
 
-// The tables, one an object compiled from isa/table.cpp.
+// The tables, one of each object that isa/table.cpp is compiled to.
 inline namespace generic {
 extern const KernelTable kernel_table;
 }
@@ -79,8 +79,8 @@ bool machine_has(Isa isa) {
          bit(leaf7[1], 30) && bit(leaf7[1], 31);  // AVX512F, DQ, BW, VL
 }
 #elif defined(FUSEDRNN_X86)
-// Older compilers do not know F16C by name. Asked once: a virtual machine traps the instruction,
-// which takes longer than a small layer.
+// Older compilers do not know F16C by name. The machine is asked once: a virtual one traps the
+// instruction, which takes longer than a small layer.
 bool machine_has_f16c() {
   static const bool has_f16c = [] {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -101,7 +101,7 @@ bool machine_has(Isa isa) {
 bool machine_has(Isa) { return false; }
 #endif
 
-// "GenuineIntel" in ebx, edx, ecx.
+// An Intel processor says "GenuineIntel" in ebx, edx and ecx.
 #if defined(FUSEDRNN_X86)
 bool is_intel() {
   unsigned ebx = 0, ecx = 0, edx = 0;

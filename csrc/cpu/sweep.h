@@ -35,8 +35,9 @@ struct TeamSlot {
   char padding_taken[112];
 };
 
-// Which row of a step is `row` in a tensor of the caller; order as in LayerShape.
-FUSEDRNN_HD int64_t place_in(const int64_t* order, int64_t row) {
+// Where a step's `row` is among the rows of that step in a tensor of the caller, by
+// LayerShape::order.
+FUSEDRNN_HD int64_t ordered_row(const int64_t* order, int64_t row) {
   return order != nullptr ? order[row] : row;
 }
 
@@ -47,11 +48,11 @@ struct SweepSteps : Steps {
   int64_t padded_rows;
 
   // The row of a tensor of the caller with which sweep step s begins.
-  FUSEDRNN_HD int64_t place(int64_t s) const {
+  FUSEDRNN_HD int64_t caller_row(int64_t s) const {
     return order != nullptr ? time(s) * padded_rows : row(s);
   }
-  FUSEDRNN_HD int64_t place(int64_t s, int64_t row) const {
-    return place(s) + place_in(order, row);
+  FUSEDRNN_HD int64_t caller_row(int64_t s, int64_t row) const {
+    return caller_row(s) + ordered_row(order, row);
   }
 
   // The first row of part `part` of `parts`, each of which has rows of its own with about as many
@@ -74,8 +75,8 @@ struct SweepSteps : Steps {
 };
 
 // Leaves the core to others for a moment. It sleeps: after a yield, a process that keeps the core
-// busy has it for milliseconds, but a thread that slept is let in again as soon as it wakes. Not in
-// isa/: see Note [ISA namespace].
+// busy has it for milliseconds, but a thread that slept is let in again as soon as it wakes. It is
+// not in isa/: see Note [ISA namespace].
 void rest_thread();
 
 struct ForwardSweep {
@@ -129,7 +130,7 @@ struct BackwardSweep {
   void* dc;               // A [batch_size, H], cells with c
   void* dreset_h;         // A [batch_size, P], sum of the gradients of reset_h; null without reset
   void* dreset_c;         // A [batch_size, H]
-  const void* product;    // per_step: A [batch_size, P], dgr of the step before * weight_hh
+  const void* product;    // per_step: A [batch_size, P], dgr of the step after * weight_hh
   const void* projected;  // per_step: A [batch_size, H], dh * weight_hr
   // persistent only
   PanelElement panel_element;

@@ -30,12 +30,13 @@ class Backward {
     prepare();
     for (int64_t end = layer_.shape.seq_len; end > 0 && layer_.status.ok; end = begin_) {
       end_ = end;
-      // Aligned to the start, as forward's: steps that run again find their input projected.
+      // Chunks are aligned to the start, as forward's are: steps that run again find their input
+      // projected.
       begin_ = (end - 1) / layer_.chunk_steps * layer_.chunk_steps;
       for (int d = 0; d < layer_.directions; ++d) {
         chunk_[d] = layer_.chunk_rows(d, begin_, end_);
         buffers_[d].first_row = chunk_[d].first;
-        place_gates(d);
+        set_gates(d);
       }
       for (part_end_ = end_; part_end_ > begin_ && layer_.status.ok; part_end_ = part_begin_) {
         part_begin_ = begin_;
@@ -54,7 +55,7 @@ class Backward {
   }
 
  private:
-  // The sweep steps [part_begin_, part_end_) of the chunk.
+  // Runs the sweep steps [part_begin_, part_end_) of the chunk.
   void run_part() {
     if (layer_.is_single_block()) {
       sweep();
@@ -87,7 +88,7 @@ class Backward {
       forward.output = const_cast<void*>(args.output);  // only read without h_n
       forward.output_row_stride = args.output_row_stride;
       reruns_[d].saved =
-          layer_.take_storage(max_rows * layer_.cell.saved_width() * layer_.hidden_size);
+          layer_.allocate_storage(max_rows * layer_.cell.saved_width() * layer_.hidden_size);
     }
     forward_.emplace(forward_args_, layer_.directions, forward_plan, layer_.kernels,
                      layer_.runtime);
@@ -97,8 +98,8 @@ class Backward {
   // step it enters. What was saved lies behind the c of the step before.
   int64_t rerun_steps() {
     const LayerShape& shape = layer_.shape;
-    const int64_t place = (part_end_ - 1) / shape.recompute - 1;
-    const int64_t begin = (place + 1) * shape.recompute;
+    const int64_t kept_idx = (part_end_ - 1) / shape.recompute - 1;
+    const int64_t begin = (kept_idx + 1) * shape.recompute;
     if (begin == rerun_begin_) return begin;
     rerun_begin_ = begin;
     const int64_t end = std::min(begin + shape.recompute, shape.seq_len);
@@ -112,10 +113,10 @@ class Backward {
       buffers_[d].saved_first_row = rerun.saved_first_row;
       rerun.c = nullptr;
       if (!has_c) continue;
-      rerun.c = layer_.accum(args_[d].saved, place * shape.batch_size * hidden_size);
+      rerun.c = layer_.accum(args_[d].saved, kept_idx * shape.batch_size * hidden_size);
       const int64_t row = steps.row(begin - 1) - rerun.saved_first_row;
       if (!layer_.status.ok) return begin;
-      layer_.note(layer_.kernels.rows.store(
+      layer_.note(layer_.kernels.dtype.store(
           {rerun.c,
            hidden_size,
            layer_.storage(rerun.saved, (row * width + width - 1) * hidden_size),
@@ -129,7 +130,7 @@ class Backward {
     return begin;
   }
 
-  // A gradient [rows, cols] that steps or chunks add to: itself, or an A in its place.
+  // A gradient [rows, cols] that steps or chunks add to, itself or as an A.
   struct Accumulator {
     void* grad;  // S, or null: not wanted
     void* sum;   // where the products go
@@ -138,7 +139,7 @@ class Backward {
 
   // Gradients [cols] that are column sums of matrices [chunk rows, cols], over all chunks.
   struct ColumnSums {
-    SumRowsArgs of_chunk[kMaxDirections]{};
+    SumColumnsArgs of_chunk[kMaxDirections]{};
     void* const* sources[kMaxDirections][2]{};  // where the matrices of of_chunk are found
     int matrices = 0;                           // of each direction
     SumSlicesArgs of_slices{};
@@ -174,22 +175,22 @@ class Backward {
       buffers.grad_h_0 = args.grad_h_0;
       buffers.grad_c_0 = args.grad_c_0;
       prepare_gates(d);
-      if (has_chunks_) dgr_end_[d] = layer_.take_storage(batch_size * gate_size);
+      if (has_chunks_) dgr_end_[d] = layer_.allocate_storage(batch_size * gate_size);
       if (layer_.has_step_product()) {
-        buffers.product = product_[d] = layer_.take_accum(batch_size * output_size);
+        buffers.product = product_[d] = layer_.allocate_accum(batch_size * output_size);
       }
-      if (layer_.cell.states > 1) buffers.dc = layer_.take_accum(batch_size * hidden_size);
+      if (layer_.cell.states > 1) buffers.dc = layer_.allocate_accum(batch_size * hidden_size);
       if (args.grad_weight_hh != nullptr) {
-        buffers.h_before = layer_.take_storage(max_rows * output_size);
+        buffers.h_before = layer_.allocate_storage(max_rows * output_size);
       }
       if (shape.proj_size > 0) {
-        buffers.dh = layer_.take_storage(max_rows * output_size);
-        buffers.projected = projected_[d] = layer_.take_accum(batch_size * hidden_size);
+        buffers.dh = layer_.allocate_storage(max_rows * output_size);
+        buffers.projected = projected_[d] = layer_.allocate_accum(batch_size * hidden_size);
         if (args.grad_weight_hr != nullptr) {
-          h_raw_[d] = layer_.take_storage(max_rows * hidden_size);
+          h_raw_[d] = layer_.allocate_storage(max_rows * hidden_size);
         }
       } else {
-        buffers.carry = layer_.take_accum(batch_size * hidden_size);
+        buffers.carry = layer_.allocate_accum(batch_size * hidden_size);
       }
       reset_h_[d] = reset_accumulator(args.grad_reset_h, output_size);
       reset_c_[d] = reset_accumulator(args.grad_reset_c, hidden_size);
@@ -199,13 +200,13 @@ class Backward {
       weight_hh_[d] = accumulator(args.grad_weight_hh, gate_size, output_size);
       weight_hr_[d] = accumulator(args.grad_weight_hr, output_size, hidden_size);
       if (args.grad_params != nullptr) {
-        buffers.dparams = layer_.take_storage(max_rows * layer_.cell.params * hidden_size);
+        buffers.dparams = layer_.allocate_storage(max_rows * layer_.cell.params * hidden_size);
       }
       prepare_sums(d);
     }
     prepare_grad_input();
     if (shape.lengths != nullptr && args_[0].grad_weight_ih != nullptr) {
-      valid_input_ = layer_.take_storage(max_rows * shape.input_size);
+      valid_input_ = layer_.allocate_storage(max_rows * shape.input_size);
     }
   }
 
@@ -216,12 +217,12 @@ class Backward {
     gates_x_[d] = args.grad_gates_x;
     if (gates_x_[d] == nullptr && !layer_.cell.split) gates_x_[d] = args.grad_gates_r;
     gates_r_[d] = layer_.cell.split ? args.grad_gates_r : gates_x_[d];
-    if (gates_x_[d] == nullptr) buffers_[d].dgx = layer_.take_storage(elements);
+    if (gates_x_[d] == nullptr) buffers_[d].dgx = layer_.allocate_storage(elements);
     if (gates_r_[d] == nullptr && layer_.cell.split) {
-      buffers_[d].dgr = layer_.take_storage(elements);
+      buffers_[d].dgr = layer_.allocate_storage(elements);
     }
   }
-  void place_gates(int d) {
+  void set_gates(int d) {
     BackwardBuffers& buffers = buffers_[d];
     const int64_t first = chunk_[d].first * layer_.gate_size;
     if (gates_x_[d] != nullptr) buffers.dgx = layer_.storage(gates_x_[d], first);
@@ -231,16 +232,16 @@ class Backward {
 
   Accumulator accumulator(void* grad, int64_t rows, int64_t cols) {
     void* sum = grad;
-    if (grad != nullptr && !sums_in_place_) sum = layer_.take_accum(rows * cols);
+    if (grad != nullptr && !sums_in_place_) sum = layer_.allocate_accum(rows * cols);
     return {grad, sum, rows, cols};
   }
 
-  // Of the states that a reset gives its rows: added to from the start.
+  // The accumulator of the states that resets give their rows, which every step adds to.
   Accumulator reset_accumulator(void* grad, int64_t cols) {
     const int64_t rows = layer_.shape.batch_size;
     if (grad == nullptr) return {};
     void* sum = grad;
-    if (layer_.dtype != layer_.accum_dtype) sum = layer_.take_accum(rows * cols);
+    if (layer_.dtype != layer_.accum_dtype) sum = layer_.allocate_accum(rows * cols);
     layer_.zero_accum(sum, rows * cols);
     return {grad, sum, rows, cols};
   }
@@ -266,7 +267,7 @@ class Backward {
     void* partial = nullptr;
     for (void* result : results) {
       if (result == nullptr) continue;
-      if (partial == nullptr) partial = layer_.take_accum(kSumSlices * cols);
+      if (partial == nullptr) partial = layer_.allocate_accum(kSumSlices * cols);
       sums->of_slices.partial[sums->results] = partial;
       sums->of_slices.dst[sums->results++] = result;
     }
@@ -289,7 +290,7 @@ class Backward {
                 shape.input_size);
   }
 
-  // Row 0 of the gradients of the recurrent side of step s, visited before.
+  // Row 0 of the gradients of the recurrent side of step s, which was visited before.
   const void* dgr_of(int d, int64_t s) const {
     if (s == end_) return dgr_end_[d];  // of the chunk after
     const int64_t row = layer_.steps[d].row(s) - buffers_[d].first_row;
@@ -316,7 +317,8 @@ class Backward {
   bool wants_first_h() const {
     return args_[0].grad_h_0 != nullptr || args_[0].grad_reset_h != nullptr;
   }
-  // Of the part. Step -1 only delivers the gradients of the h that the rows of step 0 start from.
+  // The last step that the part visits. Step -1 only delivers the gradients of the h that the rows
+  // of step 0 start from.
   int64_t last_step() const { return part_begin_ == 0 && wants_first_h() ? -1 : part_begin_; }
 
   BackwardStepArgs step_args(int64_t s) const {
@@ -348,7 +350,7 @@ class Backward {
     }
     if (projected) {
       if (!layer_.status.ok) return;
-      layer_.note(kernels.rows.backward_hidden(args, layer_.directions, layer_.stream));
+      layer_.note(kernels.dtype.backward_hidden(args, layer_.directions, layer_.stream));
       for (int d = 0; d < layer_.directions; ++d) multiply_dh(d, args.step[d]);
     }
     if (!layer_.status.ok || (projected && s < 0)) return;
@@ -403,11 +405,11 @@ class Backward {
   void sum_chunk(int d) {
     for (ColumnSums* sums : {&bias_sums_, &param_sums_}) {
       if (sums->matrices == 0 || !layer_.status.ok) continue;
-      SumRowsArgs& args = sums->of_chunk[d];
+      SumColumnsArgs& args = sums->of_chunk[d];
       for (int i = 0; i < sums->matrices; ++i) args.src[i] = *sums->sources[d][i];
       args.rows = chunk_[d].count;
       args.accumulate = has_sums_;
-      layer_.note(layer_.kernels.rows.sum_rows(args, sums->matrices, layer_.stream));
+      layer_.note(layer_.kernels.dtype.sum_columns(args, sums->matrices, layer_.stream));
     }
   }
 
@@ -421,7 +423,7 @@ class Backward {
   void finish() {
     for (const ColumnSums* sums : {&bias_sums_, &param_sums_}) {
       if (sums->results == 0 || !layer_.status.ok) continue;
-      layer_.note(layer_.kernels.rows.sum_slices(sums->of_slices, sums->results, layer_.stream));
+      layer_.note(layer_.kernels.dtype.sum_slices(sums->of_slices, sums->results, layer_.stream));
     }
     for (int d = 0; d < layer_.directions; ++d) {
       void* gates_r = args_[d].grad_gates_r;
@@ -432,7 +434,7 @@ class Backward {
       for (const Accumulator& one :
            {weight_ih_[d], weight_hh_[d], weight_hr_[d], reset_h_[d], reset_c_[d]}) {
         if (one.sum == one.grad || one.cols == 0 || !layer_.status.ok) continue;
-        layer_.note(layer_.kernels.rows.store(
+        layer_.note(layer_.kernels.dtype.store(
             {one.sum, one.cols, one.grad, one.cols, one.rows, one.cols, {}}, layer_.stream));
       }
     }
@@ -467,8 +469,8 @@ class Backward {
   ColumnSums bias_sums_, param_sums_;
 };
 
-// Gradients of the weights of an empty batch.
-Status fill_zeros(const LayerBackwardArgs& args, const CudaRowKernels& kernels, Stream stream) {
+// The gradients of the weights of an empty batch are zeros.
+Status fill_zeros(const LayerBackwardArgs& args, const CudaDTypeKernels& kernels, Stream stream) {
   const LayerShape& shape = args.shape;
   const CellInfo& cell = cell_info(shape.cell);
   const int64_t gate_size = cell.gates * shape.hidden_size;
@@ -494,7 +496,7 @@ Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPla
   if (args[0].shape.batch_size == 0) {
     Status status;
     for (int d = 0; d < directions && status.ok; ++d) {
-      status = fill_zeros(args[d], kernels.rows, runtime.stream());
+      status = fill_zeros(args[d], kernels.dtype, runtime.stream());
     }
     return status;
   }

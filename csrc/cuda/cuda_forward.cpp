@@ -75,23 +75,23 @@ void CudaForwardPass::prepare() {
     }
     buffers.h_n = args.h_n;
     buffers.c_n = args.c_n;
-    buffers.steps_c = args.c;
-    buffers.gx = gx_[d] = layer_.take_accum(layer_.chunk_max_rows * layer_.gate_size);
+    buffers.all_c = args.c;
+    buffers.gx = gx_[d] = layer_.allocate_accum(layer_.chunk_max_rows * layer_.gate_size);
     if (layer_.has_step_product()) {
-      buffers.product = product_[d] = layer_.take_accum(batch_size * layer_.gate_size);
+      buffers.product = product_[d] = layer_.allocate_accum(batch_size * layer_.gate_size);
       if (args.h_0 != nullptr) buffers.start_product = multiply_state(d, args.h_0);
       if (args.shape.reset != nullptr && args.reset_h != nullptr) {
         buffers.reset_product = multiply_state(d, args.reset_h);
       }
     }
-    if (layer_.cell.states > 1) buffers.c = layer_.take_accum(batch_size * layer_.hidden_size);
+    if (layer_.cell.states > 1) buffers.c = layer_.allocate_accum(batch_size * layer_.hidden_size);
     if (layer_.shape.proj_size > 0) {
-      buffers.h_raw = layer_.take_storage(batch_size * layer_.hidden_size);
+      buffers.h_raw = layer_.allocate_storage(batch_size * layer_.hidden_size);
     }
   }
 }
 
-// Of the chunk that begins with that step.
+// Projects the input of the chunk that begins with that step.
 void CudaForwardPass::project_input(int64_t chunk) {
   const int64_t end = std::min(chunk + layer_.chunk_steps, layer_.shape.seq_len);
   const int64_t input_size = layer_.shape.input_size;
@@ -106,7 +106,7 @@ void CudaForwardPass::project_input(int64_t chunk) {
   projected_chunk_ = chunk;
 }
 
-// As steps from s on need them.
+// The buffers as steps from s on need them.
 ForwardBuffers CudaForwardPass::buffers_at(int d, int64_t s) const {
   ForwardBuffers buffers = buffers_[d];
   buffers.c_before = s == restart_ ? restart_c_[d] : buffers.c;
@@ -157,7 +157,7 @@ void CudaForwardPass::step(int64_t s) {
   for (int d = 0; d < layer_.directions; ++d) project_h(d, args.step[d]);
 }
 
-// h of the step before, also of rows that a reset or their start give another h.
+// Multiplies h of the step before, also of rows that a reset or their start give another h.
 void CudaForwardPass::multiply_h(int d, const StepRows& step) {
   const LayerForwardArgs& args = args_[d];
   multiply_h(d, std::min(step.rows, step.rows_before),
@@ -167,7 +167,7 @@ void CudaForwardPass::multiply_h(int d, const StepRows& step) {
 }
 // The product of a state that rows start from, in a buffer of its own.
 const void* CudaForwardPass::multiply_state(int d, const void* h) {
-  void* product = layer_.take_accum(layer_.shape.batch_size * layer_.gate_size);
+  void* product = layer_.allocate_accum(layer_.shape.batch_size * layer_.gate_size);
   multiply_h(d, layer_.shape.batch_size, {h, layer_.output_size}, product);
   return product;
 }
@@ -185,17 +185,17 @@ void CudaForwardPass::project_h(int d, const StepRows& step) {
                   hidden_size, {buffers_[d].h_raw, hidden_size},
                   {args.weights.weight_hr, hidden_size}, 0, output, args.output_row_stride);
   if (layer_.shape.lengths != nullptr) return;  // end_rows
-  const int64_t kept = std::min(step.rows, step.rows_after);
-  layer_.copy({layer_.storage(output, kept * args.output_row_stride), args.output_row_stride},
-              layer_.storage(args.h_n, kept * output_size), output_size, step.rows - kept,
-              output_size);
+  const int64_t rows_after = std::min(step.rows, step.rows_after);
+  layer_.copy({layer_.storage(output, rows_after * args.output_row_stride), args.output_row_stride},
+              layer_.storage(args.h_n, rows_after * output_size), output_size,
+              step.rows - rows_after, output_size);
 }
 
-// What project_h cannot do for rows that end where only the device knows.
+// Does what project_h cannot do for rows that end where only the device knows.
 void CudaForwardPass::end_rows() {
   for (int d = 0; d < layer_.directions && layer_.status.ok; ++d) {
     const LayerForwardArgs& args = args_[d];
-    layer_.note(layer_.kernels.rows.end_rows(
+    layer_.note(layer_.kernels.dtype.end_rows(
         {args.output, args.output_row_stride, args.h_0, args.h_n, layer_.shape.total_rows,
          layer_.output_size, layer_.steps[d], layer_.padding(0)},
         layer_.stream));

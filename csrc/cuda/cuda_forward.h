@@ -10,7 +10,7 @@ namespace fusedrnn {
 
 class CudaForwardPass {
  public:
-  // args[d] is of direction d, and outlives this. Where h_n is null, output is there and stays.
+  // args[d] is of direction d, and outlives this. Where h_n is null, output is only read.
   CudaForwardPass(const LayerForwardArgs* args, int directions, const CudaPlan& plan,
                   const CudaKernels& kernels, CudaRuntime& runtime);
 
@@ -22,7 +22,7 @@ class CudaForwardPass {
     void* saved;              // S [rows, W, H]
     int64_t saved_first_row;  // the row of the sequence that `saved` begins with
   };
-  // Sweep steps [begin, end), with the same products and kernels as before.
+  // Runs the sweep steps [begin, end) again, with the same products and kernels as before.
   Status rerun(int64_t begin, int64_t end, const Rerun (&reruns)[kMaxDirections]);
 
  private:

@@ -15,7 +15,7 @@ CudaCellKernels kernels_of(CellTag<Cell>, DType dtype) {
 }  // namespace
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype) {
-  return {visit_cell(cell, [&](auto tag) { return kernels_of(tag, dtype); }), row_kernels(dtype)};
+  return {visit_cell(cell, [&](auto tag) { return kernels_of(tag, dtype); }), dtype_kernels(dtype)};
 }
 
 }  // namespace fusedrnn

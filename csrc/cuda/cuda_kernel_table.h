@@ -21,7 +21,7 @@ constexpr int kMaxDirections = 2;
 
 // The rows of a sweep step and of its neighbours in the sweep; no rows where there is none.
 struct StepRows {
-  int64_t step;                     // the sweep step
+  int64_t idx;                      // of the sweep step
   int64_t row, rows;                // first row in the sequence, number of rows
   int64_t row_before, rows_before;  // rows from rows_before on start in this step
   int64_t row_after, rows_after;    // rows from rows_after on end in this step
@@ -53,7 +53,7 @@ struct LayerSizes {
   int64_t batch_size;  // B
 };
 
-// One direction.
+// What the kernels of forward are given for one direction.
 struct ForwardBuffers {
   const void* weight_hh;   // S [G * H, P]
   const void* bias_ih;     // S [G * H], or null
@@ -79,9 +79,9 @@ struct ForwardBuffers {
   int64_t saved_first_row;  // the row of the sequence that `saved` begins with
   void* kept_c;             // A [.., B, H], c that enters every kept_steps-th step but 0, or null
   int64_t kept_steps;
-  void* h_n;      // S [B, P], or null where the steps run again
-  void* c_n;      // S [B, H], or null
-  void* steps_c;  // S [N, H], c of every step, or null
+  void* h_n;    // S [B, P], or null where the steps run again
+  void* c_n;    // S [B, H], or null
+  void* all_c;  // S [N, H], c of every step, or null
 };
 
 struct BackwardBuffers {
@@ -163,7 +163,7 @@ struct CopyArgs {
   Padding padding;
 };
 
-// Of a projected layer with lengths: zeros in the padding of output, and h_n.
+// The kernel writes zeros into the padding of output, and h_n, for a projected layer with lengths.
 struct EndRowsArgs {
   void* output;  // S [rows, cols], rows output_row_stride apart
   int64_t output_row_stride;
@@ -178,7 +178,7 @@ struct EndRowsArgs {
 // partial[slice] [cols] += the sums of every kSumSlices-th row, then the sums of the slices.
 constexpr int kMaxSums = 2 * kMaxDirections;
 constexpr int kSumSlices = 64;
-struct SumRowsArgs {
+struct SumColumnsArgs {
   int64_t rows, cols;
   const void* src[kMaxSums];  // S [rows, cols]
   void* partial[kMaxSums];    // A [kSumSlices, cols]
@@ -210,15 +210,15 @@ struct CudaCellKernels {
                           Stream stream);
   Status (*backward_sweep)(const BackwardSweepArgs& args, int directions, const CudaPlan& plan,
                            Stream stream);
-  // Of cells that can be projected; else an error.
+  // h before its projection; an error for cells that cannot be projected.
   Status (*unprojected)(const UnprojectedArgs& args, Stream stream);
 };
 
 // Launchers of one storage type.
-struct CudaRowKernels {
+struct CudaDTypeKernels {
   Status (*copy)(const CopyArgs& args, Stream stream);   // S to S
   Status (*store)(const CopyArgs& args, Stream stream);  // A to S
-  Status (*sum_rows)(const SumRowsArgs& args, int count, Stream stream);
+  Status (*sum_columns)(const SumColumnsArgs& args, int count, Stream stream);
   Status (*sum_slices)(const SumSlicesArgs& args, int count, Stream stream);
   Status (*end_rows)(const EndRowsArgs& args, Stream stream);
   // The gradient of projected h, before its product with weight_hr.
@@ -227,14 +227,14 @@ struct CudaRowKernels {
 
 struct CudaKernels {
   CudaCellKernels cell;
-  CudaRowKernels rows;
+  CudaDTypeKernels dtype;
 };
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
 
-// In cell.cu, compiled for each header of cells, and in rows.cu.
+// cell.cu, which is compiled for each header of cells, has cell_kernels, and rows.cu the others.
 template <template <class> class Cell>
 CudaCellKernels cell_kernels(DType dtype);
-CudaRowKernels row_kernels(DType dtype);
+CudaDTypeKernels dtype_kernels(DType dtype);
 
 }  // namespace fusedrnn

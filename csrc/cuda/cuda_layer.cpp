@@ -47,7 +47,8 @@ void CudaLayer::multiply(DType out, Transpose trans_a, Transpose trans_b, int64_
 void CudaLayer::copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
                      const Padding& padding) {
   if (!status.ok || dst == nullptr || rows == 0 || cols == 0) return;
-  note(kernels.rows.copy({src.data, src.row_stride, dst, dst_stride, rows, cols, padding}, stream));
+  note(
+      kernels.dtype.copy({src.data, src.row_stride, dst, dst_stride, rows, cols, padding}, stream));
 }
 
 // Zeros have the same bits in every type.

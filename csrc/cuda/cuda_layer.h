@@ -7,17 +7,12 @@
 
 #include "cells/registry.h"
 #include "common/args.h"
+#include "common/steps.h"
 #include "cuda/cuda_kernel_table.h"
 #include "cuda/cuda_layer_runtime.h"
 #include "plan/cuda_plan.h"
 
 namespace fusedrnn {
-
-// Rows of the sequence, all of whole steps.
-struct RowRange {
-  int64_t first;
-  int64_t count;
-};
 
 // A matrix in device memory, row-major.
 struct Matrix {
@@ -48,8 +43,8 @@ class CudaLayer {
     return base == nullptr ? base : static_cast<const char*>(base) + offset * accum_bytes_;
   }
   // Uninitialised scratch memory for so many elements.
-  void* take_storage(int64_t elements) { return take(elements * storage_bytes_); }
-  void* take_accum(int64_t elements) { return take(elements * accum_bytes_); }
+  void* allocate_storage(int64_t elements) { return allocate(elements * storage_bytes_); }
+  void* allocate_accum(int64_t elements) { return allocate(elements * accum_bytes_); }
 
   // c = op(a) * op(b) + beta * c of S, where c is S or A.
   void multiply(DType out, Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k,
@@ -57,10 +52,10 @@ class CudaLayer {
   // dst = src, of S; or zeros for a null src and in padding.
   void copy(Matrix src, void* dst, int64_t dst_stride, int64_t rows, int64_t cols,
             const Padding& padding = {});
-  // Of rows from `first_row` of the sequence on.
+  // The padding among the rows from `first_row` of the sequence on.
   Padding padding(int64_t first_row) const { return {shape.lengths, shape.batch_size, first_row}; }
 
-  // Zeros in so many elements of A.
+  // Writes zeros into so many elements of A.
   void zero_accum(void* dst, int64_t elements);
 
   // Keeps the status of a launch.
@@ -68,7 +63,7 @@ class CudaLayer {
     if (status.ok) status = launched;
   }
 
-  // The kernel of each of these steps, together.
+  // Launches the kernel of each of these steps, together.
   template <class Args>
   void launch_together(Status (*launch_step)(const Args&, int, StepForm, Stream),
                        const std::vector<Args>& step_args) {
@@ -92,7 +87,7 @@ class CudaLayer {
   RowRange chunk_rows(int direction, int64_t begin, int64_t end) const;
 
   bool is_single_block() const { return plan.schedule == Schedule::kSingleBlock; }
-  // A step's product is the runtime's.
+  // Whether a step's product is the runtime's.
   bool has_step_product() const { return !is_single_block() && plan.form == StepForm::kProduct; }
 
   Status status;
@@ -112,7 +107,7 @@ class CudaLayer {
   const int64_t chunk_max_rows;
 
  private:
-  void* take(int64_t bytes) { return runtime.scratch(static_cast<size_t>(bytes)); }
+  void* allocate(int64_t bytes) { return runtime.allocate(static_cast<size_t>(bytes)); }
 
   const int64_t storage_bytes_, accum_bytes_;
   std::vector<int64_t> offsets_;  // of Steps

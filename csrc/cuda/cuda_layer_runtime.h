@@ -14,7 +14,7 @@ namespace fusedrnn {
 // c = op(a) * op(b) + beta * c, row-major, beta 0 or 1; with beta 0, c is not read.
 // op(a) is [m, k], op(b) is [k, n], c is [m, n]; lda, ldb, ldc are the row strides in elements
 // of a, b, c as stored. Sums are in the accumulation type of `in`. Any size may be 0.
-struct CudaProduct {
+struct GemmArgs {
   DType in;   // of a and b
   DType out;  // of c: `in` or its accumulation type
   Transpose trans_a, trans_b;
@@ -46,11 +46,11 @@ class CudaRuntime {
   virtual ~CudaRuntime() = default;
 
   // Enqueues the product on stream().
-  virtual Status gemm(const CudaProduct& product) = 0;
+  virtual Status gemm(const GemmArgs& product) = 0;
 
   // Device memory aligned to 256 bytes, uninitialised, that this stream may use until the
   // CudaRuntime is destroyed. Throws what the caller's allocator throws.
-  virtual void* scratch(size_t bytes) = 0;
+  virtual void* allocate(size_t bytes) = 0;
 
   // The cudaStream_t that everything is enqueued on, in order, on the current device.
   virtual void* stream() = 0;

@@ -1,5 +1,5 @@
-// Entry points of the CUDA library: the only header of cuda/ that the bindings include
-// besides runtime.h.
+// Entry points of the CUDA library: the only header of cuda/ that the bindings include besides
+// cuda_layer_runtime.h.
 #pragma once
 
 #include "common/args.h"
@@ -9,8 +9,8 @@
 
 namespace fusedrnn {
 
-// One layer, all of its directions, whole sequence. args[0 .. directions) differ in direction,
-// buffers and accumulate_grad_input only; pointers are to device memory, except
+// They run one layer in all of its directions over a whole sequence. args[0 .. directions) differ
+// in direction, buffers and accumulate_grad_input only; pointers are to device memory, except
 // shape.batch_sizes, which is the host's. Arguments are trusted: bindings/checks.h has checked
 // them. B = 0 and N = 0 are allowed. The plan is of the same pass.
 //

@@ -44,7 +44,7 @@ LaunchGraphs::~LaunchGraphs() {
 }
 
 LaunchGraphs& LaunchGraphs::of_device(int device) {
-  // Never destroyed: at exit the driver may be gone before them.
+  // They are never destroyed: at exit the driver may be gone before them.
   static std::mutex& mutex = *new std::mutex;
   static auto& graphs = *new std::map<int, LaunchGraphs>;
   const std::lock_guard<std::mutex> lock(mutex);
@@ -102,8 +102,9 @@ Status LaunchGraphs::record(const KernelSequence& sequence, void** graph) {
   const RelaxedCapture relaxed;
   cudaError_t error = cudaSuccess;
   if (recorder_ == nullptr) {
-    // A stream of our own: the caller's may be the default one, which cannot be captured, and one
-    // of torch's pool may get other work from another thread. Nor does it wait for the default one.
+    // The kernels are recorded on a stream of our own: the caller's may be the default one, which
+    // cannot be captured, and one of torch's pool may get other work from another thread. Nor does
+    // it wait for the default one.
     cudaStream_t created = nullptr;
     error = cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking);
     if (error != cudaSuccess) return failed("creating a stream to record the steps", error);

@@ -17,7 +17,8 @@
 
 namespace fusedrnn {
 
-// Of one device, which must be the current one in every call; for any number of threads.
+// The graphs of one device, which must be the current one in every call. Any number of threads may
+// call.
 class LaunchGraphs {
  public:
   static constexpr int64_t kMaxKernels = 65536;
@@ -27,7 +28,7 @@ class LaunchGraphs {
   LaunchGraphs& operator=(const LaunchGraphs&) = delete;
   ~LaunchGraphs();
 
-  // That of a device; it lives as long as the process.
+  // The graphs of a device; they live as long as the process.
   static LaunchGraphs& of_device(int device);
 
   // Enqueues the sequence on the stream, by a graph where it has one. On a stream that is being

@@ -23,7 +23,7 @@ Status query_cuda(int device, CudaInfo* info) {
   info->smem_bytes_per_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   info->l2_bytes = attribute(cudaDevAttrL2CacheSize);
   info->clock_ghz = attribute(cudaDevAttrClockRate) * 1e-6;  // of kHz
-  // Two transfers a clock, of so many bits each.
+  // There are two transfers a clock, of so many bits each.
   info->memory_bytes_per_second = 2e3 * attribute(cudaDevAttrMemoryClockRate) *
                                   (attribute(cudaDevAttrGlobalMemoryBusWidth) / 8.0);
   cudaDeviceProp properties;

@@ -7,7 +7,7 @@ namespace fusedrnn {
 namespace {
 
 template <class S>
-struct RowLaunchers {
+struct DTypeLaunchers {
   using A = accum_t<S>;
 
   static Status copy(const CopyArgs& args, Stream stream) {
@@ -16,8 +16,8 @@ struct RowLaunchers {
   static Status store(const CopyArgs& args, Stream stream) {
     return launch<Copy<A, S>>(flat_shape(args.rows * args.cols), args, stream);
   }
-  static Status sum_rows(const SumRowsArgs& args, int count, Stream stream) {
-    return launch<SumRows<S>>(SumRows<S>::shape(args.cols, count), args, stream);
+  static Status sum_columns(const SumColumnsArgs& args, int count, Stream stream) {
+    return launch<SumColumns<S>>(SumColumns<S>::shape(args.cols, count), args, stream);
   }
   static Status sum_slices(const SumSlicesArgs& args, int count, Stream stream) {
     LaunchShape shape = flat_shape(args.cols);
@@ -36,11 +36,11 @@ struct RowLaunchers {
 
 }  // namespace
 
-CudaRowKernels row_kernels(DType dtype) {
+CudaDTypeKernels dtype_kernels(DType dtype) {
   return visit_dtype(dtype, [](auto storage) {
-    using Launchers = RowLaunchers<decltype(storage)>;
-    return CudaRowKernels{Launchers::copy,       Launchers::store,    Launchers::sum_rows,
-                          Launchers::sum_slices, Launchers::end_rows, Launchers::backward_hidden};
+    using Launchers = DTypeLaunchers<decltype(storage)>;
+    return CudaDTypeKernels{Launchers::copy,       Launchers::store,    Launchers::sum_columns,
+                            Launchers::sum_slices, Launchers::end_rows, Launchers::backward_hidden};
   });
 }
 

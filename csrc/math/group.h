@@ -123,8 +123,8 @@ FUSEDRNN_HD Group<V, N> relu(const Group<V, N>& x) {
   return math::relu_value(x);
 }
 template <class V, int N>
-FUSEDRNN_HD Group<V, N> step(const Group<V, N>& x) {
-  return math::step_value(x);
+FUSEDRNN_HD Group<V, N> heaviside(const Group<V, N>& x) {
+  return math::heaviside_value(x);
 }
 
 }  // namespace FUSEDRNN_ISA

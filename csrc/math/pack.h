@@ -200,8 +200,8 @@ FUSEDRNN_HD Pack<T> relu(const Pack<T>& x) {
   return math::relu_value(x);
 }
 template <class T>
-FUSEDRNN_HD Pack<T> step(const Pack<T>& x) {
-  return math::step_value(x);
+FUSEDRNN_HD Pack<T> heaviside(const Pack<T>& x) {
+  return math::heaviside_value(x);
 }
 
 }  // namespace FUSEDRNN_ISA

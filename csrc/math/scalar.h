@@ -1,4 +1,4 @@
-// exp, tanh, sigmoid, relu and step of float and double, and the algorithms behind them,
+// exp, tanh, sigmoid, relu and heaviside of float and double, and the algorithms behind them,
 // written once for scalars and for the packs of math/pack.h.
 //
 //   exp(x)     = 2^n * (1 + q), x = n * ln(2) + r, |r| <= ln(2) / 2, q = exp(r) - 1
@@ -188,14 +188,14 @@ FUSEDRNN_HD V tanh_value(const V& x) {
   return bit_cast<V>(Bits(bit_cast<Bits>(magnitude) | sign));
 }
 
-// As torch: NaN gives NaN, and there is no negative zero.
+// As in torch, NaN gives NaN, and there is no negative zero.
 template <class V>
 FUSEDRNN_HD V relu_value(const V& x) {
   return select(x <= V(0.0f), V(0.0f), x);
 }
 
 template <class V>
-FUSEDRNN_HD V step_value(const V& x) {
+FUSEDRNN_HD V heaviside_value(const V& x) {
   return select(x > V(0.0f), V(1.0f), V(0.0f));
 }
 
@@ -210,8 +210,8 @@ FUSEDRNN_HD double sigmoid(double x) { return math::sigmoid_value(x); }
 FUSEDRNN_HD float relu(float x) { return math::relu_value(x); }
 FUSEDRNN_HD double relu(double x) { return math::relu_value(x); }
 // 1 where x > 0, else 0, also for NaN: the derivative of relu.
-FUSEDRNN_HD float step(float x) { return math::step_value(x); }
-FUSEDRNN_HD double step(double x) { return math::step_value(x); }
+FUSEDRNN_HD float heaviside(float x) { return math::heaviside_value(x); }
+FUSEDRNN_HD double heaviside(double x) { return math::heaviside_value(x); }
 
 }  // namespace FUSEDRNN_ISA
 }  // namespace fusedrnn

@@ -79,7 +79,7 @@ inline bool fits(const CudaCase& k) {
 // Products by plain loops; scratch in pieces of their own.
 class TestRuntime : public CudaRuntime {
  public:
-  Status gemm(const CudaProduct& product) override {
+  Status gemm(const GemmArgs& product) override {
     const bool to_accum = product.out != product.in;
     switch (product.in) {
       case DType::kFloat64:
@@ -96,8 +96,8 @@ class TestRuntime : public CudaRuntime {
     return enqueue_product<float, float>(product);
   }
 
-  // Of 16-bit numbers, whose NaN is one to every type.
-  void* scratch(size_t bytes) override {
+  // The memory is of 16-bit numbers, whose NaN is one to every type.
+  void* allocate(size_t bytes) override {
     pieces_.emplace_back(DType::kBFloat16, static_cast<int64_t>((bytes + 1) / 2));
     return pieces_.back().data();
   }
@@ -213,7 +213,7 @@ class Problems {
 
   int64_t row_stride() const { return k_.directions * k_.output_size() + gap(); }
 
-  // Rows of both directions, or nothing.
+  // The rows of both directions, or nothing.
   Doubles joined_grad_output() const {
     const int64_t p = k_.output_size();
     Doubles joined(sides_.size() * sides_[0].numbers.grad_output.size());

@@ -41,7 +41,7 @@ struct LayerCase {
   int64_t chunk_steps = 3;
 
   virtual ~LayerCase() = default;
-  // How it is to be run.
+  // How the case is to be run, in words.
   virtual std::string way() const = 0;
 
   int64_t gates() const { return cell_info(cell).gates; }
@@ -93,7 +93,7 @@ class Buffer {
   Buffer(DType dtype, const Doubles& values) : Buffer(dtype, static_cast<int64_t>(values.size())) {
     for (int64_t i = 0; i < count_; ++i) set(i, values[i]);
   }
-  // What is no number, in pairs of bytes.
+  // Holds what is no number, in pairs of bytes.
   template <class T>
   static Buffer of_values(const std::vector<T>& values) {
     const size_t bytes = values.size() * sizeof(T);
@@ -271,7 +271,7 @@ inline Numbers make_problem(const LayerCase& k, unsigned seed) {
   problem.grad_h_n = draw(k.batch_size * p, 1);
   if (k.has_c()) problem.grad_c_n = draw(k.batch_size * k.hidden_size, 1);
   if (k.steps_c && k.has_c()) problem.grad_c = draw(k.total_rows() * k.hidden_size, 1);
-  // The same for each direction of a layer.
+  // These numbers are the same for each direction of a layer.
   std::mt19937 random_row(3);
   if (k.reset) {
     if (k.states) problem.inputs[kResetH] = draw(k.batch_size * p, 1);

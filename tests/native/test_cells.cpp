@@ -36,7 +36,7 @@ Dual sigmoid(Dual a) {
   return Dual(1 / (1 + std::exp(-a.value)), a.slope * e / ((1 + e) * (1 + e)));
 }
 Dual relu(Dual a) { return a.value > 0 ? a : Dual(0); }
-Dual step(Dual a) { return Dual(a.value > 0 ? 1 : 0); }
+Dual heaviside(Dual a) { return Dual(a.value > 0 ? 1 : 0); }
 
 namespace {
 

@@ -13,7 +13,7 @@
 
 using namespace fusedrnn;
 
-// The stand-in.
+// What was enqueued on a stream of the stand-in.
 using Work = std::vector<std::string>;
 struct FakeStream {
   bool is_captured = false;
@@ -130,7 +130,7 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
 
 namespace fusedrnn {
 
-// run_forward and run_backward are given theirs.
+// Nobody asks for these: run_forward and run_backward are given kernels.
 CudaKernels cuda_kernels(CellKind, DType) { return {}; }
 
 }  // namespace fusedrnn
@@ -151,19 +151,19 @@ CudaKernels fake_kernels() {
   CudaKernels kernels{};
   kernels.cell.forward_step = launch_step<ForwardStepArgs>;
   kernels.cell.backward_step = launch_step<BackwardStepArgs>;
-  kernels.rows.copy = [](const CopyArgs& args, Stream stream) {
+  kernels.dtype.copy = [](const CopyArgs& args, Stream stream) {
     enqueue(stream, bytes_of("copy", args));
     return Status{};
   };
-  kernels.rows.store = [](const CopyArgs& args, Stream stream) {
+  kernels.dtype.store = [](const CopyArgs& args, Stream stream) {
     enqueue(stream, bytes_of("store", args));
     return Status{};
   };
-  kernels.rows.sum_rows = [](const SumRowsArgs&, int, Stream stream) {
-    enqueue(stream, "sum_rows");
+  kernels.dtype.sum_columns = [](const SumColumnsArgs&, int, Stream stream) {
+    enqueue(stream, "sum_columns");
     return Status{};
   };
-  kernels.rows.sum_slices = [](const SumSlicesArgs&, int, Stream stream) {
+  kernels.dtype.sum_slices = [](const SumSlicesArgs&, int, Stream stream) {
     enqueue(stream, "sum_slices");
     return Status{};
   };
@@ -177,13 +177,13 @@ class FakeRuntime : public CudaRuntime {
  public:
   FakeRuntime(FakeStream* stream, LaunchGraphs* graphs) : stream_(stream), graphs_(graphs) {}
 
-  Status gemm(const CudaProduct& product) override {
+  Status gemm(const GemmArgs& product) override {
     CHECK(!is_together_);
     enqueue(stream_,
             bytes_of("product", product.a) + bytes_of("", product.b) + bytes_of("", product.c));
     return {};
   }
-  void* scratch(size_t) override {
+  void* allocate(size_t) override {
     CHECK(!is_together_);
     return address(100 + pieces_++);
   }
@@ -347,7 +347,7 @@ TEST(a_recorded_layer_enqueues_what_a_plain_one_does) {
     LaunchGraphs graphs;
     const Work plain = work_of(layer, pass, Recording::kNever, &graphs, 0);
     const int chunks = layer.chunk_steps == layer.seq_len ? 1 : 3;
-    // Seen, recorded and launched, found and launched.
+    // The first pass is seen, the second recorded and launched, the third found and launched.
     CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, 0) == plain);
     const int instantiated = fake.instantiated;
     CHECK(work_of(layer, pass, Recording::kWhenRepeated, &graphs, chunks) == plain);

@@ -347,7 +347,7 @@ struct Gather {
       const Mbarrier barrier(words, step & 1);
       if (kFault != Fault::kNoWait) {
         barrier.wait((step >> 1) & 1);
-        // The bytes of step + 2, which come to the buffer that this step reads.
+        // These are the bytes of step + 2, which come to the buffer that this step reads.
         if (t == 0) barrier.arrive_expect_tx(expected);
       }
       const Shared<float> from = all.offset(kFault == Fault::kOneBuffer ? 0 : (step & 1) * units);

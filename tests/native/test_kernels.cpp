@@ -45,15 +45,16 @@ struct Case : LayerCase {
 };
 
 // The rows of a packed sequence among those of a padded one, in falling order, with two to spare.
-class Places {
+class CallerRows {
  public:
-  explicit Places(const Case& k) : padded_(k.padded && k.packed), padded_rows_(k.batch_size + 2) {
+  explicit CallerRows(const Case& k)
+      : padded_(k.padded && k.packed), padded_rows_(k.batch_size + 2) {
     for (int64_t b = 0; b < k.batch_size; ++b) order_.push_back(k.batch_size - b);
     const std::vector<int64_t> sizes = k.batch_sizes();
     for (int64_t t = 0; t < k.seq_len; ++t) {
       for (int64_t b = 0; b < sizes[t]; ++b) {
-        const auto row = static_cast<int64_t>(places_.size());
-        places_.push_back(padded_ ? t * padded_rows_ + order_[b] : row);
+        const auto row = static_cast<int64_t>(caller_rows_.size());
+        caller_rows_.push_back(padded_ ? t * padded_rows_ + order_[b] : row);
       }
     }
     rows_ = padded_ ? k.seq_len * padded_rows_ : k.total_rows();
@@ -68,9 +69,10 @@ class Places {
   Buffer spread(const Buffer& values, int64_t width) const {
     if (values.size() == 0) return values.copy();
     Buffer spread(values.dtype(), rows_ * width);
-    for (size_t row = 0; row < places_.size(); ++row) {
+    for (size_t row = 0; row < caller_rows_.size(); ++row) {
       for (int64_t i = 0; i < width; ++i) {
-        spread.set(places_[row] * width + i, values.get(static_cast<int64_t>(row) * width + i));
+        spread.set(caller_rows_[row] * width + i,
+                   values.get(static_cast<int64_t>(row) * width + i));
       }
     }
     return spread;
@@ -78,17 +80,17 @@ class Places {
   std::vector<uint8_t> spread(const std::vector<uint8_t>& values) const {
     if (values.empty()) return values;
     std::vector<uint8_t> spread(static_cast<size_t>(rows_), 1);
-    for (size_t row = 0; row < places_.size(); ++row) spread[places_[row]] = values[row];
+    for (size_t row = 0; row < caller_rows_.size(); ++row) spread[caller_rows_[row]] = values[row];
     return spread;
   }
-  // The way back, and whether the rows to spare are still NaN.
+  // The rows of the sequence in what the caller has, and whether the rows to spare are still NaN.
   Buffer collect(const Buffer& spread, int64_t width, bool* ok) const {
     if (spread.size() == 0) return spread.copy();
-    Buffer values(spread.dtype(), static_cast<int64_t>(places_.size()) * width);
+    Buffer values(spread.dtype(), static_cast<int64_t>(caller_rows_.size()) * width);
     Buffer rest = spread.copy();
-    for (size_t row = 0; row < places_.size(); ++row) {
+    for (size_t row = 0; row < caller_rows_.size(); ++row) {
       for (int64_t i = 0; i < width; ++i) {
-        const int64_t from = places_[row] * width + i;
+        const int64_t from = caller_rows_[row] * width + i;
         values.set(static_cast<int64_t>(row) * width + i, spread.get(from));
         rest.set(from, std::numeric_limits<double>::quiet_NaN());
       }
@@ -100,10 +102,11 @@ class Places {
  private:
   bool padded_;
   int64_t padded_rows_, rows_;
-  std::vector<int64_t> order_, places_;
+  std::vector<int64_t> order_, caller_rows_;
 };
 
-// Real threads, or the bodies one after the other; products by plain loops; scratch of NaN.
+// Has real threads, or runs the bodies one after the other; multiplies by plain loops; its scratch
+// is NaN.
 class TestRuntime : public CpuRuntime {
  public:
   explicit TestRuntime(bool concurrent) : concurrent_(concurrent) {}
@@ -126,9 +129,9 @@ class TestRuntime : public CpuRuntime {
     }
   }
 
-  bool repeats_products() const override { return !concurrent_; }
+  bool repeats_gemm() const override { return !concurrent_; }
 
-  void* scratch(size_t bytes) override {
+  void* allocate(size_t bytes) override {
     constexpr size_t kAlign = 64;
     pieces_.emplace_back(new char[bytes + kAlign]);
     char* piece = pieces_.back().get();
@@ -168,11 +171,11 @@ bool run_case(const Case& k, Run* run = nullptr) {
   for (const Doubles& values : problem.inputs) in.emplace_back(k.dtype, values);
   const auto input = [&](int i) { return problem.inputs[i].empty() ? nullptr : in[i].data(); };
   const std::vector<int64_t> batch_sizes = k.batch_sizes();
-  const Places places(k);
-  in[kX] = places.spread(in[kX], k.input_size);
-  const std::vector<uint8_t> reset = places.spread(problem.reset);
+  const CallerRows caller_rows(k);
+  in[kX] = caller_rows.spread(in[kX], k.input_size);
+  const std::vector<uint8_t> reset = caller_rows.spread(problem.reset);
   LayerShape shape{};
-  places.set(&shape);
+  caller_rows.set(&shape);
   shape.cell = k.cell;
   shape.dtype = k.dtype;
   shape.direction = k.direction;
@@ -200,7 +203,7 @@ bool run_case(const Case& k, Run* run = nullptr) {
 
   // A buffer of the caller's rows, with nothing in it.
   const auto empty_rows = [&](int64_t width) {
-    return places.spread(Buffer(k.dtype, rows * width), width);
+    return caller_rows.spread(Buffer(k.dtype, rows * width), width);
   };
   Buffer output = empty_rows(output_row_stride), h_n(k.dtype, k.batch_size * p);
   Buffer c_n(k.dtype, k.batch_size * k.hidden_size);
@@ -224,11 +227,11 @@ bool run_case(const Case& k, Run* run = nullptr) {
   if (!layer_forward_cpu(forward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
   const Expected& expected = oracle.expected;
   bool ok = true;
-  const Buffer output_rows = places.collect(output, output_row_stride, &ok);
+  const Buffer output_rows = caller_rows.collect(output, output_row_stride, &ok);
   ok = ok && is_close(k, "output", output_rows, expected.output, p, output_row_stride) &&
        is_close(k, "h_n", h_n, expected.h_n, p, p) &&
        is_close(k, "c_n", c_n, expected.c_n, k.hidden_size, k.hidden_size) &&
-       is_close(k, "c", places.collect(all_c, k.hidden_size, &ok), expected.c, 1, 1);
+       is_close(k, "c", caller_rows.collect(all_c, k.hidden_size, &ok), expected.c, 1, 1);
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t i = p; i < output_row_stride; ++i) {
       ok = ok && std::isnan(output_rows.get(row * output_row_stride + i));
@@ -236,9 +239,9 @@ bool run_case(const Case& k, Run* run = nullptr) {
   }
   if (!ok || !k.training) return ok;
 
-  Buffer grad_output = places.spread(Buffer(k.dtype, problem.grad_output), p);
+  Buffer grad_output = caller_rows.spread(Buffer(k.dtype, problem.grad_output), p);
   Buffer grad_h_n(k.dtype, problem.grad_h_n), grad_c_n(k.dtype, problem.grad_c_n);
-  Buffer grad_c = places.spread(Buffer(k.dtype, problem.grad_c), k.hidden_size);
+  Buffer grad_c = caller_rows.spread(Buffer(k.dtype, problem.grad_c), k.hidden_size);
   const int64_t gates_width = k.grad_gates ? k.gates() * k.hidden_size : 0;
   Buffer gates_x = empty_rows(gates_width), gates_r = empty_rows(gates_width);
   std::vector<Buffer> grads;
@@ -246,7 +249,7 @@ bool run_case(const Case& k, Run* run = nullptr) {
     grads.emplace_back(k.dtype, static_cast<int64_t>(expected.grads[i].size()));
   }
   if (k.accumulate) grads[kX].fill(1);
-  grads[kX] = places.spread(grads[kX], k.input_size);
+  grads[kX] = caller_rows.spread(grads[kX], k.input_size);
   const auto grad = [&](int i) {
     return i == k.absent_grad || grads[i].size() == 0 ? nullptr : grads[i].data();
   };
@@ -282,9 +285,9 @@ bool run_case(const Case& k, Run* run = nullptr) {
   backward.grad_weight_hr = grad(kWeightHr);
   backward.grad_params = grad(kParams);
   if (!layer_backward_cpu(backward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
-  grads[kX] = places.collect(grads[kX], k.input_size, &ok);
-  gates_x = places.collect(gates_x, gates_width, &ok);
-  gates_r = places.collect(gates_r, gates_width, &ok);
+  grads[kX] = caller_rows.collect(grads[kX], k.input_size, &ok);
+  gates_x = caller_rows.collect(gates_x, gates_width, &ok);
+  gates_r = caller_rows.collect(gates_r, gates_width, &ok);
   ok = is_close(k, "grad_gates_x", gates_x, expected.grad_gates_x, 1, 1) &&
        is_close(k, "grad_gates_r", gates_r, expected.grad_gates_r, 1, 1) && ok;
   for (int i = 0; i < kInputCount; ++i) {

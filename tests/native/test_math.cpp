@@ -215,7 +215,7 @@ struct Relu {
 struct Step {
   template <class V>
   static V value(const V& x) {
-    return step(x);
+    return heaviside(x);
   }
 };
 
@@ -286,12 +286,12 @@ void check_groups() {
   check(a * b, [](const V& x, const V& y) { return x * y; });
   check(a / b, [](const V& x, const V& y) { return x / y; });
   check(-a, [](const V& x, const V&) { return -x; });
-  // Not of a * b: a product that is used elsewhere may be rounded by itself.
+  // The sum is not of a * b: a product that is used elsewhere may be rounded by itself.
   check(madd(b, b, a), [](const V& x, const V& y) { return madd(y, y, x); });
   check(tanh(a), [](const V& x, const V&) { return tanh(x); });
   check(sigmoid(a), [](const V& x, const V&) { return sigmoid(x); });
   check(relu(a), [](const V& x, const V&) { return relu(x); });
-  check(step(a), [](const V& x, const V&) { return step(x); });
+  check(heaviside(a), [](const V& x, const V&) { return heaviside(x); });
   check(select(a < b, a, b), [](const V& x, const V& y) { return select<T>(x < y, x, y); });
   check(select(a > b, a, b), [](const V& x, const V& y) { return select<T>(x > y, x, y); });
   check(select(a <= b, a, b), [](const V& x, const V& y) { return select<T>(x <= y, x, y); });

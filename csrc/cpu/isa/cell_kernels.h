@@ -11,7 +11,7 @@
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
 
-// With weights of type W; null where S has none of that type.
+// The sweep with weights of type W; null where a layer of S has none of that type.
 template <template <class> class Cell, class S, class W>
 constexpr auto direct_sweep() -> decltype(&Direct<Cell, S, S>::forward_sweep) {
   if constexpr (std::is_same_v<S, W> || std::is_same_v<S, float>) {
@@ -21,7 +21,7 @@ constexpr auto direct_sweep() -> decltype(&Direct<Cell, S, S>::forward_sweep) {
   }
 }
 
-// h before it is projected, of rows of the saved values.
+// Computes h before it is projected, for rows of the saved values.
 template <template <class> class Cell, class S>
 struct Unprojected {
   using A = accum_t<S>;
@@ -35,11 +35,11 @@ struct Unprojected {
     for_each_row_vector<V>(0, row_count, hidden_size, [&](int64_t row, int64_t unit, auto lanes) {
       const S* saved_row = from + row * kSavedWidth * hidden_size + unit;
       const auto load = [&](int k) { return load_lanes<V>(saved_row + k * hidden_size, lanes); };
-      Values<V, C::kSaved> kept;
+      Values<V, C::kSaved> unit_saved;
       Values<V, C::kStates> next;
-      for (int k = 0; k < C::kSaved; ++k) kept[k] = load(k);
+      for (int k = 0; k < C::kSaved; ++k) unit_saved[k] = load(k);
       for (int k = 1; k < C::kStates; ++k) next[k] = load(C::kSaved + k - 1);
-      store_lanes(C::hidden(kept, next), to + row * hidden_size + unit, lanes);
+      store_lanes(C::hidden(unit_saved, next), to + row * hidden_size + unit, lanes);
     });
   }
 };

@@ -1,16 +1,16 @@
 // Schedule persistent on weights as they lie: what one thread of the parallel region does for a
-// chunk of steps. For few steps of few rows, where packing would cost more than it saves.
+// chunk of steps. It is for few steps of few rows, where packing would cost more than it saves.
 //
 // A product is rows [rows, k_size] * weight^T, weight [units, k_size] with k contiguous. Each sum
 // is a vector along k at first. Those of a panel, V::kLanes units with all their gates, are then
-// added up across their lanes together, so that a panel ends in step.h as those of gemm.h do.
+// added up across their lanes together, so that a panel ends in step.h as those of panel.h do.
 // Weights may be stored as another type W, and are widened as they are read; the scales of int8_t
 // multiply the sums of each side.
 #pragma once
 
 #include <type_traits>
 
-#include "cpu/isa/gemm.h"
+#include "cpu/isa/panel.h"
 #include "cpu/isa/panel_element.h"
 #include "cpu/isa/step.h"
 #include "cpu/isa/team.h"
@@ -33,7 +33,7 @@ constexpr int direct_units(int rows) {
 // The operands of a product: rows of a step, row 0 of which is at `row_0`, and a weight with rows
 // of k_size elements that ends at `end`; of int8_t, scale has that of each row.
 template <class A, class W>
-struct DirectFactors {
+struct DirectOperands {
   const A* row_0;
   int64_t row_stride;
   const W* weight;
@@ -72,14 +72,14 @@ FUSEDRNN_HD V load_tail(const W* ptr, int n, const typename V::Mask& inside, con
 }
 
 // sums[row][unit] = products along k of kRows rows from `row` on and of V::kLanes rows of a weight
-// from unit_0 on, or += if `accumulate`. Of fewer than those, unit_count, the last is taken again.
-// Not inlined: one copy serves every cell.
+// from unit_0 on, or += if `accumulate`. Of fewer than those, unit_count, the last is multiplied
+// again. Not inlined: one copy serves every cell.
 template <class V, int kRows, class A, class W>
 void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t unit_count,
                      const W* end, int64_t k_size, bool accumulate, V (*sums)[V::kLanes]) {
   constexpr int kUnits = direct_units<V>(kRows), kSums = kRows * kUnits;
   // Enough sums to hide the latency of an addition come from taking several k at once.
-  constexpr int kSteps = kRows > 1 ? 1 : (kAccumulators >= 16 ? 16 : 8) / kUnits;
+  constexpr int kChains = kRows > 1 ? 1 : (kAccumulators >= 16 ? 16 : 8) / kUnits;
   const int64_t whole = k_size / V::kLanes * V::kLanes;
   const int tail = static_cast<int>(k_size - whole);
   const V one(A(1));
@@ -95,19 +95,19 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
       const int64_t idx = first + unit;
       units[unit] = unit_0 + (idx < unit_count ? idx : unit_count - 1) * k_size;
     }
-    V acc[kSteps][kSums];
+    V acc[kChains][kSums];
 #pragma GCC unroll 8
-    for (int step = 0; step < kSteps; ++step) {
+    for (int chain = 0; chain < kChains; ++chain) {
 #pragma GCC unroll 32
-      for (int i = 0; i < kSums; ++i) acc[step][i] = V(A(0));
+      for (int i = 0; i < kSums; ++i) acc[chain][i] = V(A(0));
     }
     const int64_t ahead = kUnits * k_size;
     int64_t k = 0;
-    for (; k + kSteps * V::kLanes <= whole; k += kSteps * V::kLanes) {
+    for (; k + kChains * V::kLanes <= whole; k += kChains * V::kLanes) {
 #pragma GCC unroll 8
-      for (int step = 0; step < kSteps; ++step) {
-        multiply_vectors<V, kRows, kUnits>(row, row_stride, units, k + step * V::kLanes, ahead,
-                                           acc[step]);
+      for (int chain = 0; chain < kChains; ++chain) {
+        multiply_vectors<V, kRows, kUnits>(row, row_stride, units, k + chain * V::kLanes, ahead,
+                                           acc[chain]);
       }
     }
     for (; k < whole; k += V::kLanes) {
@@ -127,14 +127,14 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
     for (int i = 0; i < kSums; ++i) {
       V sum = acc[0][i];
 #pragma GCC unroll 8
-      for (int step = 1; step < kSteps; ++step) sum += acc[step][i];
+      for (int chain = 1; chain < kChains; ++chain) sum += acc[chain][i];
       V& total = sums[i / kUnits][first + i % kUnits];
       total = accumulate ? total + sum : sum;
     }
   }
 }
 
-// The same for 1 <= row_count <= kDirectRows.
+// Calls multiply_direct for row_count rows, 1 <= row_count <= kDirectRows.
 template <class V, int kRows = kDirectRows, class A, class W>
 FUSEDRNN_HD void multiply_direct_rows(int row_count, const A* row, int64_t row_stride,
                                       const W* unit_0, int64_t unit_count, const W* end,
@@ -151,10 +151,10 @@ FUSEDRNN_HD void multiply_direct_rows(int row_count, const A* row, int64_t row_s
 // Sums of the products of V::kLanes rows of a weight from `first` on, of which `count` are there,
 // as the weight's scales have them.
 template <class V, class A, class W>
-FUSEDRNN_HD V apply_scale(const V& sums, const DirectFactors<A, W>& product, int64_t first,
+FUSEDRNN_HD V apply_scale(const V& sums, const DirectOperands<A, W>& operands, int64_t first,
                           int64_t count) {
   if constexpr (std::is_same_v<W, int8_t>) {
-    const float* scale = product.scale + first;
+    const float* scale = operands.scale + first;
     if (count >= V::kLanes) return sums * V::load(scale);
     return sums * V::load_partial(scale, static_cast<int>(count));
   } else {
@@ -163,10 +163,10 @@ FUSEDRNN_HD V apply_scale(const V& sums, const DirectFactors<A, W>& product, int
 }
 
 // Calls finish(row, sums) for each of the rows with the sums of V::kLanes units from `unit` on,
-// of `units`: sums [kGroups] of the products of all factors or, with kApart, [kProducts][kGroups].
+// of `units`: sums [kGroups] of all products or, with kApart, [kProducts][kGroups].
 template <class V, int kGroups, bool kApart, int kProducts, class A, class W, class Finish>
 FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
-                                       const DirectFactors<A, W> (&factors)[kProducts],
+                                       const DirectOperands<A, W> (&operands)[kProducts],
                                        int64_t unit, int64_t units, const Finish& finish) {
   constexpr int kSets = kApart ? kProducts : 1;
   static_assert(kSets == kProducts || !std::is_same_v<W, int8_t>, "each side has its own scales");
@@ -179,18 +179,17 @@ FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
     for (int group = 0; group < kGroups; ++group) {
       V sums[kDirectBlockRows][V::kLanes];
       for (int i = 0; i < kProducts; ++i) {
-        const DirectFactors<A, W>& product = factors[i];
+        const DirectOperands<A, W>& one = operands[i];
         for (int row = 0; row < count; row += kDirectRows) {
-          multiply_direct_rows<V>(
-              count - row < kDirectRows ? count - row : kDirectRows,
-              product.row_0 + (rows.first + first + row) * product.row_stride, product.row_stride,
-              product.weight + (group * units + unit) * product.k_size, units - unit, product.end,
-              product.k_size, !kApart && i > 0, sums + row);
+          multiply_direct_rows<V>(count - row < kDirectRows ? count - row : kDirectRows,
+                                  one.row_0 + (rows.first + first + row) * one.row_stride,
+                                  one.row_stride, one.weight + (group * units + unit) * one.k_size,
+                                  units - unit, one.end, one.k_size, !kApart && i > 0, sums + row);
         }
         if (!kApart && i + 1 < kProducts) continue;
         for (int row = 0; row < count; ++row) {
           totals[row][(kApart ? i : 0) * kGroups + group] =
-              apply_scale(sum_lanes(sums[row]), product, group * units + unit, units - unit);
+              apply_scale(sum_lanes(sums[row]), one, group * units + unit, units - unit);
         }
       }
     }
@@ -202,7 +201,7 @@ template <template <class> class Cell, class S, class W>
 struct Direct {
   using A = accum_t<S>;
   using V = Pack<A>;
-  using Factors = DirectFactors<A, W>;
+  using Operands = DirectOperands<A, W>;
   static constexpr int kGates = Cell<V>::kGates;
   static constexpr bool kApart = Cell<V>::kSplit || std::is_same_v<W, int8_t>;
 
@@ -216,10 +215,10 @@ struct Direct {
       const ForwardStep<Cell, S> step(sweep, s);
       const bool descending = ((s & 1) != 0) != sweep.descending;
       const OwnRows rows = team.own_rows(sweep.steps.rows(s));
-      const Factors input = factors(step.input, shape.input_size, weights.weight_ih,
-                                    weights.scale_ih, kGates * hidden_size, shape.input_size);
-      const Factors recurrent = factors(step.h_prev, step.h_row_stride, weights.weight_hh,
-                                        weights.scale_hh, kGates * hidden_size, output_size);
+      const Operands input = operands(step.input, shape.input_size, weights.weight_ih,
+                                      weights.scale_ih, kGates * hidden_size, shape.input_size);
+      const Operands recurrent = operands(step.h_prev, step.h_row_stride, weights.weight_hh,
+                                          weights.scale_hh, kGates * hidden_size, output_size);
       for_each_vector_of_units(team, hidden_size, descending, [&](int64_t unit, auto lanes) {
         multiply_direct_panel<V, kGates, kApart, 2>(
             rows, {input, recurrent}, unit, hidden_size, [&](int64_t row, const V* sums) {
@@ -231,8 +230,8 @@ struct Direct {
             });
       });
       if (step.h_raw == nullptr) continue;
-      const Factors raw = factors(step.h_raw, hidden_size, weights.weight_hr, weights.scale_hr,
-                                  output_size, hidden_size);
+      const Operands raw = operands(step.h_raw, hidden_size, weights.weight_hr, weights.scale_hr,
+                                    output_size, hidden_size);
       for_each_vector_of_units(team, output_size, descending, [&](int64_t unit, auto lanes) {
         multiply_direct_panel<V, 1, false, 1>(
             rows, {raw}, unit, output_size,
@@ -242,8 +241,8 @@ struct Direct {
   }
 
  private:
-  FUSEDRNN_HD static Factors factors(const A* row_0, int64_t row_stride, const void* weight,
-                                     const float* scale, int64_t units, int64_t k_size) {
+  FUSEDRNN_HD static Operands operands(const A* row_0, int64_t row_stride, const void* weight,
+                                       const float* scale, int64_t units, int64_t k_size) {
     const auto* first = static_cast<const W*>(weight);
     return {row_0, row_stride, first, first + units * k_size, k_size, scale};
   }

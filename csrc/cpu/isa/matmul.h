@@ -1,4 +1,4 @@
-// Products of whole matrices on the tiles of gemm.h: c = op(a) * b, or c += op(a) * b, where b
+// Products of whole matrices on the tiles of panel.h: c = op(a) * b, or c += op(a) * b, where b
 // has been packed into panels. The layer's input projection and gradients spend here what the
 // sweep does not.
 //
@@ -9,8 +9,8 @@
 #include <cstring>
 
 #include "cpu/cpu_layer_runtime.h"
-#include "cpu/isa/gemm.h"
 #include "cpu/isa/pack_weights.h"
+#include "cpu/isa/panel.h"
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
@@ -70,9 +70,9 @@ struct MatMul {
   // the block may be left out. Few k at a time, so that a line of the block is filled at once.
   FUSEDRNN_HD static void interleave(const A* a, int64_t lda, int64_t rows, int64_t depth,
                                      A* block) {
-    constexpr int64_t kSteps = 8;
-    for (int64_t k_begin = 0; k_begin < depth; k_begin += kSteps) {
-      const int64_t k_end = depth - k_begin < kSteps ? depth : k_begin + kSteps;
+    constexpr int64_t kFewK = 8;
+    for (int64_t k_begin = 0; k_begin < depth; k_begin += kFewK) {
+      const int64_t k_end = depth - k_begin < kFewK ? depth : k_begin + kFewK;
       int64_t row = 0;
       for (; row + kRows <= rows; row += kRows) {
         for (int64_t k = k_begin; k < k_end; ++k) {
@@ -107,7 +107,8 @@ struct MatMul {
     }
   }
 
-  // Rows of c, from `c` on: = or += those of left times `depth` of the k of b, from k on.
+  // Sets rows of c, from `c` on, to those of left times `depth` of the k of b, from k on, or adds
+  // them.
   template <class LeftAt>
   FUSEDRNN_HD static void multiply_rows_of_block(const MatMulRight& right, int64_t k, int64_t depth,
                                                  int64_t rows, int64_t panel_begin,

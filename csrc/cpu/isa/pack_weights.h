@@ -1,9 +1,9 @@
-// Copies a weight matrix into the panels of gemm.h, once a call. Units beyond the last are
+// Copies a weight matrix into the panels of panel.h, once a call. Units beyond the last are
 // zeros, so that a product needs no mask.
 #pragma once
 
 #include "cpu/cpu_kernel_table.h"
-#include "cpu/isa/gemm.h"
+#include "cpu/isa/panel.h"
 #include "cpu/isa/step.h"
 #include "math/half.h"
 
@@ -86,7 +86,7 @@ FUSEDRNN_HD void pack_vector(const PanelLayout& layout, const S* weight, int64_t
   }
 }
 
-// Packs panels [panel_begin, panel_end), gemm.h's layout. Takes few k at a time, so that what
+// Packs panels [panel_begin, panel_end), panel.h's layout. Takes few k at a time, so that what
 // is transposed stays in the first cache, and lines shared by panels in the second.
 template <class V, class S, class P>
 void pack_panels(const PanelLayout& layout, const S* weight, int64_t panel_begin, int64_t panel_end,

@@ -30,9 +30,8 @@ constexpr int storage_panel_rows() {
   return sizeof(S) < sizeof(accum_t<S>) && kVectorBytes > 16 ? kStoragePanelRows : 0;
 }
 
-// Widened by the instructions for it, which compilers do not find behind Pack::load: they widen
-// half a vector at a time, and decode Float16 by arithmetic. The same for int8_t, of weights in
-// place.
+// Widens a vector by the instructions for it, which compilers do not find behind Pack::load: they
+// widen half a vector at a time, and decode Float16 by arithmetic. int8_t is of weights in place.
 #if defined(__AVX512F__)
 FUSEDRNN_HD __m512 widen(const BFloat16* ptr) {
   const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(ptr));

@@ -2,8 +2,8 @@
 // recurrent weights are packed; each product ends, block by block, in the functions of step.h.
 #pragma once
 
-#include "cpu/isa/gemm.h"
 #include "cpu/isa/pack_weights.h"
+#include "cpu/isa/panel.h"
 #include "cpu/isa/step.h"
 #include "cpu/isa/team.h"
 
@@ -41,9 +41,9 @@ struct Persistent {
           step.prefetch_cell(row, panel * kGateVectors * V::kLanes);
         };
         const int64_t next = next_panel(gates, panel, descending);
-        const Factors<A> recurrent{step.h_prev, step.h_row_stride,
-                                   panel_ptr(sweep.panel_element, sweep.packed_hh, gates, panel),
-                                   gates.k_size};
+        const PanelOperands<A> recurrent{
+            step.h_prev, step.h_row_stride,
+            panel_ptr(sweep.panel_element, sweep.packed_hh, gates, panel), gates.k_size};
         if (sweep.packed_ih == nullptr) {
           multiply_panel<V, kCols, false, 1, S>(
               sweep.panel_element, rows, {recurrent},
@@ -53,9 +53,9 @@ struct Persistent {
               });
           return;
         }
-        const Factors<A> input{step.input, inputs.k_size,
-                               panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, panel),
-                               inputs.k_size};
+        const PanelOperands<A> input{step.input, inputs.k_size,
+                                     panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, panel),
+                                     inputs.k_size};
         multiply_panel<V, kCols, Cell<V>::kSplit, 2, S>(
             sweep.panel_element, rows, {input, recurrent},
             panel_ptr(sweep.panel_element, sweep.packed_ih, inputs, next), prepare,
@@ -93,21 +93,21 @@ struct Persistent {
     const PanelLayout hidden = make_panel_layout<Cell>(SweepProduct::kGradHidden, shape);
     const PanelLayout projected = make_panel_layout<Cell>(SweepProduct::kGradProjected, shape);
     const int64_t gate_size = kGates * shape.hidden_size;
-    const bool leaves = sweep.args->grad_h_0 != nullptr || sweep.dreset_h != nullptr;
+    const bool wants_first_h = sweep.args->grad_h_0 != nullptr || sweep.dreset_h != nullptr;
     Team team(sweep, thread_idx, num_threads);
     // Step -1 only delivers grad_h_0 of the rows of step 0.
-    const int64_t begin = sweep.begin == 0 && leaves ? -1 : sweep.begin;
+    const int64_t begin = sweep.begin == 0 && wants_first_h ? -1 : sweep.begin;
     for (int64_t s = sweep.end - 1; s >= begin; --s) {
       const BackwardStep<Cell, S> step(sweep, s);
       const bool descending = (s & 1) != 0;
       const int64_t product_rows = sweep.steps.rows(s + 1);
-      const A* dgr_before = static_cast<const A*>(sweep.dgr_end);
+      const A* dgr_after = static_cast<const A*>(sweep.dgr_end);
       if (s + 1 < sweep.end) {
-        dgr_before = static_cast<const A*>(sweep.dgr) +
-                     (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
+        dgr_after = static_cast<const A*>(sweep.dgr) +
+                    (sweep.steps.row(s + 1) - sweep.first_row) * gate_size;
       }
       const OwnRows rows =
-          team.own_rows(leaves && product_rows > step.rows ? product_rows : step.rows);
+          team.own_rows(wants_first_h && product_rows > step.rows ? product_rows : step.rows);
       OwnRows multiplied = team.own_rows(product_rows);
       if (multiplied.count > rows.count) multiplied.count = rows.count;
       team.for_each_panel(hidden.panel_count<V>(), descending, [&](int64_t panel) {
@@ -120,7 +120,7 @@ struct Persistent {
         };
         multiply_panel<V, kUnitVectors, false, 1, S>(
             sweep.panel_element, multiplied,
-            {{dgr_before, gate_size, panel_ptr(sweep.panel_element, sweep.packed_hh, hidden, panel),
+            {{dgr_after, gate_size, panel_ptr(sweep.panel_element, sweep.packed_hh, hidden, panel),
               hidden.k_size}},
             panel_ptr(sweep.panel_element, sweep.packed_hh, hidden,
                       next_panel(hidden, panel, descending)),
@@ -157,8 +157,8 @@ struct Persistent {
                            int64_t panel, int64_t row, int64_t count, const V* input_sums,
                            const V* sums) {
     for_each_unit<kGateVectors>(gates, panel, [&](int v, int64_t unit, auto lanes) {
-      const Products<V> input{offset_or_null(input_sums, v), kGateVectors, kCols};
-      const Products<V> recurrent{sums + v, kGateVectors, kCols};
+      const GateSums<V> input{offset_or_null(input_sums, v), kGateVectors, kCols};
+      const GateSums<V> recurrent{sums + v, kGateVectors, kCols};
       constexpr bool is_full = std::is_same_v<decltype(lanes), AllLanes>;
       step.template cells<is_full ? kGroupRows : 1>(row, count, unit, lanes, input, recurrent);
     });

@@ -34,7 +34,7 @@ struct Rows {
   }
 
   // Adds blocks of rows, so that the rounding error grows with rows / kBlock.
-  static void column_sums(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
+  static void sum_columns(const void* src, int64_t src_stride, int64_t rows, int64_t col_begin,
                           int64_t col_end, void* sums) {
     constexpr int64_t kBlock = 64;
     const auto* from = static_cast<const A*>(src);

@@ -26,7 +26,7 @@ template <class V, class T>
 FUSEDRNN_HD V load_lanes(const T* src, int lanes) {
   return V::load_partial(src, lanes);
 }
-// As load_lanes; zeros where src is null.
+// Loads as load_lanes does; zeros where src is null.
 template <class V, class T, class Count>
 FUSEDRNN_HD V load_lanes_or_zero(const T* src, Count lanes) {
   return src != nullptr ? load_lanes<V>(src, lanes) : V(0.0f);
@@ -62,7 +62,7 @@ FUSEDRNN_HD void prefetch(const void* ptr) {
 #endif
 }
 
-// Into the second cache.
+// Fetches into the second cache.
 FUSEDRNN_HD void prefetch_outer(const void* ptr) {
 #if defined(__GNUC__) || defined(__clang__)
   __builtin_prefetch(ptr, 0, 2);
@@ -82,18 +82,18 @@ FUSEDRNN_HD T* offset_or_null(T* base, int64_t offset) {
   return base != nullptr ? base + offset : nullptr;
 }
 
-// Products of rows and of the gates of a vector of units, in memory.
+// What a product gave for rows and for the gates of a vector of units, in memory.
 template <class V>
-struct Products {
+struct GateSums {
   const V* first;  // of the first row, may be null
   int gate_stride, row_stride;
 };
 
-// Those of a gate and kRows rows.
+// The sums of one gate for kRows rows.
 template <int kRows, class V>
-FUSEDRNN_HD Group<V, kRows> group_rows(const Products<V>& products, int gate) {
+FUSEDRNN_HD Group<V, kRows> group_rows(const GateSums<V>& sums, int gate) {
   return make_group<V, kRows>(
-      [&](int i) { return products.first[gate * products.gate_stride + i * products.row_stride]; });
+      [&](int i) { return sums.first[gate * sums.gate_stride + i * sums.row_stride]; });
 }
 
 template <template <class> class Cell, class S>
@@ -111,7 +111,7 @@ struct ForwardStep {
         gx_row_stride(sweep.gx_row_stride),
         h_row_stride(sweep.h_row_stride),
         output_row_stride(sweep.output_row_stride),
-        rows_next(sweep.steps.rows(s + 1)),
+        rows_after(sweep.steps.rows(s + 1)),
         reset_h(static_cast<const S*>(sweep.args->reset_h)),
         reset_c(static_cast<const S*>(sweep.args->reset_c)),
         c(static_cast<A*>(sweep.c)),
@@ -119,21 +119,22 @@ struct ForwardStep {
         h_prev(static_cast<const A*>(sweep.h[s & 1])),
         h_next(static_cast<A*>(sweep.h[(s + 1) & 1])) {
     const SweepSteps& steps = sweep.steps;
-    const int64_t row = steps.row(s), place = steps.place(s);
+    const int64_t row = steps.row(s), caller_row = steps.caller_row(s);
     const int64_t chunk_row = row - sweep.first_row;
     input = offset_or_null(static_cast<const A*>(sweep.input),
                            chunk_row * sweep.args->shape.input_size);
     gx = offset_or_null(static_cast<const A*>(sweep.gx), chunk_row * gx_row_stride);
     order = steps.order;
     output_order = sweep.output_is_scratch ? nullptr : order;
-    output = static_cast<S*>(sweep.output) +
-             (sweep.output_is_scratch ? row - sweep.output_first_row : place) * output_row_stride;
+    output =
+        static_cast<S*>(sweep.output) +
+        (sweep.output_is_scratch ? row - sweep.output_first_row : caller_row) * output_row_stride;
     saved = offset_or_null(static_cast<S*>(sweep.saved),
                            (row - sweep.saved_first_row) * kSavedWidth * hidden_size);
-    all_c = offset_or_null(static_cast<S*>(sweep.args->c), place * hidden_size);
-    reset = offset_or_null(sweep.args->shape.reset, place);
-    if (rows_next > 0) {
-      reset_next = offset_or_null(sweep.args->shape.reset, steps.place(s + 1));
+    all_c = offset_or_null(static_cast<S*>(sweep.args->c), caller_row * hidden_size);
+    reset = offset_or_null(sweep.args->shape.reset, caller_row);
+    if (rows_after > 0) {
+      reset_after = offset_or_null(sweep.args->shape.reset, steps.caller_row(s + 1));
     }
   }
 
@@ -153,62 +154,62 @@ struct ForwardStep {
   // without bias, and without gx the input side as well, or else that one apart: `input` may be
   // empty.
   template <int kRows = 1, class Count>
-  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const Products<V>& input,
-                        const Products<V>& recurrent) const {
-    using Rows = Group<V, kRows>;
+  FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const GateSums<V>& input,
+                        const GateSums<V>& recurrent) const {
+    using RowGroup = Group<V, kRows>;
     const auto load_rows = [&](const A* src, int64_t row_stride) {
       return make_group<V, kRows>(
           [&](int i) { return load_lanes<V>(src + (row + i) * row_stride + unit, lanes); });
     };
-    const auto store_rows = [&](const Rows& values, auto* dst, int64_t row_stride) {
+    const auto store_rows = [&](const RowGroup& values, auto* dst, int64_t row_stride) {
       for (int i = 0; i < kRows; ++i) {
         store_lanes(values.member[i], dst + (row + i) * row_stride + unit, lanes);
       }
     };
-    Values<Rows, C::kGates> x, r;
+    Values<RowGroup, C::kGates> x, r;
     for (int gate = 0; gate < C::kGates; ++gate) {
       const int64_t column = gate * hidden_size;
-      x[gate] = Rows(load_lanes<V>(bias_x + column + unit, lanes));
+      x[gate] = RowGroup(load_lanes<V>(bias_x + column + unit, lanes));
       if (gx != nullptr) x[gate] = x[gate] + load_rows(gx + column, gx_row_stride);
       if (input.first != nullptr) x[gate] = x[gate] + group_rows<kRows>(input, gate);
-      // Never a plain copy: GCC makes a block of bytes of several, whose vectors are then read
-      // before their parts have arrived.
+      // No value is plainly copied here: of several copies GCC makes one of a block of bytes, whose
+      // vectors are then read before their parts have arrived.
       if (C::kSplit) {
-        r[gate] =
-            group_rows<kRows>(recurrent, gate) + Rows(load_lanes<V>(bias_r + column + unit, lanes));
+        r[gate] = group_rows<kRows>(recurrent, gate) +
+                  RowGroup(load_lanes<V>(bias_r + column + unit, lanes));
       } else {
         x[gate] = x[gate] + group_rows<kRows>(recurrent, gate);
-        r[gate] = Rows(0.0f);
+        r[gate] = RowGroup(0.0f);
       }
     }
-    Values<Rows, C::kStates> prev, next;
+    Values<RowGroup, C::kStates> prev, next;
     // A cell that uses h itself is never projected, so its h has hidden_size columns.
-    prev[0] = h_raw != nullptr ? Rows(0.0f) : load_rows(h_prev, h_row_stride);
+    prev[0] = h_raw != nullptr ? RowGroup(0.0f) : load_rows(h_prev, h_row_stride);
     if (C::kStates > 1) {
       prev[C::kStates - 1] = make_group<V, kRows>([&](int i) {
         const int64_t state = (row + i) * hidden_size + unit;
-        return reset != nullptr && reset[place_in(order, row + i)] != 0
+        return reset != nullptr && reset[ordered_row(order, row + i)] != 0
                    ? load_lanes_or_zero<V>(offset_or_null(reset_c, state), lanes)
                    : load_lanes<V>(c + state, lanes);
       });
     }
-    Values<Rows, C::kParams> own{};
+    Values<RowGroup, C::kParams> unit_params{};
     for (int k = 0; k < C::kParams; ++k) {
-      own[k] = Rows(load_lanes<V>(params + k * hidden_size + unit, lanes));
+      unit_params[k] = RowGroup(load_lanes<V>(params + k * hidden_size + unit, lanes));
     }
-    Values<Rows, C::kSaved> kept;
-    Cell<Rows>::forward(x, r, own, prev, next, kept);
+    Values<RowGroup, C::kSaved> unit_saved;
+    Cell<RowGroup>::forward(x, r, unit_params, prev, next, unit_saved);
 
     if (C::kStates > 1) {
       store_rows(next[C::kStates - 1], c, hidden_size);
       for (int i = 0; all_c != nullptr && i < kRows; ++i) {
-        const int64_t place = place_in(order, row + i) * hidden_size + unit;
-        store_lanes(next[C::kStates - 1].member[i], all_c + place, lanes);
+        const int64_t offset = ordered_row(order, row + i) * hidden_size + unit;
+        store_lanes(next[C::kStates - 1].member[i], all_c + offset, lanes);
       }
     }
     if (saved != nullptr && kSavedWidth > 0) {
       const int64_t width = kSavedWidth * hidden_size;
-      for (int k = 0; k < C::kSaved; ++k) store_rows(kept[k], saved + k * hidden_size, width);
+      for (int k = 0; k < C::kSaved; ++k) store_rows(unit_saved[k], saved + k * hidden_size, width);
       for (int k = 1; k < C::kStates; ++k) {
         store_rows(next[k], saved + (C::kSaved + k - 1) * hidden_size, width);
       }
@@ -222,8 +223,8 @@ struct ForwardStep {
 
   // The cell on `count` rows from `row` on, at most kRows at once.
   template <int kRows, class Count>
-  FUSEDRNN_HD void cells(int64_t row, int64_t count, int64_t unit, Count lanes, Products<V> input,
-                         Products<V> recurrent) const {
+  FUSEDRNN_HD void cells(int64_t row, int64_t count, int64_t unit, Count lanes, GateSums<V> input,
+                         GateSums<V> recurrent) const {
     for (; count >= kRows; row += kRows, count -= kRows) {
       cell<kRows>(row, unit, lanes, input, recurrent);
       input.first = offset_or_null(input.first, kRows * input.row_stride);
@@ -236,10 +237,10 @@ struct ForwardStep {
   // it there: a sequence gives the same numbers whether it comes at once or in pieces.
   template <class Count>
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& h) const {
-    S* output_row = output + place_in(output_order, row) * output_row_stride + unit;
+    S* output_row = output + ordered_row(output_order, row) * output_row_stride + unit;
     store_lanes(h, output_row, lanes);
     A* next = h_next + row * h_row_stride + unit;
-    if (reset_next != nullptr && row < rows_next && reset_next[place_in(order, row)] != 0) {
+    if (reset_after != nullptr && row < rows_after && reset_after[ordered_row(order, row)] != 0) {
       const S* replacement = offset_or_null(reset_h, row * h_row_stride + unit);
       store_lanes(load_lanes_or_zero<V>(replacement, lanes), next, lanes);
     } else {
@@ -252,7 +253,7 @@ struct ForwardStep {
   const A* bias_r;
   const A* params;
   int64_t gx_row_stride, h_row_stride, output_row_stride;
-  int64_t rows_next;  // of the next step of the sweep
+  int64_t rows_after;  // of the step after
   const int64_t* order;
   const int64_t* output_order;  // null where output is scratch
   const S* reset_h;             // as in LayerForwardArgs
@@ -267,7 +268,7 @@ struct ForwardStep {
   S* saved;
   S* all_c;
   const uint8_t* reset;
-  const uint8_t* reset_next = nullptr;  // where the next step begins
+  const uint8_t* reset_after = nullptr;  // where the step after begins
 };
 
 template <template <class> class Cell, class S>
@@ -304,17 +305,17 @@ struct BackwardStep {
     if (rows_before > 0) {
       const int64_t row = steps.row(s - 1);
       saved_before = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
-      output_before = output_base + steps.place(s - 1) * output_row_stride;
+      output_before = output_base + steps.caller_row(s - 1) * output_row_stride;
     }
     if (rows > 0) {
-      const int64_t row = steps.row(s), place = steps.place(s);
+      const int64_t row = steps.row(s), caller_row = steps.caller_row(s);
       const int64_t chunk_row = row - sweep.first_row;
       saved = offset_or_null(saved_base, (row - sweep.saved_first_row) * saved_row_size);
-      output = output_base + place * output_row_stride;
-      grad_c = offset_or_null(static_cast<const S*>(sweep.args->grad_c), place * hidden_size);
-      reset = offset_or_null(reset_base, place);
+      output = output_base + caller_row * output_row_stride;
+      grad_c = offset_or_null(static_cast<const S*>(sweep.args->grad_c), caller_row * hidden_size);
+      reset = offset_or_null(reset_base, caller_row);
       grad_output = offset_or_null(static_cast<const S*>(sweep.args->grad_output),
-                                   place * grad_output_row_stride);
+                                   caller_row * grad_output_row_stride);
       dgx = static_cast<A*>(sweep.dgx) + chunk_row * C::kGates * hidden_size;
       dgr = static_cast<A*>(sweep.dgr) + chunk_row * C::kGates * hidden_size;
       dparams =
@@ -322,14 +323,14 @@ struct BackwardStep {
       dh = static_cast<A*>(sweep.dh);
       if (dh != nullptr) dh += chunk_row * output_size;
     }
-    if (rows_after > 0) reset_after = offset_or_null(reset_base, steps.place(s + 1));
+    if (rows_after > 0) reset_after = offset_or_null(reset_base, steps.caller_row(s + 1));
   }
 
   // Fetches what hidden and cell will read and has not been touched since another row.
   FUSEDRNN_HD void prefetch_hidden(int64_t row, int64_t unit) const {
     if (row >= rows) return;
     if (grad_output != nullptr) {
-      prefetch_vector<V>(grad_output + place_in(order, row) * grad_output_row_stride + unit);
+      prefetch_vector<V>(grad_output + ordered_row(order, row) * grad_output_row_stride + unit);
     }
     if (dh == nullptr) prefetch_cell(row, unit);
   }
@@ -337,7 +338,7 @@ struct BackwardStep {
     for (int k = 0; k < kSavedWidth; ++k) {
       prefetch_vector<V>(saved + (row * kSavedWidth + k) * hidden_size + unit);
     }
-    const int64_t in_output = place_in(order, row) * output_row_stride + unit;
+    const int64_t in_output = ordered_row(order, row) * output_row_stride + unit;
     if (C::kReadsNextH && dh == nullptr) prefetch_vector<V>(output + in_output);
     if (row < rows_before && C::kStates > 1) {
       prefetch_vector<V>(saved_before + (row * kSavedWidth + C::kSaved) * hidden_size + unit);
@@ -348,14 +349,14 @@ struct BackwardStep {
   }
 
   // The gradient of h, given what flows into it through the recurrent product; where the next step
-  // of the sweep resets the row, that belongs to reset_h instead. Rows that no earlier step of the
-  // sweep has are done: they deliver grad_h_0.
+  // of the sweep resets the row, that belongs to reset_h instead. Rows that no earlier step of
+  // the sweep has are done: they deliver grad_h_0.
   template <class Count>
   FUSEDRNN_HD void hidden(int64_t row, int64_t unit, Count lanes, const V& product) const {
     A* carry_row = carry + row * output_size + unit;
     V total = product + load_lanes<V>(carry_row, lanes);
-    const int64_t place = place_in(order, row);
-    if (reset_after != nullptr && row < rows_after && reset_after[place] != 0) {
+    const int64_t caller_row = ordered_row(order, row);
+    if (reset_after != nullptr && row < rows_after && reset_after[caller_row] != 0) {
       add_lanes(total, dreset_h + row * output_size + unit, lanes);
       total = V(0.0f);
     }
@@ -364,7 +365,7 @@ struct BackwardStep {
       return;
     }
     if (grad_output != nullptr) {
-      total += load_lanes<V>(grad_output + place * grad_output_row_stride + unit, lanes);
+      total += load_lanes<V>(grad_output + caller_row * grad_output_row_stride + unit, lanes);
     }
     if (dh != nullptr) {
       store_lanes(total, dh + row * output_size + unit, lanes);
@@ -378,23 +379,25 @@ struct BackwardStep {
   template <class Count>
   FUSEDRNN_HD void cell(int64_t row, int64_t unit, Count lanes, const V& grad_h) const {
     const int64_t state = row * hidden_size + unit;
-    const int64_t place = place_in(order, row);
-    const bool is_reset = reset != nullptr && reset[place] != 0;
-    // The row's previous state is not that of another step, but one of these.
+    const int64_t caller_row = ordered_row(order, row);
+    const bool is_reset = reset != nullptr && reset[caller_row] != 0;
+    // Whether the row's previous states are not those of another step, but given ones.
     const bool is_given = is_reset || row >= rows_before;
     const S* given_h = is_reset ? reset_h : h_0;
     const S* given_c = is_reset ? reset_c : c_0;
-    Values<V, C::kSaved> kept;
+    Values<V, C::kSaved> unit_saved;
     Values<V, C::kStates> prev, next, dnext, dprev;
     const S* saved_row = offset_or_null(saved, row * kSavedWidth * hidden_size + unit);
-    for (int k = 0; k < C::kSaved; ++k) kept[k] = load_lanes<V>(saved_row + k * hidden_size, lanes);
+    for (int k = 0; k < C::kSaved; ++k)
+      unit_saved[k] = load_lanes<V>(saved_row + k * hidden_size, lanes);
     prev[0] = next[0] = V(0.0f);
     if (C::kReadsPrevH && dh == nullptr) {
-      prev[0] = is_given ? load_lanes_or_zero<V>(offset_or_null(given_h, state), lanes)
-                         : load_lanes<V>(output_before + place * output_row_stride + unit, lanes);
+      prev[0] = is_given
+                    ? load_lanes_or_zero<V>(offset_or_null(given_h, state), lanes)
+                    : load_lanes<V>(output_before + caller_row * output_row_stride + unit, lanes);
     }
     if (C::kReadsNextH && dh == nullptr) {
-      next[0] = load_lanes<V>(output + place * output_row_stride + unit, lanes);
+      next[0] = load_lanes<V>(output + caller_row * output_row_stride + unit, lanes);
     }
     dnext[0] = grad_h;
     if (C::kStates > 1) {
@@ -407,17 +410,17 @@ struct BackwardStep {
       next[kC] = load_lanes<V>(saved_row + saved_c, lanes);
       dnext[kC] = load_lanes<V>(dc + state, lanes);
       if (grad_c != nullptr) {
-        dnext[kC] += load_lanes<V>(grad_c + place * hidden_size + unit, lanes);
+        dnext[kC] += load_lanes<V>(grad_c + caller_row * hidden_size + unit, lanes);
       }
     }
     Values<V, C::kGates> dx, dr;
-    Values<V, C::kParams> own{}, down;
+    Values<V, C::kParams> unit_params{}, unit_dparams;
     for (int k = 0; k < C::kParams; ++k) {
-      own[k] = load_lanes<V>(params + k * hidden_size + unit, lanes);
+      unit_params[k] = load_lanes<V>(params + k * hidden_size + unit, lanes);
     }
-    C::backward(kept, own, prev, next, dnext, dx, dr, dprev, down);
+    C::backward(unit_saved, unit_params, prev, next, dnext, dx, dr, dprev, unit_dparams);
     for (int k = 0; dparams != nullptr && k < C::kParams; ++k) {
-      store_lanes(down[k], dparams + (row * C::kParams + k) * hidden_size + unit, lanes);
+      store_lanes(unit_dparams[k], dparams + (row * C::kParams + k) * hidden_size + unit, lanes);
     }
 
     const int64_t gate_row = row * C::kGates * hidden_size + unit;
@@ -436,7 +439,7 @@ struct BackwardStep {
   }
 
   int64_t hidden_size, output_size;
-  int64_t rows, rows_before, rows_after;  // of this, the previous and the next step of the sweep
+  int64_t rows, rows_before, rows_after;  // of this step, the one before and the one after
   const int64_t* order;
   int64_t output_row_stride, grad_output_row_stride;
   const S* c_0;
@@ -449,9 +452,9 @@ struct BackwardStep {
   A* dc;
   A* dreset_h;
   A* dreset_c;
-  const S* saved_before = nullptr;  // where the previous step begins
+  const S* saved_before = nullptr;  // where the step before begins
   const S* output_before = nullptr;
-  const uint8_t* reset_after = nullptr;  // where the next step begins
+  const uint8_t* reset_after = nullptr;  // where the step after begins
   const S* saved = nullptr;              // where the step begins, as are the following
   const S* output = nullptr;
   const S* grad_output = nullptr;

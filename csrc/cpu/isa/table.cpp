@@ -27,7 +27,7 @@ constexpr DTypeKernels make_dtype_kernels() {
       storage_panel_rows<S>(),
       Rows<S>::load,
       Rows<S>::store,
-      Rows<S>::column_sums,
+      Rows<S>::sum_columns,
       MatMul<accum_t<S>>::count,
       MatMul<accum_t<S>>::pack,
       MatMul<accum_t<S>>::multiply,
@@ -36,7 +36,7 @@ constexpr DTypeKernels make_dtype_kernels() {
   };
 }
 
-// What the compiler's flags say, not what the build calls it.
+// The instruction set of the compiler's flags, whatever the build calls it.
 constexpr Isa compiled_isa() {
 #if defined(__AVX512F__)
   return Isa::kAvx512;

@@ -20,10 +20,11 @@ FUSEDRNN_DEV void sync_named(int barrier, int threads) {
 
 class Mbarrier {
  public:
-  // Word i of `words`.
+  // The mbarrier is word i of `words`.
   FUSEDRNN_DEV Mbarrier(const Shared<uint64_t>& words, int64_t i) : address_(words.address(i)) {}
 
-  // Once, by one thread; fence_mbarrier_init and a barrier come between this and any other use.
+  // Is called once, by one thread; fence_mbarrier_init and a barrier come between this and any
+  // other use.
   FUSEDRNN_DEV void init(int arrivals) const {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(address_), "r"(arrivals)
@@ -74,14 +75,14 @@ class Mbarrier {
 #endif
   }
 
-  // For cluster.cuh.
+  // The address is for cluster.cuh.
   FUSEDRNN_DEV uint32_t address() const { return address_; }
 
  private:
   uint32_t address_;
 };
 
-// By the thread that did init, before the barrier that tells the others.
+// Is called by the thread that did init, before the barrier that tells the others.
 FUSEDRNN_DEV void fence_mbarrier_init() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");

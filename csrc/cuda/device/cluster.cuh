@@ -44,7 +44,7 @@ FUSEDRNN_DEV void sync_cluster() {
 }
 
 // Stores the packet at elements i .. of `to`, and counts 16 bytes on `barrier`, both in block
-// `rank` of the cluster at the place they have here. Returns at once; who waits there for the
+// `rank` of the cluster at the addresses they have here. Returns at once; who waits there for the
 // barrier's phase sees the bytes. That block must not have ended.
 template <class T>
 FUSEDRNN_DEV void store_async(const Shared<T>& to, int64_t i, const Packet<T>& packet,

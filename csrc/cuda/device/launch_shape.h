@@ -10,7 +10,7 @@ namespace fusedrnn {
 // A cudaStream_t; null is the default stream. Drivers pass it on without CUDA's headers.
 using Stream = void*;
 
-// kWholeGrid: every block is on the device at once, or the launch fails. For kernels whose
+// kWholeGrid: every block is on the device at once, or the launch fails. It is for kernels whose
 // blocks wait for one another.
 enum class Residency : int8_t { kAny, kWholeGrid };
 

@@ -43,7 +43,8 @@ FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
   return bit_cast<Packet<T>>(__ldg(reinterpret_cast<const uint4*>(ptr)));
 }
 
-// Relaxed at GPU scope: they see one another, and order nothing else. 4 or 8 bytes, never torn.
+// Relaxed accesses at GPU scope: they see one another, and order nothing else. They are of 4 or 8
+// bytes, and never torn.
 template <class T>
 FUSEDRNN_DEV T load_relaxed(const T* ptr) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "relaxed accesses are of 4 or 8 bytes");

@@ -9,7 +9,7 @@
 
 namespace fusedrnn {
 
-// Elements of at least 2 bytes. Indices and offsets in elements.
+// Elements have at least 2 bytes. Indices and offsets are in elements.
 template <class T>
 class Shared {
   static_assert(sizeof(T) >= 2, "the simulator follows races in units of 2 bytes");

@@ -28,7 +28,7 @@ FUSEDRNN_DEV int64_t grid_dim_z() { return gridDim.z; }
 // Every living thread of the block arrives before one leaves; orders shared and global memory
 // among them.
 FUSEDRNN_DEV void sync_block() { __syncthreads(); }
-// The same for a warp.
+// Every thread of the warp arrives before one leaves; orders memory among them.
 FUSEDRNN_DEV void sync_warp() { __syncwarp(kFullWarp); }
 
 // The value of lane (lane_idx() ^ mask). Orders no memory.

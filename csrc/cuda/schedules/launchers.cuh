@@ -1,5 +1,5 @@
-// cell_kernels: the launchers of one cell, for each storage type. For cell.cu, and for tests that
-// plant faults.
+// cell_kernels: the launchers of one cell, for each storage type. cell.cu includes them, and tests
+// that plant faults.
 #pragma once
 
 #include "cuda/schedules/per_step.cuh"
@@ -28,7 +28,7 @@ template <template <class> class Cell, class S, class Barriers = BlockBarriers>
 struct CellLaunchers {
   template <StepForm kForm>
   static Status forward_form(const ForwardStepArgs& args, int directions, Stream stream) {
-    using Kernel = ForwardStep<Cell, S, kForm, Barriers>;
+    using Kernel = ForwardPerStep<Cell, S, kForm, Barriers>;
     int64_t rows = 0;
     for (int d = 0; d < directions; ++d) rows = larger(rows, args.step[d].rows);
     LaunchShape shape = step_shape(rows, args.sizes.hidden_size, directions);
@@ -43,7 +43,7 @@ struct CellLaunchers {
 
   template <StepForm kForm>
   static Status backward_form(const BackwardStepArgs& args, int directions, Stream stream) {
-    using Kernel = BackwardStep<Cell, S, kForm, Barriers>;
+    using Kernel = BackwardPerStep<Cell, S, kForm, Barriers>;
     LaunchShape shape =
         step_shape(backward_rows(args, directions), args.sizes.hidden_size, directions);
     shape.smem_bytes = Kernel::kSmemBytes;

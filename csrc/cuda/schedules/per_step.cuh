@@ -3,27 +3,27 @@
 //
 //   form      recurrent side of the gates (forward), gradient of h (backward)
 //   kProduct  read from a product that the runtime computed before
-//   kFused    multiplied here, see tile_product.cuh
+//   kFused    multiplied here, see tile_matmul.cuh
 //
 // Then the cell. A block without any row in a step, by their lengths, multiplies nothing. With
 // projection (kProduct only), forward leaves h before the projection, and BackwardHidden makes the
-// gradient of h whose product with weight_hr BackwardStep reads.
+// gradient of h whose product with weight_hr BackwardPerStep reads.
 #pragma once
 
 #include "cuda/device/launch.cuh"
 #include "cuda/schedules/step.cuh"
-#include "cuda/schedules/tile_product.cuh"
+#include "cuda/schedules/tile_matmul.cuh"
 
 namespace fusedrnn {
 
 // The unit and row of a thread of per_step.
-struct StepPlace {
+struct PerStepThread {
   int64_t first_row, first_unit;  // of the block
   int64_t row, unit;
   int direction;
 };
-FUSEDRNN_DEV StepPlace step_place() {
-  StepPlace at;
+FUSEDRNN_DEV PerStepThread per_step_thread() {
+  PerStepThread at;
   at.first_row = block_idx_x() * kFusedRows;
   at.first_unit = block_idx_y() * kFusedUnits;
   at.row = at.first_row + warp_idx();
@@ -43,18 +43,18 @@ inline LaunchShape step_shape(int64_t rows, int64_t units, int directions) {
 }
 
 template <template <class> class Cell, class S, StepForm kForm, class Barriers = BlockBarriers>
-struct ForwardStep {
+struct ForwardPerStep {
   using Args = ForwardStepArgs;
   using Step = CellStep<Cell, S>;
   using A = accum_t<S>;
-  using Product = TileProduct<A, Step::kGates, WeightLayout::kUnitRows>;
+  using MatMul = TileMatMul<A, Step::kGates, WeightLayout::kUnitRows>;
   static constexpr const char* kName =
       kForm == StepForm::kFused ? "per_step/fused forward" : "per_step/product forward";
   static constexpr int kMaxThreads = kFusedThreads;
-  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? Product::kSmemBytes : 0;
+  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? MatMul::kSmemBytes : 0;
 
   static FUSEDRNN_DEV void run(const Args& args) {
-    const StepPlace at = step_place();
+    const PerStepThread at = per_step_thread();
     const ForwardBuffers& buffers = args.buffers[at.direction];
     const StepRows& step = args.step[at.direction];
     if (at.first_row >= step.rows) return;
@@ -95,7 +95,7 @@ struct ForwardStep {
 
  private:
   static FUSEDRNN_DEV void read_product(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                        const RowPart& part, const StepPlace& at,
+                                        const RowPart& part, const PerStepThread& at,
                                         A (&product)[Step::kGates]) {
     const void* src = part.has_before ? buffers.product : buffers.start_product;
     if (part.resets) src = buffers.reset_product;
@@ -107,17 +107,17 @@ struct ForwardStep {
   }
 
   static FUSEDRNN_DEV void multiply(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                    const StepRows& step, const RowPart& part, const StepPlace& at,
-                                    A (&product)[Step::kGates]) {
+                                    const StepRows& step, const RowPart& part,
+                                    const PerStepThread& at, A (&product)[Step::kGates]) {
     const int64_t hidden_size = sizes.hidden_size;
     const bool may_have_h = at.first_row < step.rows_before || buffers.h_0 != nullptr ||
                             (buffers.reset != nullptr && buffers.reset_h != nullptr);
-    // The same for all threads of the block.
+    // All threads of the block agree on this.
     const bool has_h =
         may_have_h && has_any(buffers, at.first_row, kFusedRows, step.rows, step.time);
-    static_assert(Product::kThreadLoadsOneRow, "a thread loads h of the row it ends with");
+    static_assert(MatMul::kThreadLoadsOneRow, "a thread loads h of the row it ends with");
     const S* h = part.is_in ? h_before<S>(sizes, buffers, step, part, at.row) : nullptr;
-    Product::template run<Barriers>(
+    MatMul::template run<Barriers>(
         has_h ? hidden_size : 0,
         [&](int64_t k, int gate, int unit) {
           if (at.first_unit + unit >= hidden_size) return A(0);
@@ -128,7 +128,7 @@ struct ForwardStep {
   }
 };
 
-// Rows that a direction has in a backward step: also those that start in the step after, which
+// The rows that a direction has in a backward step, also those that start in the step after, which
 // only deliver grad_h_0.
 FUSEDRNN_HD int64_t backward_rows(const StepRows& step) {
   return step.rows > step.rows_after ? step.rows : step.rows_after;
@@ -143,18 +143,18 @@ inline int64_t backward_rows(const BackwardStepArgs& args, int directions) {
 }
 
 template <template <class> class Cell, class S, StepForm kForm, class Barriers = BlockBarriers>
-struct BackwardStep {
+struct BackwardPerStep {
   using Args = BackwardStepArgs;
   using Step = CellStep<Cell, S>;
   using A = accum_t<S>;
-  using Product = TileProduct<A, 1, WeightLayout::kDepthRows>;
+  using MatMul = TileMatMul<A, 1, WeightLayout::kDepthRows>;
   static constexpr const char* kName =
       kForm == StepForm::kFused ? "per_step/fused backward" : "per_step/product backward";
   static constexpr int kMaxThreads = kFusedThreads;
-  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? Product::kSmemBytes : 0;
+  static constexpr int64_t kSmemBytes = kForm == StepForm::kFused ? MatMul::kSmemBytes : 0;
 
   static FUSEDRNN_DEV void run(const Args& args) {
-    const StepPlace at = step_place();
+    const PerStepThread at = per_step_thread();
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const StepRows& step = args.step[at.direction];
     const int64_t hidden_size = args.sizes.hidden_size;
@@ -195,9 +195,10 @@ struct BackwardStep {
 
  private:
   static FUSEDRNN_DEV void multiply(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                    const StepRows& step, const StepPlace& at, A (&product)[1]) {
+                                    const StepRows& step, const PerStepThread& at,
+                                    A (&product)[1]) {
     const int64_t hidden_size = sizes.hidden_size, depth = Step::kGates * hidden_size;
-    Product::template run<Barriers>(
+    MatMul::template run<Barriers>(
         has_any(buffers, at.first_row, kFusedRows, step.rows_after, step.time_after) ? depth : 0,
         [&](int64_t k, int, int unit) {
           if (at.first_unit + unit >= hidden_size) return A(0);
@@ -212,7 +213,7 @@ struct BackwardStep {
   }
 };
 
-// With projection: the gradient of h, of output_size units, from the product with weight_hh.
+// The gradient of projected h, of output_size units, from the product with weight_hh.
 template <class S>
 struct BackwardHidden {
   using Args = BackwardStepArgs;
@@ -221,7 +222,7 @@ struct BackwardHidden {
   static constexpr int kMaxThreads = kFusedThreads;
 
   static FUSEDRNN_DEV void run(const Args& args) {
-    const StepPlace at = step_place();
+    const PerStepThread at = per_step_thread();
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const StepRows& step = args.step[at.direction];
     const int64_t output_size = args.sizes.output_size;

@@ -44,8 +44,8 @@ struct Copy {
 
 // A warp sums one slice of 32 columns.
 template <class S>
-struct SumRows {
-  using Args = SumRowsArgs;
+struct SumColumns {
+  using Args = SumColumnsArgs;
   using A = accum_t<S>;
   static constexpr const char* kName = "sums of rows";
   static constexpr int kMaxThreads = kRowThreads;

@@ -22,17 +22,18 @@ struct StepRange {
   int64_t begin, end;
 };
 
-// As step_rows, of steps that are known to have batch_size rows each.
+// step_rows of steps that are known to have batch_size rows each.
 FUSEDRNN_DEV StepRows block_step(const Steps& steps, int64_t s) {
   return step_rows({nullptr, steps.seq_len, steps.batch_size, steps.direction}, s);
 }
 
 // The rows and unit of a thread, and where its block's shared memory lies.
 template <class S, int kRows>
-struct BlockPlace {
+struct SingleBlockThread {
   using A = accum_t<S>;
 
-  FUSEDRNN_DEV BlockPlace(int unit_threads, int64_t hidden_size, int64_t weights, int64_t width)
+  FUSEDRNN_DEV SingleBlockThread(int unit_threads, int64_t hidden_size, int64_t weights,
+                                 int64_t width)
       : direction(static_cast<int>(block_idx_z())),
         unit(thread_idx() % unit_threads),
         tile_row(thread_idx() / unit_threads * kRows),
@@ -92,8 +93,8 @@ struct ForwardSingleBlock {
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
     const int64_t hidden_size = sizes.hidden_size;
-    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size,
-                                  kGates * hidden_size * hidden_size, hidden_size);
+    const SingleBlockThread<S, kRows> at(args.unit_threads, hidden_size,
+                                         kGates * hidden_size * hidden_size, hidden_size);
     const ForwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
     const StepRange range = at.active(buffers, steps, {args.begin, args.end});
@@ -128,7 +129,7 @@ struct ForwardSingleBlock {
       if (at.has_unit) {
         A product[kRows][kGates];
         multiply(at, hidden_size, s, product);
-        // Only now: the product needs the registers.
+        // This comes only now, because the product needs the registers.
         const StepRows step = block_step(steps, s), next_step = block_step(steps, s + 1);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
@@ -174,8 +175,9 @@ struct ForwardSingleBlock {
   }
 
  private:
-  // Steps without any row of the block.
-  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+  // Writes what steps without any row of the block leave.
+  static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
+                               StepRange range) {
     const ForwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
       const StepRows step = block_step(args.steps[at.direction], s);
@@ -203,8 +205,8 @@ struct ForwardSingleBlock {
     }
   }
 
-  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
-                                    A (&product)[kRows][kGates]) {
+  static FUSEDRNN_DEV void multiply(const SingleBlockThread<S, kRows>& at, int64_t hidden_size,
+                                    int64_t s, A (&product)[kRows][kGates]) {
     const Shared<S> weights = at.weights().offset(at.unit);
     const Shared<A> h = at.buffer(s, 0);
 #pragma unroll
@@ -235,18 +237,18 @@ struct BackwardSingleBlock {
   static constexpr int kGates = Step::kGates;
   static constexpr const char* kName = "single_block backward";
   static constexpr int kMaxThreads = kSingleBlockMaxThreads;
-  // Of the product's loop; params need registers as well, and none may spill.
+  // How far the product's loop is unrolled; params need registers as well, and none may spill.
   static constexpr int kUnroll = Step::C::kParams > 0 ? 6 : 8;
 
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
     const int64_t hidden_size = sizes.hidden_size, gate_size = kGates * hidden_size;
-    const BlockPlace<S, kRows> at(args.unit_threads, hidden_size, gate_size * hidden_size,
-                                  gate_size);
+    const SingleBlockThread<S, kRows> at(args.unit_threads, hidden_size, gate_size * hidden_size,
+                                         gate_size);
     const BackwardBuffers& buffers = args.buffers[at.direction];
     const Steps& steps = args.steps[at.direction];
     StepRange range = at.active(buffers, steps, {args.begin, args.end});
-    // A row that starts in the first of them has the gradient of its h_0 in the step before.
+    // A row that starts in the first active step has the gradient of its h_0 in the step before.
     if (range.begin > args.begin) --range.begin;
     pad(args, at, {args.begin, range.begin});
     pad(args, at, {range.end, args.end});
@@ -314,8 +316,9 @@ struct BackwardSingleBlock {
   }
 
  private:
-  // Steps that neither have a row of the block nor come before the start of one.
-  static FUSEDRNN_DEV void pad(const Args& args, const BlockPlace<S, kRows>& at, StepRange range) {
+  // Writes what steps leave that neither have a row of the block nor come before the start of one.
+  static FUSEDRNN_DEV void pad(const Args& args, const SingleBlockThread<S, kRows>& at,
+                               StepRange range) {
     const BackwardBuffers& buffers = args.buffers[at.direction];
     for (int64_t s = range.begin; s < range.end && at.has_unit; ++s) {
       const StepRows step = block_step(args.steps[at.direction], s);
@@ -342,15 +345,15 @@ struct BackwardSingleBlock {
     }
   }
 
-  static FUSEDRNN_DEV void store_dr(const BlockPlace<S, kRows>& at, int64_t hidden_size, int64_t s,
-                                    int offset, int row, const Gates& dr) {
+  static FUSEDRNN_DEV void store_dr(const SingleBlockThread<S, kRows>& at, int64_t hidden_size,
+                                    int64_t s, int offset, int row, const Gates& dr) {
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
       at.buffer(s, offset).store(at.element(gate * hidden_size + at.unit) + row, dr[gate]);
     }
   }
 
-  static FUSEDRNN_DEV void multiply(const BlockPlace<S, kRows>& at, int64_t gate_size,
+  static FUSEDRNN_DEV void multiply(const SingleBlockThread<S, kRows>& at, int64_t gate_size,
                                     int64_t hidden_size, int64_t s, A (&product)[kRows]) {
     const Shared<S> weights = at.weights().offset(at.unit);
     const Shared<A> dgr = at.buffer(s, 0);
@@ -366,8 +369,8 @@ struct BackwardSingleBlock {
     }
   }
 
-  // What the chunk before, or the gradients of the initial states, need of the first step.
-  static FUSEDRNN_DEV void finish(const Args& args, const BlockPlace<S, kRows>& at,
+  // Stores what the chunk before, or the gradients of the initial states, need of the first step.
+  static FUSEDRNN_DEV void finish(const Args& args, const SingleBlockThread<S, kRows>& at,
                                   const StepRange& range, const A (&carry)[kRows],
                                   const A (&dc)[kRows]) {
     const BackwardBuffers& buffers = args.buffers[at.direction];

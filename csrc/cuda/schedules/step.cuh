@@ -70,13 +70,13 @@ FUSEDRNN_DEV bool has_any(const Buffers& buffers, int64_t first, int count, int6
   return any;
 }
 
-// In backward, for a row that a step does not have: whether it is there that h_0 has its gradient,
-// since the row starts in the step after, or has no step and this is the first one visited.
+// Whether backward delivers the gradient of a row's h_0 at a step that does not have the row: the
+// row starts in the step after, or has no step and this is the first one visited.
 FUSEDRNN_DEV bool starts_after(const StepRows& step, const RowPart& part) {
   return part.has_after || (part.is_empty && step.rows_after == 0);
 }
 
-// The row of h that enters a row's step, or null: zeros. Arguments of either pass.
+// The row of h that enters a row's step, or null: zeros. The buffers may be those of either pass.
 template <class S, class Buffers>
 FUSEDRNN_DEV const S* h_before(const LayerSizes& sizes, const Buffers& buffers,
                                const StepRows& step, const RowPart& part, int64_t row) {
@@ -139,7 +139,7 @@ struct CellStep {
     }
   }
 
-  // The params of a unit; arguments of either pass.
+  // The params of a unit; the buffers may be those of either pass.
   template <class Buffers>
   FUSEDRNN_DEV static Params load_params(const LayerSizes& sizes, const Buffers& buffers,
                                          int64_t unit) {
@@ -176,10 +176,10 @@ struct CellStep {
                                 int64_t unit, const Gates& x, const Gates& r, const Params& params,
                                 A h_before, A& c) {
     Values<A, C::kStates> prev, next;
-    Values<A, C::kSaved> kept;
+    Values<A, C::kSaved> saved;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
-    C::forward(x, r, params, prev, next, kept);
+    C::forward(x, r, params, prev, next, saved);
 
     const int64_t state = row * sizes.hidden_size + unit;
     const bool ends = !part.has_after;
@@ -192,13 +192,14 @@ struct CellStep {
     if constexpr (kHasC) {
       c = next[kC];
       if (ends && buffers.c_n != nullptr) store_at<S>(buffers.c_n, state, c);
-      if (buffers.steps_c != nullptr) {
-        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, c);
+      if (buffers.all_c != nullptr) {
+        store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, c);
       }
-      if (buffers.kept_c != nullptr && (step.step + 1) % buffers.kept_steps == 0) {
-        const int64_t place = (step.step + 1) / buffers.kept_steps - 1;
+      if (buffers.kept_c != nullptr && (step.idx + 1) % buffers.kept_steps == 0) {
+        const int64_t kept_idx = (step.idx + 1) / buffers.kept_steps - 1;
         if (!ends) {
-          static_cast<A*>(buffers.kept_c)[place * sizes.batch_size * sizes.hidden_size + state] = c;
+          static_cast<A*>(buffers.kept_c)[kept_idx * sizes.batch_size * sizes.hidden_size + state] =
+              c;
         }
       }
     }
@@ -207,15 +208,15 @@ struct CellStep {
       const int64_t first = saved_row * kSavedWidth * sizes.hidden_size + unit;
 #pragma unroll
       for (int k = 0; k < C::kSaved; ++k) {
-        store_at<S>(buffers.saved, first + k * sizes.hidden_size, kept[k]);
+        store_at<S>(buffers.saved, first + k * sizes.hidden_size, saved[k]);
       }
       if constexpr (kHasC) store_at<S>(buffers.saved, first + C::kSaved * sizes.hidden_size, c);
     }
     return rounded<S>(next[0]);
   }
 
-  // In place of forward for a row that the step does not have: zeros, and once the states of a row
-  // that has no step at all.
+  // Is called instead of forward for a row that the step does not have. Writes zeros, and once the
+  // states of a row that has no step at all.
   FUSEDRNN_DEV static void forward_padding(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                            const StepRows& step, const RowPart& part, int64_t row,
                                            int64_t unit) {
@@ -228,8 +229,8 @@ struct CellStep {
       if (is_end) store_at<S>(buffers.h_n, state, load_or_zero<S>(buffers.h_0, state));
     }
     if constexpr (kHasC) {
-      if (buffers.steps_c != nullptr) {
-        store_at<S>(buffers.steps_c, (step.row + row) * sizes.hidden_size + unit, A(0));
+      if (buffers.all_c != nullptr) {
+        store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, A(0));
       }
       if (is_end && buffers.c_n != nullptr) {
         store_at<S>(buffers.c_n, state, load_or_zero<S>(buffers.c_0, state));
@@ -255,7 +256,7 @@ struct CellStep {
 
   // What the cell's backward reads of memory besides the gradients of its states.
   struct BackwardValues {
-    Values<A, C::kSaved> kept;
+    Values<A, C::kSaved> saved;
     Values<A, C::kStates> prev, next;
     A grad_c;  // of this step's c in the output
   };
@@ -269,7 +270,7 @@ struct CellStep {
     BackwardValues values{};
 #pragma unroll
     for (int k = 0; k < C::kSaved; ++k) {
-      values.kept[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
+      values.saved[k] = load_at<S>(buffers.saved, saved + k * hidden_size);
     }
     values.prev[0] = values.next[0] = A(0);
     // A cell that uses h itself is never projected.
@@ -306,7 +307,7 @@ struct CellStep {
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
     Gates dx;
     Params dparams;
-    C::backward(values.kept, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
+    C::backward(values.saved, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
 
     const int64_t chunk_row = step.row - buffers.first_row + row;
     const int64_t first = chunk_row * kGates * hidden_size + unit;
@@ -330,8 +331,8 @@ struct CellStep {
     }
   }
 
-  // In place of backward for a row that the step does not have: zeros where it is padding, and
-  // the gradients of the states that the row started from. dh is that of h.
+  // Is called instead of backward for a row that the step does not have. Writes zeros where it is
+  // padding, and the gradients of the states that the row started from. dh is the gradient of h.
   FUSEDRNN_DEV static void backward_padding(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                             const StepRows& step, const RowPart& part, int64_t row,
                                             int64_t unit, A dh) {

@@ -14,7 +14,7 @@ namespace cudasim {
 
 struct Thread;
 
-// Of a block, at most; a clock is kept for each.
+// The most mbarriers of a block; a clock is kept for each.
 constexpr int kMaxMbarriers = 16;
 
 struct MbarrierState {
@@ -32,10 +32,10 @@ struct MbarrierState {
 
 void mbarrier_init(int64_t offset, int arrivals);
 void mbarrier_init_fence();
-// tx_bytes: to expect besides.
+// tx_bytes are expected besides.
 void mbarrier_arrive(int64_t offset, int64_t tx_bytes);
 void mbarrier_wait(int64_t offset, int parity);
-// 16 bytes to `offset` of block `rank`, counted on the barrier at `barrier_offset` there.
+// Stores 16 bytes at `offset` of block `rank`, counted on the barrier at `barrier_offset` there.
 void store_async(int64_t offset, const void* bytes, int64_t barrier_offset, int rank);
 
 }  // namespace cudasim

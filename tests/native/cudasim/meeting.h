@@ -15,7 +15,7 @@ void sync_named(int barrier, int threads);
 // same in all lanes.
 uint64_t shuffle(uint64_t value, int source, const char* what, int parameter);
 
-// After a thread ended: the living ones no longer wait for it.
+// Is called after a thread ended: the living ones no longer wait for it.
 void release_if_complete(Meeting& meeting, int living);
 
 }  // namespace cudasim

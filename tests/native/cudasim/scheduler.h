@@ -38,15 +38,15 @@ fusedrnn::Status run(const Launch& launch);
 extern Thread* self;
 const fusedrnn::LaunchShape& shape();
 Events& events();
-// Asynchronous stores arrive word by word in this launch.
+// Whether asynchronous stores arrive word by word in this launch.
 bool torn_stores();
 Kept kept_reader();
 
-// Ends the launch: what is wrong, in printf's words. The first fault counts.
+// Ends the launch and says what is wrong, in printf's words. The first fault counts.
 [[noreturn]] void fail(const char* format, ...) __attribute__((format(printf, 1, 2)));
 // Ends the launch after a report.
 [[noreturn]] void stop();
-// The same for a fault of `thread` that shows while another one runs.
+// Reports a fault of `thread` that shows while another one runs.
 void report(const Thread& thread, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
 // Lets others run.
@@ -57,7 +57,8 @@ void yield_polling(const void* ptr);
 // Lets others run until wake(*self).
 void wait(const char* what);
 void wake(Thread& thread);
-// After an access to shared memory: lets others run when the turn has had its number of them.
+// Is called after an access to shared memory: lets others run when the turn has had its number of
+// them.
 void count_access();
 // Another thread may see a difference: looking at memory has a point again.
 void something_happened();

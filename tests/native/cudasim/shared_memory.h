@@ -17,7 +17,7 @@ enum class Kept : int8_t { kFirst, kLast };
 
 class SharedMemory {
  public:
-  // Filled with 0xFF: a NaN in every floating-point type.
+  // The memory is filled with 0xFF: a NaN in every floating-point type.
   explicit SharedMemory(int64_t bytes);
 
   // Records an access to [offset, offset + bytes) at epoch `now` by someone who knows `known`

@@ -49,7 +49,7 @@ inline Status wait_for_device() { return {}; }
 inline void* device_stream() { return nullptr; }
 
 template <class In, class Out>
-Status enqueue_product(const CudaProduct& p) {
+Status enqueue_product(const GemmArgs& p) {
   multiply<In, Out>(p.trans_a, p.trans_b, p.m, p.n, p.k, p.a, p.lda, p.b, p.ldb, p.beta, p.c,
                     p.ldc);
   return {};

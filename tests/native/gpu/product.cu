@@ -9,7 +9,7 @@ namespace {
 
 template <class In, class Out>
 struct Product {
-  using Args = CudaProduct;
+  using Args = GemmArgs;
   static constexpr const char* kName = "plain product";
   static constexpr int kMaxThreads = kRowThreads;
 
@@ -33,15 +33,15 @@ struct Product {
 }  // namespace
 
 template <class In, class Out>
-Status enqueue_product(const CudaProduct& product) {
+Status enqueue_product(const GemmArgs& product) {
   return launch<Product<In, Out>>(flat_shape(product.m * product.n), product, device_stream());
 }
 
-template Status enqueue_product<float, float>(const CudaProduct&);
-template Status enqueue_product<double, double>(const CudaProduct&);
-template Status enqueue_product<BFloat16, float>(const CudaProduct&);
-template Status enqueue_product<BFloat16, BFloat16>(const CudaProduct&);
-template Status enqueue_product<Float16, float>(const CudaProduct&);
-template Status enqueue_product<Float16, Float16>(const CudaProduct&);
+template Status enqueue_product<float, float>(const GemmArgs&);
+template Status enqueue_product<double, double>(const GemmArgs&);
+template Status enqueue_product<BFloat16, float>(const GemmArgs&);
+template Status enqueue_product<BFloat16, BFloat16>(const GemmArgs&);
+template Status enqueue_product<Float16, float>(const GemmArgs&);
+template Status enqueue_product<Float16, Float16>(const GemmArgs&);
 
 }  // namespace oracle

@@ -72,7 +72,7 @@ Status open_device() {
   }
   // Fails where the program was compiled for other devices.
   DeviceBuffer zero(DType::kFloat32, 1);
-  CudaProduct product{};
+  GemmArgs product{};
   product.m = product.n = 1;
   product.c = zero.data();
   const Status status = enqueue_product<float, float>(product);

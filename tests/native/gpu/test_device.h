@@ -27,7 +27,7 @@ class DeviceBuffer {
 
   void* data() { return data_; }
   int64_t size() const { return count_; }
-  // What is in it when the device is done.
+  // The contents when the device is done.
   Buffer fetch() const;
 
  private:
@@ -56,8 +56,8 @@ Status wait_for_device();
 
 void* device_stream();
 
-// In product.cu, for the types of a layer's products.
+// product.cu has it for the types of a layer's products.
 template <class In, class Out>
-Status enqueue_product(const CudaProduct& product);
+Status enqueue_product(const GemmArgs& product);
 
 }  // namespace oracle

@@ -39,7 +39,7 @@ FUSEDRNN_DEV void store_relaxed(T* ptr, T value) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8, "relaxed accesses are of 4 or 8 bytes");
   cudasim::store_late(ptr, &value, sizeof(T));
 }
-// Word by word.
+// A packet is loaded and stored word by word.
 template <class T>
 FUSEDRNN_DEV Packet<T> load_relaxed_packet(const T* ptr) {
   cudasim::yield_polling(ptr);

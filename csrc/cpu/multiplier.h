@@ -25,9 +25,9 @@ struct Product {
   int64_t ldc;
 };
 
-class Products {
+class Multiplier {
  public:
-  Products(CpuLayer& layer, const KernelTable& table);
+  Multiplier(CpuLayer& layer, const KernelTable& table);
 
   // c = op(a) * op(b) + beta * c on A; defined for every size, 0 included.
   void gemm(Transpose trans_a, Transpose trans_b, int64_t m, int64_t n, int64_t k, const void* a,
@@ -35,24 +35,24 @@ class Products {
 
   // op(b) [k, n] of a weight for matmul with the rows of a chunk: packed into new scratch, or as it
   // is for the runtime's products.
-  Operand take_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb);
+  Operand make_operand(Transpose trans_b, int64_t n, int64_t k, const void* b, int64_t ldb);
   // An operand for matmul of a transposed a. Before each use set_operand gives it a b with a row
   // for each row of a chunk, or of fewer, and at most so many columns.
-  Operand take_rows_operand(int64_t max_cols);
+  Operand make_rows_operand(int64_t max_cols);
   void set_operand(int64_t n, int64_t k, const void* b, int64_t ldb, Operand* operand) const;
   // At most kMaxProducts products of one op(a) [m, k].
   static constexpr int kMaxProducts = 2;
   void matmul(Transpose trans_a, int64_t m, int64_t k, const void* a, int64_t lda,
               const Product* products, int count) const;
 
-  // The packed weight of a product, in `place` if it has room there, else in new scratch; null for
+  // The packed weight of a product, in `buffer` if it has room there, else in new scratch; null for
   // a null weight.
-  const void* pack(SweepProduct product, const void* weight, void* place = nullptr,
-                   int64_t place_bytes = 0);
+  const void* pack(SweepProduct product, const void* weight, void* buffer = nullptr,
+                   int64_t buffer_bytes = 0);
 
  private:
   // Scratch memory for the panels of an operand.
-  void* take_panels(int64_t n, int64_t k);
+  void* allocate_panels(int64_t n, int64_t k);
 
   CpuLayer& layer_;
   bool has_matmul_;

@@ -19,7 +19,7 @@ namespace fusedrnn {
 enum class WeightLayout : int8_t { kUnitRows, kDepthRows };
 
 template <class A, int N, WeightLayout kLayout>
-struct TileProduct {
+struct TileMatMul {
   static constexpr bool kUnitRows = kLayout == WeightLayout::kUnitRows;
   static_assert(kUnitRows || N == 1, "rows k have one column a unit");
   static_assert(kFusedUnits == kWarpSize && kFusedRows * kWarpSize == kFusedThreads,
@@ -35,7 +35,7 @@ struct TileProduct {
   static constexpr int kPitch = kFusedUnits + 1;  // no two of 32 units or depths share a bank
 
   // Shared memory: the tiles of w [N, kDepth, kPitch] and of a [kDepth, kFusedRows], both A, and
-  // in their place the sums of the slices [kSlices, N, kFusedRows, kFusedUnits].
+  // later over them the sums of the slices [kSlices, N, kFusedRows, kFusedUnits].
   static constexpr int kRowsOffset = (kDepth * N * kPitch + 3) / 4 * 4;
   static constexpr int64_t kTileElements = kRowsOffset + kDepth * kFusedRows;
   static constexpr int64_t kSumElements = int64_t{kSlices} * N * kFusedRows * kFusedUnits;
@@ -62,14 +62,14 @@ struct TileProduct {
     A weights[kWeightLoads], rows[kRowLoads];
     load_tile(0, depth, load_weight, load_row, weights, rows);
     for (int64_t k = 0; k < depth; k += kDepth) {
-      // Nobody reads the tile before any more.
+      // Nobody reads the previous tile any more.
       if (k > 0) Barriers::template wait<0>();
       store_tile(smem, weights, rows);
       Barriers::template wait<1>();  // the tile is whole
       if (k + kDepth < depth) load_tile(k + kDepth, depth, load_weight, load_row, weights, rows);
       multiply_slice(smem, slice, first_row, lane, partial);
     }
-    Barriers::template wait<2>();  // the last tile gives its place to the sums
+    Barriers::template wait<2>();  // the sums overwrite the last tile
 
 #pragma unroll
     for (int i = 0; i < kThreadRows; ++i) {
@@ -97,10 +97,10 @@ struct TileProduct {
 
   // Element i of this thread's share of the tile of w: consecutive lanes take what is consecutive
   // in memory.
-  struct WeightPlace {
+  struct WeightElement {
     int k, n, unit;
   };
-  FUSEDRNN_DEV static WeightPlace weight_place(int i) {
+  FUSEDRNN_DEV static WeightElement weight_element(int i) {
     const int line = warp_idx() + i * (kFusedThreads / kWarpSize);
     if constexpr (kUnitRows) {
       static_assert(!kUnitRows || kDepth == kWarpSize, "a lane loads one k of a row");
@@ -116,7 +116,7 @@ struct TileProduct {
                                      A (&rows)[kRowLoads]) {
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
-      const WeightPlace at = weight_place(i);
+      const WeightElement at = weight_element(i);
       weights[i] = first + at.k < depth ? load_weight(first + at.k, at.n, at.unit) : A(0);
     }
 #pragma unroll
@@ -131,7 +131,7 @@ struct TileProduct {
                                       const A (&rows)[kRowLoads]) {
 #pragma unroll
     for (int i = 0; i < kWeightLoads; ++i) {
-      const WeightPlace at = weight_place(i);
+      const WeightElement at = weight_element(i);
       smem.store(weight_idx(at.k, at.n, at.unit), weights[i]);
     }
 #pragma unroll

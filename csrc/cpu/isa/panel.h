@@ -125,24 +125,25 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
   }
 }
 
-// How many k a tile takes at once: so many that its sums hide the latency of an addition.
-constexpr int tile_steps(int rows, int tile_cols) {
+// The chains of additions of a tile, each of which has every so many-th k: so many that they hide
+// the latency of an addition.
+constexpr int tile_chains(int rows, int tile_cols) {
   constexpr int kSums = 8;
   return (kSums + rows * tile_cols - 1) / (rows * tile_cols);
 }
 
-// multiply_tile for few rows, with sums of their own for each k of a step.
+// multiply_tile for few rows, where successive k go to chains of additions of their own.
 template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
 FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, bool accumulate,
                               V* sums) {
-  constexpr int kSteps = tile_steps(kRows, kTileCols);
-  V acc[kSteps][kRows][kTileCols];
+  constexpr int kChains = tile_chains(kRows, kTileCols);
+  V acc[kChains][kRows][kTileCols];
 #pragma GCC unroll 8
-  for (int step = 0; step < kSteps; ++step) {
+  for (int chain = 0; chain < kChains; ++chain) {
 #pragma GCC unroll 24
     for (int row = 0; row < kRows; ++row) {
 #pragma GCC unroll 24
-      for (int col = 0; col < kTileCols; ++col) acc[step][row][col] = V(0.0f);
+      for (int col = 0; col < kTileCols; ++col) acc[chain][row][col] = V(0.0f);
     }
   }
   const auto multiply = [&](int64_t k, V(&into)[kRows][kTileCols]) {
@@ -160,9 +161,9 @@ FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, b
     }
   };
   int64_t k = 0;
-  for (; k + kSteps <= k_size; k += kSteps) {
+  for (; k + kChains <= k_size; k += kChains) {
 #pragma GCC unroll 8
-    for (int step = 0; step < kSteps; ++step) multiply(k + step, acc[step]);
+    for (int chain = 0; chain < kChains; ++chain) multiply(k + chain, acc[chain]);
   }
   for (; k < k_size; ++k) multiply(k, acc[0]);
 #pragma GCC unroll 24
@@ -172,7 +173,7 @@ FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, b
       V& sum = sums[row * kCols + col];
       sum = accumulate ? sum + acc[0][row][col] : acc[0][row][col];
 #pragma GCC unroll 8
-      for (int step = 1; step < kSteps; ++step) sum += acc[step][row][col];
+      for (int chain = 1; chain < kChains; ++chain) sum += acc[chain][row][col];
     }
   }
 }
@@ -185,7 +186,7 @@ void multiply_part(const Left& left, const P* panel, int64_t depth, int64_t k_si
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const P* tile = panel + col * k_size * V::kLanes;
-    if constexpr (tile_steps(kRows, kTileCols) > 1) {
+    if constexpr (tile_chains(kRows, kTileCols) > 1) {
       multiply_few<V, kRows, kTileCols, kCols>(left, tile, depth, accumulate, sums + col);
     } else {
       multiply_tile<V, kRows, kTileCols, kCols>(left, tile, depth, ahead, accumulate, sums + col);
@@ -206,7 +207,7 @@ FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const P* panel,
     }
   }
   constexpr int kTileCols = tile_cols(kCols);
-  constexpr int64_t kDepth = tile_steps(kRows, kTileCols) * kSumDepth;
+  constexpr int64_t kDepth = tile_chains(kRows, kTileCols) * kSumDepth;
   int64_t k = 0;
   do {
     const int64_t depth = k_size - k < kDepth ? k_size - k : kDepth;
@@ -218,14 +219,14 @@ FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const P* panel,
 
 // A product of rows of a step, row 0 of which is at `row_0`, and a panel.
 template <class A>
-struct Factors {
+struct PanelOperands {
   const A* row_0;
   int64_t row_stride;
   const void* panel;  // A or S
   int64_t k_size;
 };
 
-// Sums of all rows of a block.
+// The number of sums of all rows of a block.
 constexpr int block_sums(int cols) { return tile_rows(cols) * cols; }
 
 // Calls finish(row, count, sums) with the sums of the products for `count` rows from `row` on,
@@ -234,7 +235,7 @@ constexpr int block_sums(int cols) { return tile_rows(cols) * cols; }
 // next_panel will probably be the first panel of the next call.
 template <class V, int kCols, bool kApart, int kProducts, class S, class Prepare, class Finish>
 FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
-                                const Factors<accum_t<S>> (&products)[kProducts],
+                                const PanelOperands<accum_t<S>> (&operands)[kProducts],
                                 const void* next_panel, const Prepare& prepare,
                                 const Finish& finish) {
   using A = accum_t<S>;
@@ -246,28 +247,27 @@ FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
     for (int64_t idx = first; idx < last; ++idx) prepare(rows.first + idx);
     V sums[(kApart ? kProducts : 1) * block_sums(kCols)];
     for (int i = 0; i < kProducts; ++i) {
-      const Factors<A>& product = products[i];
+      const PanelOperands<A>& one = operands[i];
       const bool is_last = i + 1 == kProducts;
-      const void* next = is_last ? next_panel : products[is_last ? i : i + 1].panel;
-      const int64_t next_size = products[is_last ? 0 : i + 1].k_size;
-      const RowMajor<A> left{product.row_0 + (rows.first + first) * product.row_stride,
-                             product.row_stride};
+      const void* next = is_last ? next_panel : operands[is_last ? i : i + 1].panel;
+      const int64_t next_size = operands[is_last ? 0 : i + 1].k_size;
+      const RowMajor<A> left{one.row_0 + (rows.first + first) * one.row_stride, one.row_stride};
       const auto multiply = [&](auto max_rows, const auto* panel) {
         using P = std::remove_cv_t<std::remove_pointer_t<decltype(panel)>>;
         const NextPanel<V, kCols, P> ahead{static_cast<const P*>(next), next_size};
         multiply_block<V, kCols, decltype(max_rows)::value>(
-            static_cast<int>(last - first), left, panel, product.k_size, ahead.part(block * kTiles),
+            static_cast<int>(last - first), left, panel, one.k_size, ahead.part(block * kTiles),
             !kApart && i > 0, sums + (kApart ? i : 0) * block_sums(kCols));
       };
       if constexpr (storage_panel_rows<S>() > 0) {
         static_assert(storage_panel_rows<S>() <= kRows, "one block has them");
         if (element == PanelElement::kStorage) {
           multiply(std::integral_constant<int, storage_panel_rows<S>()>{},
-                   static_cast<const S*>(product.panel));
+                   static_cast<const S*>(one.panel));
           continue;
         }
       }
-      multiply(std::integral_constant<int, kRows>{}, static_cast<const A*>(product.panel));
+      multiply(std::integral_constant<int, kRows>{}, static_cast<const A*>(one.panel));
     }
     finish(rows.first + first, last - first, sums);
   }
