@@ -437,10 +437,8 @@ def run_layers(
             states = tuple(state.unsqueeze(1) for state in states)
         elif batch_first:
             input = input.transpose(0, 1)
-        every_state: tuple[Tensor, ...] = ()
-        gates: tuple[Tensor, ...] = ()
         if is_plain:
-            output, states = _run_plain_layer(name, kind, input, states, weights)
+            output, states, every_state, gates = _run_plain(name, kind, input, states, weights)
         else:
             check_layers(kind, input, states, weights, None)
             prepared = prepare(options, name, kind, input, weights, batched, batch_first)
@@ -454,22 +452,20 @@ def run_layers(
             output = output.transpose_(0, 1)
         results: tuple[Any, ...] = (output, states if has_c else states[0])
         if every_state:
-            kept = (_as_input(each, batched, batch_first) for each in every_state)
-            results += (states_type(kind)(*kept),)
+            results += (states_type(kind)(*_as_input(every_state, batched, batch_first)),)
         if gates:
-            kept = (_as_input(each, batched, batch_first) for each in gates)
-            results += (gates_type(kind)(*kept),)
+            results += (gates_type(kind)(*_as_input(gates, batched, batch_first)),)
         return results
     except (AttributeError, TypeError, RuntimeError):
         check_types(name, kind, input, hx, weights)
         raise
 
 
-def _as_input(steps: Tensor, batched: bool, batch_first: bool) -> Tensor:
-    """Every step's values [L * D, T, B, width], laid out as the input."""
+def _as_input(values: tuple[Tensor, ...], batched: bool, batch_first: bool) -> list[Tensor]:
+    """Every step's values, each [L * D, T, B, width], laid out as the input."""
     if not batched:
-        return steps.squeeze(2)
-    return steps.transpose(1, 2) if batch_first else steps
+        return [steps.squeeze(2) for steps in values]
+    return [steps.transpose(1, 2) if batch_first else steps for steps in values]
 
 
 def _run_stack(
@@ -531,14 +527,14 @@ def _run_stack(
     return input, _join_layers(finals), _join_layers(every_state), _join_layers(gates)
 
 
-def _run_plain_layer(
+def _run_plain(
     name: str, cell: Cell, input: Tensor, states: tuple[Tensor, ...], weights: Sequence[_Weights]
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Runs one layer without options on time-major input; see `_operator_checks`."""
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """As `_run_stack`, for one layer without options; see `_operator_checks`."""
     h_0, c_0 = (*states, None, None)[:2]
     try:
         output, h_n, c_n = plain_layer_forward(cell.name, input, h_0, c_0, *weights)
-        return output, (h_n, c_n) if cell.states > 1 else (h_n,)
+        return output, (h_n, c_n) if cell.states > 1 else (h_n,), (), ()
     except (RuntimeError, ValueError) as error:
         refusal = error
     check_ranks(name, input, states)
