@@ -41,11 +41,17 @@ class Options(NamedTuple):
     recompute: str
 
 
-def any_given(options: Options) -> bool:
-    """Whether any option differs from its default."""
-    lengths, reset, reset_state, return_states, return_gates, recompute = options
+NO_OPTIONS = Options(None, None, None, False, False, "none")
+
+
+def make_options(
+    lengths: Any, reset: Any, reset_state: Any, states: Any, gates: Any, recompute: Any
+) -> Options:
+    """Options, or NO_OPTIONS where each is its default: one comparison tells in a small call."""
     is_default = lengths is None and reset is None and reset_state is None and recompute == "none"
-    return not is_default or bool(return_states) or bool(return_gates)
+    if is_default and not states and not gates:
+        return NO_OPTIONS
+    return Options(lengths, reset, reset_state, states, gates, recompute)
 
 
 class Prepared(NamedTuple):

@@ -21,7 +21,7 @@ from fusedrnn import _library
 from fusedrnn._cells import CELLS, Cell
 from fusedrnn._checks import check_cell, check_layers, check_pair, check_ranks, check_types
 from fusedrnn._gates import layer_gates
-from fusedrnn._options import Options, Prepared, any_given, prepare, prepare_packed
+from fusedrnn._options import NO_OPTIONS, Options, Prepared, make_options, prepare, prepare_packed
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._results import (
     GRUGates,
@@ -149,7 +149,7 @@ def rnn(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
-        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
+        make_options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
 
 
@@ -216,7 +216,7 @@ def lstm(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
-        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
+        make_options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
 
 
@@ -272,7 +272,7 @@ def gru(
         batch_first,
         bidirectional,
         dropout if training else 0.0,
-        Options(lengths, reset, reset_state, return_states, return_gates, recompute),
+        make_options(lengths, reset, reset_state, return_states, return_gates, recompute),
     )
 
 
@@ -428,7 +428,7 @@ def run_layers(
             packed = PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices)
             return packed, states if has_c else states[0]
 
-        is_plain = len(weights) == directions and not any_given(options) and _operator_checks(input)
+        is_plain = len(weights) == directions and _operator_checks(input) and options is NO_OPTIONS
         batched = input.dim() == 3
         if not (is_plain and batched):
             check_ranks(name, input, states)

@@ -25,7 +25,7 @@ def test_autocast_equals_the_module_in_that_dtype(
     assert torch.equal(output, module.to(dtype)(input.to(dtype))[0])
 
 
-@pytest.mark.parametrize("kind", ["plain", "negated", "inference"])
+@pytest.mark.parametrize("kind", ["plain", "negated", "inference", "no_grad"])
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_cell_differentiates_any_input_in_forward_mode(cell: str, kind: str) -> None:
     """torch cannot differentiate a view of a negated view, nor of a tensor of inference mode."""
@@ -39,7 +39,7 @@ def test_a_cell_differentiates_any_input_in_forward_mode(cell: str, kind: str) -
     if kind == "negated":
         input = torch._neg_view(input)
     tangents = []
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), torch.set_grad_enabled(kind != "no_grad"):
         for module in (ours, theirs):
             result = module(forward_ad.make_dual(input, torch.ones(3, 5, dtype=torch.float64)))
             result = result[0] if cell == "lstm" else result

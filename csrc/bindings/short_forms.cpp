@@ -2,8 +2,12 @@
 // takes as long as the kernel: plain_layer_forward, without options, and cell_forward, one time
 // step. Compositions of operators, so that autograd, autocast, vmap and compilers see
 // layer_forward.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/library.h>
 
+#include <optional>
 #include <tuple>
 #include <utility>
 
@@ -24,9 +28,24 @@ std::tuple<Tensor, Tensor, Tensor> plain_layer_forward(std::string_view cell, co
   return {std::move(output), std::move(h_n), std::move(c_n)};
 }
 
+// For views where no graph is recorded, of tensors without a derivative in forward mode: below
+// autograd they take half the time, and nothing would ask what they are views of.
+class BelowAutograd {
+ public:
+  explicit BelowAutograd(const Tensor& tensor) {
+    if (!at::GradMode::is_enabled() && !torch::autograd::isFwGradDefined(tensor)) {
+      guard_.emplace();
+    }
+  }
+
+ private:
+  std::optional<at::AutoDispatchBelowADInplaceOrView> guard_;
+};
+
 // Rows [B, W], or one row [W], as the rows of a sequence of one step, [1, B, W]. torch cannot
 // differentiate a view of these two in forward mode.
 Tensor add_step(const Tensor& given, bool batched) {
+  const BelowAutograd below(given);
   const Tensor rows = given.is_inference() || given.is_neg() ? given.clone() : given;
   return batched ? rows.unsqueeze(0) : rows.unsqueeze(0).unsqueeze(0);
 }
@@ -37,6 +56,7 @@ OptionalTensor add_step(const OptionalTensor& rows, bool batched) {
 
 // In place, so that the result is no view.
 void remove_step(Tensor* rows, bool batched) {
+  const BelowAutograd below(*rows);
   rows->squeeze_(0);
   if (!batched) rows->squeeze_(0);
 }

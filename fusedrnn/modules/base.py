@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import functional
-from fusedrnn._options import Options
+from fusedrnn._options import make_options
 from fusedrnn._quantized import QuantizedWeights
 from fusedrnn._results import GRUGates, LSTMGates, LSTMStates, RNNGates, RNNStates
 from fusedrnn._typing import CallOptions, Gates, State, States
-from fusedrnn.functional import LayerWeights, run_layers
+from fusedrnn._weights import LayerWeights
+from fusedrnn.functional import run_layers
 from fusedrnn.modules.tools import ToolsMixin
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class LayersMixin(ToolsMixin, Generic[State, States, Gates]):
             self.batch_first,
             self.bidirectional,
             self.dropout if self.training else 0.0,
-            Options(lengths, reset, reset_state, return_states, return_gates, recompute),
+            make_options(lengths, reset, reset_state, return_states, return_gates, recompute),
         )
 
     if TYPE_CHECKING:
