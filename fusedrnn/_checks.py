@@ -46,6 +46,8 @@ def refuse_onnx(name: str) -> None:
 
 def check_pair(name: str, state: Any, argument: str = "hx", pair: str = "(h_0, c_0)") -> None:
     if isinstance(state, (tuple, list)) and len(state) == 2:
+        if state[0] is None or state[1] is None:  # to an operator, a state of zeros
+            check_tensor(f"{argument}[{0 if state[0] is None else 1}]", None)
         return
     found = f"a {type(state).__name__}"
     if isinstance(state, (tuple, list)):

@@ -344,8 +344,6 @@ def lstm_cell(
         return _run_cell("LSTMCell", "lstm", input, None, None, weights)
     check_pair("LSTMCell", hx)
     h, c = hx
-    if h is None or c is None:
-        check_types("LSTMCell", CELLS["lstm"], input, hx, weights)
     return _run_cell("LSTMCell", "lstm", input, h, c, weights)
 
 
