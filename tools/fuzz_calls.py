@@ -84,7 +84,11 @@ class Play:
         if self.place >= 0 and f"{self.names[self.place]} overlapping" in seen:
             self.error = "torch gives its tangent the same strides, with elements that overlap"
         if self.way == "autocast" and any(
-            name.endswith("]") and name[-2].isdigit() and not isinstance(leaf, (Tensor, bool))
+            (
+                (name.endswith("]") and name[-2].isdigit())
+                or ("weights" in name and leaf is not None)
+            )
+            and not isinstance(leaf, (Tensor, bool))
             for name, leaf in zip(self.names, self.leaves)
         ):
             self.error = "torch prints a list that it refuses, and leaves autocast on"
