@@ -105,12 +105,8 @@ def split_weights(names: Sequence[tuple[int, str]], weights: Sequence[Any]) -> l
 def list_weights(
     weights: LayerWeights | QuantizedWeights,
     weights_reverse: LayerWeights | QuantizedWeights | None = None,
-) -> Sequence[Tensor]:
+) -> list[Tensor]:
     """Those that there are, in the schemas' order."""
     if weights_reverse is not None:
-        return (*list_weights(weights), *list_weights(weights_reverse))
-    if len(weights) == 6 and weights[4] is None and weights[5] is None:
-        ih, hh, bias_ih, bias_hh = first = weights[:4]  # the most frequent ones, in less time
-        if ih is not None and hh is not None and bias_ih is not None and bias_hh is not None:
-            return first
+        return list_weights(weights) + list_weights(weights_reverse)
     return [weight for weight in weights if weight is not None]

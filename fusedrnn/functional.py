@@ -343,8 +343,7 @@ def lstm_cell(
     if hx is None:
         return _run_cell("LSTMCell", "lstm", input, None, None, weights)
     check_pair("LSTMCell", hx)
-    h, c = hx
-    return _run_cell("LSTMCell", "lstm", input, h, c, weights)
+    return _run_cell("LSTMCell", "lstm", input, *hx, weights)
 
 
 def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights | QuantizedWeights) -> Tensor:
@@ -581,7 +580,7 @@ def _run_cell(
 
 
 def _operator_checks(input: Tensor) -> bool:
-    """Whether the compiled operator refuses whatever `check_layers` and `check_cell` do.
+    """Whether the compiled operator refuses what `check_layers`, `check_ranks`, `check_cell` do.
 
     Then they are asked only after a refusal, for torch's words, and a call that is right does not
     pay for them. They come first where no kernel sees these tensors: in a trace, in torch.func's
