@@ -8,7 +8,7 @@ const void* Conversions::as_accum(const void* src, int64_t row_count, int64_t co
   if (layer_.is_accum || src == nullptr) return src;
   if (copy == nullptr) copy = layer_.allocate(row_count * cols);
   layer_.parallel(row_count, cols, [&](int64_t begin, int64_t end) {
-    layer_.dtype_kernels.load_rows(layer_.storage(src, begin * cols), cols,
+    layer_.dtype_kernels.load_rows(layer_.storage(src, begin * cols), cols, nullptr,
                                    layer_.accum(copy, begin * cols), cols, end - begin, cols);
   });
   return copy;
@@ -20,9 +20,11 @@ const void* Conversions::load_steps(const void* src, int64_t begin, int64_t end,
   if (layer_.steps.order == nullptr) {
     return as_accum(layer_.storage(src, range.first * cols), range.count, cols, copy);
   }
-  layer_.for_each_row(begin, end, cols, [&](int64_t caller_row, int64_t row) {
-    layer_.dtype_kernels.load_rows(layer_.storage(src, caller_row * cols), cols,
-                                   layer_.accum(copy, (row - range.first) * cols), cols, 1, cols);
+  const SweepSteps& steps = layer_.steps;
+  layer_.for_each_step(begin, end, cols, [&](int64_t s) {
+    layer_.dtype_kernels.load_rows(
+        layer_.storage(src, steps.caller_row(s) * cols), cols, steps.order,
+        layer_.accum(copy, (steps.row(s) - range.first) * cols), cols, steps.rows(s), cols);
   });
   return copy;
 }
@@ -38,16 +40,19 @@ void Conversions::store_steps(const void* src, int64_t begin, int64_t end, int64
     });
     return;
   }
-  layer_.for_each_row(begin, end, cols, [&](int64_t caller_row, int64_t row) {
-    layer_.dtype_kernels.store_rows(layer_.accum(src, (row - range.first) * cols), cols,
-                                    layer_.storage(dst, caller_row * cols), cols, 1, cols,
-                                    accumulate);
+  const SweepSteps& steps = layer_.steps;
+  layer_.for_each_step(begin, end, cols, [&](int64_t s) {
+    for (int64_t row = 0; row < steps.rows(s); ++row) {
+      layer_.dtype_kernels.store_rows(layer_.accum(src, (steps.row(s) - range.first + row) * cols),
+                                      cols, layer_.storage(dst, steps.caller_row(s, row) * cols),
+                                      cols, 1, cols, accumulate);
+    }
   });
 }
 
 void Conversions::load_state(const void* src, int64_t row_count, int64_t cols, void* dst) const {
   if (src != nullptr) {
-    layer_.dtype_kernels.load_rows(src, cols, dst, cols, row_count, cols);
+    layer_.dtype_kernels.load_rows(src, cols, nullptr, dst, cols, row_count, cols);
   } else {
     std::memset(dst, 0, static_cast<size_t>(row_count * cols * accum_bytes(layer_.shape.dtype)));
   }

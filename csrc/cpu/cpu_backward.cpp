@@ -311,23 +311,20 @@ class Backward {
   void gather_h_before() {
     const SweepSteps& steps = layer_.steps;
     const int64_t cols = layer_.output_size;
-    const int64_t step_count = sweep_.end - sweep_.begin;
-    layer_.parallel(step_count, chunk_.count * cols / step_count, [&](int64_t begin, int64_t end) {
-      for (int64_t s = sweep_.begin + begin; s < sweep_.begin + end; ++s) {
-        const int64_t rows = steps.rows(s);
-        const int64_t old_rows = std::min(rows, steps.rows(s - 1));
-        void* to = layer_.accum(copy_, (steps.row(s) - chunk_.first) * cols);
-        for (int64_t row = 0; row < old_rows; ++row) {
-          const int64_t offset = steps.caller_row(s - 1, row) * args_.output_row_stride;
-          layer_.dtype_kernels.load_rows(layer_.storage(args_.output, offset),
-                                         args_.output_row_stride, layer_.accum(to, row * cols),
-                                         cols, 1, cols);
-        }
-        const void* h_0 = args_.h_0;
-        if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
-        conversions_.load_state(h_0, rows - old_rows, cols, layer_.accum(to, old_rows * cols));
-        if (args_.shape.reset != nullptr) reset_rows(s, rows, to);
+    layer_.for_each_step(sweep_.begin, sweep_.end, cols, [&](int64_t s) {
+      const int64_t rows = steps.rows(s);
+      const int64_t old_rows = std::min(rows, steps.rows(s - 1));
+      void* to = layer_.accum(copy_, (steps.row(s) - chunk_.first) * cols);
+      if (old_rows > 0) {
+        const int64_t offset = steps.caller_row(s - 1) * args_.output_row_stride;
+        layer_.dtype_kernels.load_rows(layer_.storage(args_.output, offset),
+                                       args_.output_row_stride, steps.order, to, cols, old_rows,
+                                       cols);
       }
+      const void* h_0 = args_.h_0;
+      if (h_0 != nullptr) h_0 = layer_.storage(h_0, old_rows * cols);
+      conversions_.load_state(h_0, rows - old_rows, cols, layer_.accum(to, old_rows * cols));
+      if (args_.shape.reset != nullptr) reset_rows(s, rows, to);
     });
   }
 

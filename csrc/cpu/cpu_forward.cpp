@@ -172,11 +172,9 @@ void ForwardPass::continue_from(const Rerun& part) {
   const SweepSteps& steps = layer_.steps;
   const int64_t output_size = layer_.output_size, rows = steps.rows(part.begin - 1);
   void* h = sweep_.h[part.begin & 1];
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t offset = steps.caller_row(part.begin - 1, row) * part.output_row_stride;
-    layer_.dtype_kernels.load_rows(layer_.storage(part.output, offset), part.output_row_stride,
-                                   layer_.accum(h, row * output_size), output_size, 1, output_size);
-  }
+  const int64_t offset = steps.caller_row(part.begin - 1) * part.output_row_stride;
+  layer_.dtype_kernels.load_rows(layer_.storage(part.output, offset), part.output_row_stride,
+                                 steps.order, h, output_size, rows, output_size);
   for (int64_t row = 0; row < std::min(rows, steps.rows(part.begin)); ++row) {
     reset_row(part.begin, row, h);
   }

@@ -75,9 +75,9 @@ struct CellKernelsOf {
 struct DTypeKernels {
   const CellKernels* const* cells;  // by CellKind
   int64_t storage_panel_rows;       // the most rows a step for which panels of S are worth it
-  // dst = src, [rows, cols] each.
-  void (*load_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
-                    int64_t rows, int64_t cols);  // S to A
+  // dst = src, [rows, cols] each; row i is row order[i] of src, unless order is null.
+  void (*load_rows)(const void* src, int64_t src_stride, const int64_t* order, void* dst,
+                    int64_t dst_stride, int64_t rows, int64_t cols);  // S to A
   void (*store_rows)(const void* src, int64_t src_stride, void* dst, int64_t dst_stride,
                      int64_t rows, int64_t cols, bool accumulate);  // A to S; or dst += src
   // sums[col] += the sum over rows of src[row, col], for columns [col_begin, col_end) of A.

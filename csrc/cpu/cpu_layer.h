@@ -71,17 +71,12 @@ class CpuLayer {
   // Rows of the sweep steps [begin, end).
   RowRange chunk_rows(int64_t begin, int64_t end) const;
 
-  // Calls body(caller_row, row) for each row of the sweep steps [begin, end), in parallel: its row
-  // in a tensor of the caller, and its row of the sequence.
+  // Calls body(s) for the sweep steps [begin, end), in parallel, given the columns of a row.
   template <class Body>
-  void for_each_row(int64_t begin, int64_t end, int64_t cols, const Body& body) const {
+  void for_each_step(int64_t begin, int64_t end, int64_t cols, const Body& body) const {
     const int64_t step_work = chunk_rows(begin, end).count * cols / (end - begin);
     parallel(end - begin, step_work, [&](int64_t first, int64_t last) {
-      for (int64_t s = begin + first; s < begin + last; ++s) {
-        for (int64_t row = 0; row < steps.rows(s); ++row) {
-          body(steps.caller_row(s, row), steps.row(s) + row);
-        }
-      }
+      for (int64_t s = begin + first; s < begin + last; ++s) body(s);
     });
   }
 

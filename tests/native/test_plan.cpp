@@ -75,7 +75,7 @@ TEST(every_plan_is_one_that_can_run) {
       if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
         CHECK(plan.split == Split::kRows || cpu.concurrent_threads);
         CHECK((plan.min_split_rows > 0) == cpu.concurrent_threads);
-        CHECK(plan.split == Split::kUnits || problem.batch_size >= 8 * plan.num_threads);
+        CHECK(plan.split == Split::kUnits || problem.batch_size >= 4 * plan.num_threads);
       }
     }
   });

@@ -71,15 +71,20 @@ FUSEDRNN_HD V load_tail(const W* ptr, int n, const typename V::Mask& inside, con
   return select(inside, load_panel<V>(ptr), V(0.0f));
 }
 
+// The vectors along k that a product takes at once, in chains of additions of their own: enough
+// sums to hide the latency of an addition, which several rows of a step have as they are.
+template <class V>
+constexpr int direct_chains(int64_t step_rows) {
+  return step_rows > 1 ? 1 : (kAccumulators >= 16 ? 16 : 8) / direct_units<V>(1);
+}
+
 // sums[row][unit] = products along k of kRows rows from `row` on and of V::kLanes rows of a weight
 // from unit_0 on, or += if `accumulate`. Of fewer than those, unit_count, the last is multiplied
 // again. Not inlined: one copy serves every cell.
-template <class V, int kRows, class A, class W>
+template <class V, int kRows, int kChains, class A, class W>
 void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t unit_count,
                      const W* end, int64_t k_size, bool accumulate, V (*sums)[V::kLanes]) {
   constexpr int kUnits = direct_units<V>(kRows), kSums = kRows * kUnits;
-  // Enough sums to hide the latency of an addition come from taking several k at once.
-  constexpr int kChains = kRows > 1 ? 1 : (kAccumulators >= 16 ? 16 : 8) / kUnits;
   const int64_t whole = k_size / V::kLanes * V::kLanes;
   const int tail = static_cast<int>(k_size - whole);
   const V one(A(1));
@@ -134,18 +139,23 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
   }
 }
 
-// Calls multiply_direct for row_count rows, 1 <= row_count <= kDirectRows.
+// Calls multiply_direct for row_count rows of a step, 1 <= row_count <= kDirectRows.
 template <class V, int kRows = kDirectRows, class A, class W>
-FUSEDRNN_HD void multiply_direct_rows(int row_count, const A* row, int64_t row_stride,
-                                      const W* unit_0, int64_t unit_count, const W* end,
-                                      int64_t k_size, bool accumulate, V (*sums)[V::kLanes]) {
+FUSEDRNN_HD void multiply_direct_rows(int row_count, int64_t step_rows, const A* row,
+                                      int64_t row_stride, const W* unit_0, int64_t unit_count,
+                                      const W* end, int64_t k_size, bool accumulate,
+                                      V (*sums)[V::kLanes]) {
   if constexpr (kRows > 1) {
     if (row_count < kRows) {
-      return multiply_direct_rows<V, kRows - 1>(row_count, row, row_stride, unit_0, unit_count, end,
-                                                k_size, accumulate, sums);
+      return multiply_direct_rows<V, kRows - 1>(row_count, step_rows, row, row_stride, unit_0,
+                                                unit_count, end, k_size, accumulate, sums);
     }
+  } else if (step_rows == 1) {
+    return multiply_direct<V, 1, direct_chains<V>(1)>(row, row_stride, unit_0, unit_count, end,
+                                                      k_size, accumulate, sums);
   }
-  multiply_direct<V, kRows>(row, row_stride, unit_0, unit_count, end, k_size, accumulate, sums);
+  multiply_direct<V, kRows, direct_chains<V>(2)>(row, row_stride, unit_0, unit_count, end, k_size,
+                                                 accumulate, sums);
 }
 
 // Sums of the products of V::kLanes rows of a weight from `first` on, of which `count` are there,
@@ -180,8 +190,10 @@ FUSEDRNN_HD void multiply_direct_panel(const OwnRows& rows,
       V sums[kDirectBlockRows][V::kLanes];
       for (int i = 0; i < kProducts; ++i) {
         const DirectOperands<A, W>& one = operands[i];
-        for (int row = 0; row < count; row += kDirectRows) {
-          multiply_direct_rows<V>(count - row < kDirectRows ? count - row : kDirectRows,
+        const int parts = (count + kDirectRows - 1) / kDirectRows;
+        for (int part = 0; part < parts; ++part) {
+          const int row = count * part / parts;
+          multiply_direct_rows<V>(count * (part + 1) / parts - row, rows.step_count,
                                   one.row_0 + (rows.first + first + row) * one.row_stride,
                                   one.row_stride, one.weight + (group * units + unit) * one.k_size,
                                   units - unit, one.end, one.k_size, !kApart && i > 0, sums + row);

@@ -125,8 +125,8 @@ struct MatMul {
         const int count = static_cast<int>(rows - first < kRows ? rows - first : kRows);
         for (int row = 0; row < count; ++row) prefetch(c + (first + row) * right.ldc + col);
         V sums[kRows * kCols];
-        multiply_block<V, kCols>(count, left(first), weights, depth, next.part(first / kRows),
-                                 false, sums);
+        multiply_block<V, kCols>(count, count, left(first), weights, depth,
+                                 next.part(first / kRows), false, sums);
         for (int row = 0; row < count; ++row) {
           const V* sum = sums + row * kCols;
           for_each_vector<V>(col, col_end, [&](int64_t unit, auto lanes) {

@@ -125,18 +125,18 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
   }
 }
 
-// The chains of additions of a tile, each of which has every so many-th k: so many that they hide
-// the latency of an addition.
-constexpr int tile_chains(int rows, int tile_cols) {
+// The chains of additions of a product, each of which has every so many-th k: so many that they
+// hide the latency of an addition. The rows are those of the whole product, not of a block of it,
+// so that the sums of a row do not depend on which rows share its block.
+constexpr int product_chains(int rows, int tile_cols) {
   constexpr int kSums = 8;
   return (kSums + rows * tile_cols - 1) / (rows * tile_cols);
 }
 
 // multiply_tile for few rows, where successive k go to chains of additions of their own.
-template <class V, int kRows, int kTileCols, int kCols, class Left, class P>
+template <class V, int kRows, int kTileCols, int kCols, int kChains, class Left, class P>
 FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, bool accumulate,
                               V* sums) {
-  constexpr int kChains = tile_chains(kRows, kTileCols);
   V acc[kChains][kRows][kTileCols];
 #pragma GCC unroll 8
   for (int chain = 0; chain < kChains; ++chain) {
@@ -180,14 +180,14 @@ FUSEDRNN_HD void multiply_few(const Left& left, const P* tile, int64_t k_size, b
 
 // A part of a product: `depth` of its k, for whose tiles there are k_size. Not inlined: one copy
 // serves every cell.
-template <class V, int kRows, int kCols, class Left, class P>
+template <class V, int kRows, int kCols, int kChains, class Left, class P>
 void multiply_part(const Left& left, const P* panel, int64_t depth, int64_t k_size,
                    const char* ahead, bool accumulate, V* sums) {
   constexpr int kTileCols = tile_cols(kCols);
   for (int col = 0; col < kCols; col += kTileCols) {
     const P* tile = panel + col * k_size * V::kLanes;
-    if constexpr (tile_chains(kRows, kTileCols) > 1) {
-      multiply_few<V, kRows, kTileCols, kCols>(left, tile, depth, accumulate, sums + col);
+    if constexpr (kChains > 1) {
+      multiply_few<V, kRows, kTileCols, kCols, kChains>(left, tile, depth, accumulate, sums + col);
     } else {
       multiply_tile<V, kRows, kTileCols, kCols>(left, tile, depth, ahead, accumulate, sums + col);
       ahead += k_size * kLineBytes;
@@ -195,26 +195,41 @@ void multiply_part(const Left& left, const P* panel, int64_t depth, int64_t k_si
   }
 }
 
-// sums [row_count, kCols] = left * panel, or += if `accumulate`, 1 <= row_count <=
-// kRows.
-template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class P>
-FUSEDRNN_HD void multiply_block(int row_count, const Left& left, const P* panel, int64_t k_size,
-                                const char* ahead, bool accumulate, V* sums) {
-  if constexpr (kRows > 1) {
-    if (row_count < kRows) {
-      return multiply_block<V, kCols, kRows - 1>(row_count, left, panel, k_size, ahead, accumulate,
-                                                 sums);
+// sums [kRows, kCols] = left * panel, or += if `accumulate`, of a product of product_rows rows,
+// at least kProductRows.
+template <class V, int kCols, int kRows, int kProductRows = kRows, class Left, class P>
+FUSEDRNN_HD void multiply_rows(int64_t product_rows, const Left& left, const P* panel,
+                               int64_t k_size, const char* ahead, bool accumulate, V* sums) {
+  constexpr int kTileCols = tile_cols(kCols), kChains = product_chains(kProductRows, kTileCols);
+  if constexpr (kChains > 1) {
+    if (product_rows > kProductRows) {
+      return multiply_rows<V, kCols, kRows, kProductRows + 1>(product_rows, left, panel, k_size,
+                                                              ahead, accumulate, sums);
     }
   }
-  constexpr int kTileCols = tile_cols(kCols);
-  constexpr int64_t kDepth = tile_chains(kRows, kTileCols) * kSumDepth;
+  constexpr int64_t kDepth = kChains * kSumDepth;
   int64_t k = 0;
   do {
     const int64_t depth = k_size - k < kDepth ? k_size - k : kDepth;
-    multiply_part<V, kRows, kCols>(left.from(k), panel + k * kTileCols * V::kLanes, depth, k_size,
-                                   ahead + k * kLineBytes, accumulate || k > 0, sums);
+    multiply_part<V, kRows, kCols, kChains>(left.from(k), panel + k * kTileCols * V::kLanes, depth,
+                                            k_size, ahead + k * kLineBytes, accumulate || k > 0,
+                                            sums);
     k += depth;
   } while (k < k_size);
+}
+
+// multiply_rows of row_count rows, 1 <= row_count <= kRows.
+template <class V, int kCols, int kRows = tile_rows(kCols), class Left, class P>
+FUSEDRNN_HD void multiply_block(int row_count, int64_t product_rows, const Left& left,
+                                const P* panel, int64_t k_size, const char* ahead, bool accumulate,
+                                V* sums) {
+  if constexpr (kRows > 1) {
+    if (row_count < kRows) {
+      return multiply_block<V, kCols, kRows - 1>(row_count, product_rows, left, panel, k_size,
+                                                 ahead, accumulate, sums);
+    }
+  }
+  multiply_rows<V, kCols, kRows>(product_rows, left, panel, k_size, ahead, accumulate, sums);
 }
 
 // A product of rows of a step, row 0 of which is at `row_0`, and a panel.
@@ -256,8 +271,9 @@ FUSEDRNN_HD void multiply_panel(PanelElement element, const OwnRows& rows,
         using P = std::remove_cv_t<std::remove_pointer_t<decltype(panel)>>;
         const NextPanel<V, kCols, P> ahead{static_cast<const P*>(next), next_size};
         multiply_block<V, kCols, decltype(max_rows)::value>(
-            static_cast<int>(last - first), left, panel, one.k_size, ahead.part(block * kTiles),
-            !kApart && i > 0, sums + (kApart ? i : 0) * block_sums(kCols));
+            static_cast<int>(last - first), rows.step_count, left, panel, one.k_size,
+            ahead.part(block * kTiles), !kApart && i > 0,
+            sums + (kApart ? i : 0) * block_sums(kCols));
       };
       if constexpr (storage_panel_rows<S>() > 0) {
         static_assert(storage_panel_rows<S>() <= kRows, "one block has them");

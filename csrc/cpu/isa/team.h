@@ -43,9 +43,10 @@ class FlushSubnormals {
 #endif
 };
 
-// The rows of a step that a thread has: `count` of them, from `first` on.
+// The rows of a step that a thread has: `count` of them, from `first` on, of step_count. The order
+// of a sum depends on the latter alone, which is the same for any number of threads.
 struct OwnRows {
-  int64_t first, count;
+  int64_t first, count, step_count;
 };
 
 // One thread's view of its team.
@@ -71,7 +72,7 @@ class Team {
   // region.
   FUSEDRNN_HD OwnRows own_rows(int64_t count) const {
     const int64_t end = count < end_row_ ? count : end_row_;
-    return {first_row_, end > first_row_ ? end - first_row_ : 0};
+    return {first_row_, end > first_row_ ? end - first_row_ : 0, count};
   }
 
   // Calls body(panel) for panels [0, count), on one thread each, or all on this one if it owns
