@@ -63,7 +63,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
         RuntimeError: `input` does not fit the module, or an environment variable forces what
             is impossible.
 
-    Example:
+    Examples:
         >>> import torch, fusedrnn
         >>> plan = fusedrnn.explain(fusedrnn.GRU(8, 16), torch.randn(5, 3, 8))  # doctest: +ELLIPSIS
         GRU(8, 16): seq_len 5, batch_size 3, float32, training...
