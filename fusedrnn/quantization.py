@@ -41,7 +41,7 @@ def quantize(
     others, and CUDA, make them float32 again once a call, and gain memory, not time.
 
     A weight is off by at most 2^-8 of itself in bfloat16, 2^-11 in float16 (below 6e-5 by at most
-    3e-8), and by 1/254 of its row's largest in int8. The errors of results are in the documentation.
+    3e-8), and by 1/254 of its row's largest in int8. The documentation has errors of results.
 
     Args:
         model: any module; it may itself be recurrent. Each `RNN`, `LSTM`, `GRU` and cell of
