@@ -2,7 +2,7 @@
 
 Texts that lie beside the code are pages as well: `<!-- include csrc/README.md -->` alone on a line
 of a page stands for that file, with its links made those of the site. In `nav`, a folder with a
-slash at its end stands for all of its pages.
+slash at its end stands for all of its pages. Pictures of bench/results are shown where they lie.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ PAGES = {
     "bench/README.md": "performance/benchmark.md",
     "examples/language_model/README.md": "example.md",
 }
+RESULTS = "bench/results"
 _INCLUDE = re.compile(r"^<!-- include (\S+) -->$", re.MULTILINE)
 _LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 
@@ -32,8 +33,19 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File
+
+    for path in sorted((ROOT / RESULTS).glob("*.png")):
+        files.append(File.generated(config, f"{RESULTS}/{path.name}", abs_src_path=str(path)))
+    return files
+
+
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    return include(markdown, page.file.src_uri)
+    name = page.file.src_uri
+    # From a page, the repository's root is one folder further up than the site's.
+    shown = re.sub(rf"\]\(\.\./((?:\.\./)*{RESULTS}/[^)\s]+\.png)\)", r"](\1)", markdown)
+    return include(shown, name)
 
 
 def include(markdown: str, page: str) -> str:
