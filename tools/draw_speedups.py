@@ -23,7 +23,7 @@ from bench.store import load  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 PICTURE = ROOT / "docs" / "assets" / "speedups.svg"
-CELLS, MODES = ("LSTM", "GRU", "RNN"), {"infer": "inference", "train": "training step"}
+CELLS, MODES = ("LSTM", "GRU", "RNN"), {"infer": "inference", "train": "training"}
 
 
 class Speedup(NamedTuple):
@@ -63,7 +63,7 @@ def table() -> list[str]:
                 chosen = [each for each in speedups if (each.cell, each.mode) == (cell, mode)]
                 for field in ("over_torch", "over_fastest"):
                     values = [getattr(each, field) for each in chosen]
-                    texts.append(f"{geometric_mean(values):.2f}, least {min(values):.2f}")
+                    texts.append(f"{geometric_mean(values):.2f} ({min(values):.2f})")
             rows.append(f"| {cell}, {called} | {' | '.join(texts)} |")
     return rows
 
@@ -78,7 +78,7 @@ def draw(path: Path) -> None:
 
     matplotlib.rcParams |= {"svg.hashsalt": "fusedrnn", "font.size": 9, "svg.fonttype": "path"}
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 2.8), sharex=True, sharey=True)
-    labels = [f"{cell} {MODES[mode].split()[0]}" for cell in CELLS for mode in MODES]
+    labels = [f"{cell} {MODES[mode]}" for cell in CELLS for mode in MODES]
     kinds = (
         ("over_torch", "#3f51b5", "as torch.nn"),
         ("over_fastest", "#9e9e9e", "as the fastest other"),
