@@ -160,8 +160,9 @@ def main() -> None:
         prog="python -m fusedrnn.info", description="What is installed, built and found."
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    as_json = parser.parse_args().json
     facts = collect()
-    print(json.dumps(facts, indent=2) if parser.parse_args().json else table(facts))
+    print(json.dumps(facts, indent=2) if as_json else table(facts))
 
 
 if __name__ == "__main__":
