@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
+DOCS_VENV ?= .venv-docs
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
@@ -17,7 +18,7 @@ CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' 
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format bench clean help
+.PHONY: demo test native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format docs docs-serve bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -70,6 +71,14 @@ format: $(INSTALLED)  ## ruff and clang-format, in place
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+# Warnings are errors, of mkdocs and of the check of every link within the site.
+docs: $(DOCS_VENV)/.installed  ## the documentation site, in build/docs
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+	$(DOCS_VENV)/bin/python tools/check_links.py build/docs
+
+docs-serve: $(DOCS_VENV)/.installed  ## the same on http://127.0.0.1:8000, built again after a change
+	$(DOCS_VENV)/bin/mkdocs serve
+
 bench: $(BUILT)  ## the benchmark table; `python -m bench --help` has its options
 	$(BIN)/python -m bench run
 
@@ -89,6 +98,11 @@ $(INSTALLED): requirements-dev.txt
 $(CUDA_VENV)/.installed: requirements-cuda.txt
 	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
 	$(CUDA_VENV)/bin/python -m pip install --quiet -r requirements-cuda.txt
+	touch $@
+
+$(DOCS_VENV)/.installed: requirements-docs.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet -r requirements-docs.txt
 	touch $@
 
 $(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)

@@ -50,7 +50,7 @@ def library_path() -> Path:
     Raises:
         RuntimeError: the compiled part is missing.
 
-    Example:
+    Examples:
         >>> torch.ops.load_library(library_path())
     """
     if path is None:
@@ -73,7 +73,7 @@ def reload_environment() -> None:
     They are read when fusedrnn is imported and not in a call, because another thread may be
     changing the environment then.
 
-    Example:
+    Examples:
         >>> os.environ["FUSEDRNN_DEBUG"] = "1"
         >>> reload_environment()
     """

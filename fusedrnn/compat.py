@@ -15,7 +15,7 @@ another branch, silently.
 Constructors, results and errors are those of the torch.nn class; everything else is said at
 the class of the same name in `fusedrnn`.
 
-Example:
+Examples:
     >>> import torch
     >>> isinstance(LSTM(5, 3), torch.nn.LSTM)
     True

@@ -112,7 +112,7 @@ def replace(
         TypeError: skip is a single name or module, or holds something else.
         ValueError: an item of skip is not in the model, or nothing recurrent is in it.
 
-    Example:
+    Examples:
         >>> model = nn.ModuleDict({"encoder": nn.LSTM(5, 3), "head": nn.Linear(3, 2)})
         >>> print(replace(model))
         1 replaced, 0 skipped
@@ -140,7 +140,7 @@ def to_torch(model: nn.Module, *, skip: Collection[str | nn.Module] = ()) -> Rep
     Raises:
         TypeError, ValueError: as `replace`.
 
-    Example:
+    Examples:
         >>> report = to_torch(modules.GRU(5, 3))
         >>> type(report.model)
         <class 'torch.nn.modules.rnn.GRU'>

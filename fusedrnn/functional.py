@@ -107,7 +107,7 @@ def rnn(
         recompute: what backward computes again instead of keeping it, with the same bits:
             "none", nothing; "gates", the gates; "chunk:N", all but the states of every Nth step.
 
-    With a reset at step 2, `|` is where reset_state (R) enters in place of the state before::
+    With a reset at step 2, `|` is where reset_state (R) enters in place of the state before:
 
         step            0        1        2        3
         forward   h_0 -> x_0 ---> x_1 -|R-> x_2 ---> x_3 -> h_n
@@ -128,7 +128,7 @@ def rnn(
 
     Source: torch.nn.RNN; Elman 1990, "Finding Structure in Time".
 
-    Example:
+    Examples:
         >>> weights = [LayerWeights(torch.randn(3, 5), torch.randn(3, 3))]
         >>> output, h_n = rnn(torch.randn(7, 2, 5), None, weights, nonlinearity="relu")
         >>> output.shape, h_n.shape
@@ -180,8 +180,8 @@ def lstm(
         hx: h_0 `(L * D, B, P)` and c_0 `(L * D, B, H)`, without B for one sequence; None for
             zeros.
         weights: as for `rnn`; gates in the order i, f, g, o.
-        batch_first, bidirectional, dropout, training, lengths, reset, return_states,
-            return_gates, recompute: as for `rnn`.
+        batch_first, bidirectional, dropout, training: as for `rnn`.
+        lengths, reset, return_states, return_gates, recompute: as for `rnn`.
         reset_state: as for `rnn`; a pair, as hx.
 
     Returns:
@@ -195,7 +195,7 @@ def lstm(
     Source: torch.nn.LSTM; Hochreiter and Schmidhuber 1997; Gers et al. 2000 (forget gate);
     Sak et al. 2014 (projection).
 
-    Example:
+    Examples:
         >>> weights = [LayerWeights(torch.randn(12, 5), torch.randn(12, 3))]
         >>> output, (h_n, c_n) = lstm(torch.randn(7, 2, 5), None, weights)
         >>> output.shape, c_n.shape
@@ -246,6 +246,7 @@ def gru(
         input, hx: as for `rnn`.
         weights: as for `rnn`; gates in the order r, z, n.
         batch_first, bidirectional, dropout, training: as for `rnn`.
+        lengths, reset, reset_state, return_states, return_gates, recompute: as for `rnn`.
 
     Returns:
         output `(T, B, D * H)`, laid out as the input, and h_n, as h_0. Then, where asked for,
@@ -257,7 +258,7 @@ def gru(
 
     Source: torch.nn.GRU (the reset gate acts after the product); Cho et al. 2014.
 
-    Example:
+    Examples:
         >>> weights = [LayerWeights(torch.randn(9, 5), torch.randn(9, 3))]
         >>> output, h_n = gru(torch.randn(2, 7, 5), None, weights, batch_first=True)
         >>> output.shape, h_n.shape
@@ -301,7 +302,7 @@ def rnn_cell(
 
     Source: torch.nn.RNNCell; Elman 1990, "Finding Structure in Time".
 
-    Example:
+    Examples:
         >>> weights = LayerWeights(torch.randn(3, 5), torch.randn(3, 3))
         >>> rnn_cell(torch.randn(2, 5), None, weights).shape
         torch.Size([2, 3])
@@ -334,7 +335,7 @@ def lstm_cell(
 
     Source: torch.nn.LSTMCell; Hochreiter and Schmidhuber 1997; Gers et al. 2000.
 
-    Example:
+    Examples:
         >>> weights = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
         >>> h, c = lstm_cell(torch.randn(2, 5), None, weights)
         >>> h.shape, c.shape
@@ -363,7 +364,7 @@ def gru_cell(input: Tensor, hx: Tensor | None, weights: LayerWeights | Quantized
 
     Source: torch.nn.GRUCell; Cho et al. 2014.
 
-    Example:
+    Examples:
         >>> weights = LayerWeights(torch.randn(9, 5), torch.randn(9, 3))
         >>> gru_cell(torch.randn(2, 5), None, weights).shape
         torch.Size([2, 3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import platform
 import shutil
@@ -20,10 +22,11 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def collect() -> dict[str, Any]:
-    """Describe this installation as a flat dictionary of JSON values.
+    """Describes this installation as a flat dictionary of JSON values.
 
     Returns:
-        Versions (``fusedrnn, torch, python, os``); the compiled ``extension``'s path, or why
+        Versions (``fusedrnn, torch, python, os``); the processor, ``cpu``, and how many ``cores``
+        this process may use; the compiled ``extension``'s path, or why
         there is none; the instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
         ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``,
         the ``cuda_architectures`` it was built for, and ``cuda_found``; ``threads``, the
@@ -36,6 +39,8 @@ def collect() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "os": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": _available_cores(),
         "extension": f"missing, the PyTorch fallback runs: {_library.reason}",
         "cpu_isas_built": [],
         "cpu_isas_supported": [],
@@ -56,6 +61,21 @@ def collect() -> dict[str, Any]:
             if name.startswith("FUSEDRNN_") or name in _THREAD_VARIABLES
         },
     }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _available_cores() -> int | None:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
 
 
 def _extension_facts() -> dict[str, Any]:
@@ -91,9 +111,42 @@ def _openmp_runtimes() -> list[str]:
     return sorted(path for path in paths if Path(path).name.startswith(prefixes))
 
 
+# The parts of the table: facts, and what their rows are called.
+_TABLE = {
+    "versions": {name: name for name in ("fusedrnn", "torch", "python", "os", "package")},
+    "CPU": {
+        "extension": "compiled part",
+        "cpu": "processor",
+        "cores": "cores for this process",
+        "threads": "threads of torch",
+        "openmp_runtimes": "OpenMP libraries",
+        "cpu_isas_built": "instruction sets, built",
+        "cpu_isas_supported": "instruction sets, found",
+        "cpu_isa": "instruction set, used",
+    },
+    "CUDA": {
+        "cuda_built": "kernels built",
+        "cuda_architectures": "built for",
+        "cuda_found": "found",
+    },
+}
+
+
+def table(facts: dict[str, Any]) -> str:
+    """What `collect` found, as an aligned table."""
+    parts = {
+        title: {label: _format(facts[name]) for name, label in labels.items()}
+        for title, labels in _TABLE.items()
+    }
+    parts["environment variables"] = facts["environment"] or {"none": ""}
+    width = max(len(label) for rows in parts.values() for label in rows)
+    return "\n\n".join(
+        "\n".join([title, *(f"  {label:<{width}}  {row}".rstrip() for label, row in rows.items())])
+        for title, rows in parts.items()
+    )
+
+
 def _format(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}={item}" for name, item in value.items()) or "none"
     if isinstance(value, list):
         return ", ".join(value) or "none"
     if isinstance(value, bool):
@@ -102,11 +155,14 @@ def _format(value: Any) -> str:
 
 
 def main() -> None:
-    """Print `collect` as an aligned table."""
+    """Prints what `collect` found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusedrnn.info", description="What is installed, built and found."
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    as_json = parser.parse_args().json
     facts = collect()
-    width = max(map(len, facts))
-    for name, value in facts.items():
-        print(f"{name:<{width}}  {_format(value)}")
+    print(json.dumps(facts, indent=2) if as_json else table(facts))
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def layer_forward(
         RuntimeError, ValueError: an argument does not fit; the message names it, what was
             expected and what was found.
 
-    Example:
+    Examples:
         >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
         >>> output, h_n, c_n, _ = layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
         >>> output.shape, h_n.shape
@@ -141,7 +141,7 @@ def plain_layer_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs `layer_forward` without options: output, h_n and c_n, in less time for small layers.
 
-    Example:
+    Examples:
         >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
         >>> output, h_n, c_n = plain_layer_forward("lstm", torch.randn(7, 2, 5), None, None, w)
         >>> output.shape, h_n.shape
@@ -175,7 +175,7 @@ def cell_forward(
     Raises:
         RuntimeError, ValueError: as `layer_forward`, in whose terms the message is.
 
-    Example:
+    Examples:
         >>> w = LayerWeights(torch.randn(12, 5), torch.randn(12, 3))
         >>> h, c = cell_forward("lstm", torch.randn(2, 5), None, None, w)
         >>> h.shape, c.shape

@@ -57,7 +57,7 @@ def patch(*, modules: Collection[str | ModuleType] = ()) -> Iterator[Report]:
         TypeError: modules is a single one, or holds something else.
         ValueError: one of them has no such name, or defines them, as torch.nn.modules.rnn.
 
-    Example:
+    Examples:
         >>> with patch() as report:
         ...     layer = nn.LSTM(5, 3)
         >>> type(layer), isinstance(layer, nn.LSTM)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,29 +22,52 @@ _Recurrent = nn.RNNBase | nn.RNNCellBase
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """The plans of a module's layers; ``str()`` of it is the text that `explain` printed.
+    """The plans of a module's layers; ``str()`` of it is the table that `explain` printed.
 
     Attributes:
         title: one line with the module and the input it was asked about.
-        layers: one text a layer, from the first to the last.
+        layers: one text a layer, from the first to the last, as the planner writes it.
     """
 
     title: str
     layers: tuple[str, ...]
 
     def __str__(self) -> str:
-        parts = [self.title]
-        for idx, text in enumerate(self.layers):
-            body = "\n".join(f"    {line}" for line in text.rstrip().splitlines())
-            parts.append(f"  layer {idx}\n{body}")
-        return "\n".join(parts)
+        # Layers of one plan, as those of a deep stack after the first, are one part of the table.
+        groups = [(text, len(list(same))) for text, same in itertools.groupby(self.layers)]
+        tables = [_rows(text) for text, _ in groups]
+        width = max((len(name) for rows in tables for name, _ in rows), default=0)
+        parts, first = [self.title], 0
+        for (text, count), rows in zip(groups, tables):
+            which = f"layer {first}" if count == 1 else f"layers {first} to {first + count - 1}"
+            found = re.search(r"input_size \d+", text)
+            lines = [f"{which}, {found[0]}" if found else which]
+            lines += [f"  {name:<{width}}  {value}".rstrip() for name, value in rows]
+            parts.append("\n".join(lines))
+            first += count
+        return "\n\n".join(parts)
 
     def __repr__(self) -> str:
         return f"<Explanation of {len(self.layers)} layer(s): {self.title}>"
 
 
+def _rows(text: str) -> list[tuple[str, str]]:
+    """A planner's lines as names and values, without the line that repeats the problem."""
+    lines = [
+        line for line in text.splitlines() if line and not re.match(r"\w+ \w+: seq_len ", line)
+    ]
+    if len(lines) == 1:
+        return [("runs as", lines[0])]
+    rows = []
+    for line in lines:
+        name, _, value = line.partition(": ")
+        chosen = value.startswith("modelled ") and " " not in name
+        rows.append(("schedule", f"{name}, {value}") if chosen else (name, value))
+    return rows
+
+
 def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -> Explanation:
-    """Print which schedule would run each layer of `module` on `input`, and why not the others.
+    """Prints which schedule would run each layer of `module` on `input`, and why not the others.
 
     Nothing is computed. The plan is the one for the grad mode and autocast state of the
     caller: schedules are chosen for training when a gradient could be asked for.
@@ -55,7 +80,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
         hx: the initial state the module would be called with, if any.
 
     Returns:
-        The same text as an `Explanation`, a part a layer.
+        The same table as an `Explanation`, which also has the planner's text of each layer.
 
     Raises:
         TypeError: `module` is not a recurrent module of fusedrnn, or `input` is not a tensor
@@ -63,7 +88,7 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
         RuntimeError: `input` does not fit the module, or an environment variable forces what
             is impossible.
 
-    Example:
+    Examples:
         >>> import torch, fusedrnn
         >>> plan = fusedrnn.explain(fusedrnn.GRU(8, 16), torch.randn(5, 3, 8))  # doctest: +ELLIPSIS
         GRU(8, 16): seq_len 5, batch_size 3, float32, training...

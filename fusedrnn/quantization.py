@@ -41,7 +41,7 @@ def quantize(
     others, and CUDA, make them float32 again once a call, and gain memory, not time.
 
     A weight is off by at most 2^-8 of itself in bfloat16, 2^-11 in float16 (below 6e-5 by at most
-    3e-8), and by 1/254 of its row's largest in int8; README.md has errors of results.
+    3e-8), and by 1/254 of its row's largest in int8. The documentation has errors of results.
 
     Args:
         model: any module; it may itself be recurrent. Each `RNN`, `LSTM`, `GRU` and cell of
@@ -63,7 +63,7 @@ def quantize(
             weight is not finite in dtype.
         RuntimeError: a weight is not float32, or is computed, as by a parametrization.
 
-    Example:
+    Examples:
         >>> model = nn.ModuleDict({"encoder": nn.LSTM(5, 3), "head": nn.Linear(3, 2)})
         >>> small = quantize(model, torch.int8)
         >>> small["encoder"]

@@ -124,22 +124,3 @@ def test_a_model_that_differs_is_told_apart(example: SimpleNamespace, text: obje
     assert difference(first.losses, second.losses) > 1e-3
     assert difference([1.0, 2.0], [1.0, 2.5]) == pytest.approx(0.2)
     assert difference([1.0, float("nan")], [1.0, 2.0]) == float("inf")
-
-
-def test_the_python_of_the_readme_runs() -> None:
-    blocks = re.findall(
-        r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.M | re.S
-    )
-    assert len(blocks) >= 4
-    names = {
-        "fusedrnn": fusedrnn,
-        "input": torch.randn(3, 7, 128),
-        "model": nn.Sequential(nn.GRU(5, 7)),
-        "build_model": lambda: nn.LSTM(5, 7),
-        "lengths": torch.tensor([7, 0, 3]),
-        "episode_starts": torch.rand(3, 7) < 0.2,
-    }
-    for block in blocks:
-        exec(block, names)
-    assert isinstance(names["lstm"], fusedrnn.LSTM) and names["output"].shape == (3, 7, 512)
-    assert isinstance(names["model"], fusedrnn.compat.LSTM)

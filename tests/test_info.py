@@ -70,11 +70,35 @@ def test_collect_says_why_the_extension_is_missing(monkeypatch: pytest.MonkeyPat
     assert facts["cuda_architectures"] is None
 
 
-def test_module_prints_every_fact_from_another_directory(tmp_path: Path) -> None:
+def _run_module(folder: Path, *arguments: str) -> str:
     root = str(Path(fusedrnn.__file__).parent.parent)
     code = f"import sys, runpy; sys.path.append({root!r}); runpy.run_module('fusedrnn.info', "
     code += "run_name='__main__')"
-    done = run_process([sys.executable, "-W", "ignore", "-c", code], cwd=tmp_path, check=True)
-    printed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
-    assert printed.keys() == info.collect().keys()
-    assert printed["torch"] == torch.__version__
+    command = [sys.executable, "-W", "ignore", "-c", code, *arguments]
+    return run_process(command, cwd=folder, check=True).stdout
+
+
+def test_module_prints_every_fact_from_another_directory(tmp_path: Path) -> None:
+    facts = info.collect()
+    shown = {name for rows in info._TABLE.values() for name in rows}
+    assert shown | {"environment"} == facts.keys()
+    lines = _run_module(tmp_path).splitlines()
+    rows = [line for line in lines if line.startswith("  ")]
+    [torch_row] = [row for row in rows if row.split()[0] == "torch"]
+    assert torch_row.split() == ["torch", torch.__version__]
+    begins = {row.index(row.split("  ")[-1].strip()) for row in rows if row.strip() != "none"}
+    assert len(begins) == 1, lines  # one column of values
+
+
+def test_module_prints_json_for_programs(tmp_path: Path) -> None:
+    facts = json.loads(_run_module(tmp_path, "--json"))
+    assert facts.keys() == info.collect().keys()
+    assert facts["torch"] == torch.__version__
+
+
+def test_the_table_shows_variables_and_what_is_missing() -> None:
+    facts = info.collect() | {"environment": {"FUSEDRNN_CPU_ISA": "avx2"}, "cuda_built": False}
+    text = info.table(facts | {"cpu_isas_built": []})
+    assert "\n  FUSEDRNN_CPU_ISA         avx2" in text
+    assert "\n  kernels built            no\n" in text
+    assert "\n  instruction sets, built  none\n" in text

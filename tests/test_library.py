@@ -99,7 +99,7 @@ def test_program_runs_in_a_fresh_process(
 def test_program_is_refused_without_the_operators(
     name: str, programs: Path, tmp_path: Path
 ) -> None:
-    """As README says, so that a reader who meets it finds it there."""
+    """As the documentation says, so that a reader who meets it finds it there."""
     done = _run(programs, "", name, tmp_path)
     assert done.returncode != 0
     texts = {
@@ -108,6 +108,8 @@ def test_program_is_refused_without_the_operators(
         "torch.jit": "Unknown builtin op: fusedrnn::layer_forward",
     }
     assert texts[name] in done.stderr
+    page = (ROOT / "docs" / "tasks" / "export.md").read_text(encoding="utf-8")
+    assert texts[name] in " ".join(page.split())
 
 
 def test_library_path_is_the_loaded_library() -> None:

@@ -204,7 +204,7 @@ def test_batch_size_of_another_dimension_is_refused(cell: str, compiled_part: No
 def test_opacus_takes_gradients_by_expanded_weights(
     cell: str, space: Any, compiled_part: None
 ) -> None:
-    """The mode of opacus that README names; the others ask for one output a module."""
+    """The mode of opacus that the documentation names; the others ask for one output a module."""
     opacus = pytest.importorskip("opacus")
     model = layers(space, cell, 3, 5, 2, bidirectional=True, batch_first=True, dtype=torch.float64)
     input = torch.randn(BATCH, STEPS, 3, dtype=torch.float64)

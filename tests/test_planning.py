@@ -103,18 +103,54 @@ def test_autocast_decides_the_dtype(asked: list[tuple]) -> None:
     assert [question[1] for question in asked] == [torch.bfloat16, torch.float64]
 
 
-def test_the_text_is_printed_and_returned(
-    asked: list[tuple], capsys: pytest.CaptureFixture[str]
+def test_the_table_is_printed_and_returned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = fusedrnn.GRU(5, 7, num_layers=2)
+    def explain_layer(cell: str, dtype: object, *sizes: int) -> str:
+        return (
+            f"gru float32: seq_len 11, batch_size 3, input_size {sizes[2]}, training\n"
+            "persistent: modelled 67.1 us, 1 thread\n"
+            "input projection: 50 steps at once\n"
+            "not per_step: modelled 1.2 ms against 67.1 us\n"
+        )
+
+    monkeypatch.setattr(_library, "available", True)
+    monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
+    module = fusedrnn.GRU(5, 7, num_layers=3)
     explanation = fusedrnn.explain(module, torch.randn(11, 3, 5))
     assert capsys.readouterr().out == f"{explanation}\n"
+    rows = [
+        "  schedule          persistent, modelled 67.1 us, 1 thread",
+        "  input projection  50 steps at once",
+        "  not per_step      modelled 1.2 ms against 67.1 us",
+    ]
     assert str(explanation).splitlines() == [
-        "GRU(5, 7, num_layers=2): seq_len 11, batch_size 3, float32, training",
-        "  layer 0",
-        "    schedule: some",
-        "  layer 1",
-        "    schedule: some",
+        "GRU(5, 7, num_layers=3): seq_len 11, batch_size 3, float32, training",
+        "",
+        "layer 0, input_size 5",
+        *rows,
+        "",
+        "layers 1 to 2, input_size 7",
+        *rows,
+    ]
+
+
+def test_the_table_has_all_that_a_plan_on_a_gpu_says() -> None:
+    text = (
+        "gru float32: seq_len 11, batch_size 3, input_size 5, hidden_size 7, training\n"
+        "forward on Some GPU: single_block, modelled 5.0 us, 1 block of 3 rows\n"
+        "input projection: 11 steps at once\n"
+        "not per_step/fused: modelled 9.0 us against 5.0 us\n"
+        "backward on Some GPU: per_step/product, modelled 7.0 us\n"
+    )
+    assert str(planning.Explanation("GRU(5, 7)", (text,))).splitlines() == [
+        "GRU(5, 7)",
+        "",
+        "layer 0, input_size 5",
+        "  forward on Some GPU   single_block, modelled 5.0 us, 1 block of 3 rows",
+        "  input projection      11 steps at once",
+        "  not per_step/fused    modelled 9.0 us against 5.0 us",
+        "  backward on Some GPU  per_step/product, modelled 7.0 us",
     ]
 
 
@@ -123,6 +159,7 @@ def test_without_the_extension_the_fallback_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_library, "reason", "no such file")
     explanation = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
     assert explanation.layers == ("PyTorch fallback: no such file",)
+    assert str(explanation).endswith("\nlayer 0\n  runs as  PyTorch fallback: no such file")
 
 
 @compiled

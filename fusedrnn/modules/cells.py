@@ -23,21 +23,21 @@ class RNNCell(RNNCellMixin, nn.RNNCellBase):
         device, dtype: of the parameters; float32, float64, bfloat16 or float16.
 
     Call with:
-        input: `(B, input_size)`, or `(input_size,)` for one row.
-        hx: h `(B, hidden_size)`, or `(hidden_size,)` for one row; zeros if absent.
+        - input: `(B, input_size)`, or `(input_size,)` for one row.
+        - hx: h `(B, hidden_size)`, or `(hidden_size,)` for one row; zeros if absent.
 
     Returns:
         h', as h.
 
     Raises:
-        What torch.nn.RNNCell raises, with its texts: ValueError, RuntimeError.
+        ValueError, RuntimeError: as torch.nn.RNNCell, with its texts.
 
     Differences from torch.nn.RNNCell: a mixture of dtypes or devices is named; under autocast
     every result has autocast's dtype.
 
     Source: Elman 1990, "Finding Structure in Time".
 
-    Example:
+    Examples:
         >>> cell = RNNCell(5, 3)
         >>> h = None
         >>> for x in torch.randn(7, 2, 5):
@@ -71,20 +71,20 @@ class LSTMCell(LSTMCellMixin, nn.RNNCellBase):
         input_size, hidden_size, bias, device, dtype: as for `RNNCell`.
 
     Call with:
-        input: `(B, input_size)`, or `(input_size,)` for one row.
-        hx: h and c, both `(B, hidden_size)`, without B for one row; zeros if absent.
+        - input: `(B, input_size)`, or `(input_size,)` for one row.
+        - hx: h and c, both `(B, hidden_size)`, without B for one row; zeros if absent.
 
     Returns:
         h' and c', as h and c.
 
     Raises:
-        What torch.nn.LSTMCell raises, with its texts: TypeError, ValueError, RuntimeError.
+        TypeError, ValueError, RuntimeError: as torch.nn.LSTMCell, with its texts.
 
     Differences from torch.nn.LSTMCell: those of `RNNCell`.
 
     Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
 
-    Example:
+    Examples:
         >>> cell = LSTMCell(5, 3)
         >>> state = None
         >>> for x in torch.randn(7, 2, 5):
@@ -114,19 +114,20 @@ class GRUCell(GRUCellMixin, nn.RNNCellBase):
     Args:
         input_size, hidden_size, bias, device, dtype: as for `RNNCell`.
 
-    Call with: as for `RNNCell`.
+    Call with:
+        The same as `RNNCell`.
 
     Returns:
         h', as h.
 
     Raises:
-        What torch.nn.GRUCell raises, with its texts: ValueError, RuntimeError.
+        ValueError, RuntimeError: as torch.nn.GRUCell, with its texts.
 
     Differences from torch.nn.GRUCell: those of `RNNCell`.
 
     Source: Cho et al. 2014.
 
-    Example:
+    Examples:
         >>> cell = GRUCell(5, 3)
         >>> cell(torch.randn(5)).shape
         torch.Size([3])

@@ -29,19 +29,20 @@ class RNN(RNNMixin, nn.RNNBase):
         bidirectional: every layer also runs in reverse.
         device, dtype: of the parameters; float32, float64, bfloat16 or float16.
 
-    Call with, for D directions:
-        input: `(T, B, input_size)`, `(B, T, input_size)` with `batch_first`,
-            `(T, input_size)` for one sequence, or a `PackedSequence`.
-        hx: h_0 `(num_layers * D, B, hidden_size)`, without B for one sequence; zeros if absent.
-        lengths, reset, reset_state, return_states, return_gates, recompute: keyword-only, and
-            none of torch.nn's; see `forward`.
+    Call with:
+        - input: `(T, B, input_size)`, `(B, T, input_size)` with `batch_first`,
+          `(T, input_size)` for one sequence, or a `PackedSequence`.
+        - hx: h_0 `(num_layers * D, B, hidden_size)` for D directions, without B for one sequence;
+          zeros if absent.
+        - lengths, reset, reset_state, return_states, return_gates, recompute: keyword-only, and
+          none of torch.nn's; see `forward`.
 
     Returns:
         output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0; then every
         step's states and gates, where asked for.
 
     Raises:
-        What torch.nn.RNN raises, with its texts: TypeError, ValueError, RuntimeError.
+        TypeError, ValueError, RuntimeError: as torch.nn.RNN, with its texts.
 
     Differences from torch.nn.RNN: `flatten_parameters` does nothing; forward is differentiable
     in eval mode and twice everywhere; under autocast every result has autocast's dtype; it is
@@ -50,7 +51,7 @@ class RNN(RNNMixin, nn.RNNBase):
 
     Source: Elman 1990, "Finding Structure in Time".
 
-    Example:
+    Examples:
         >>> layer = RNN(5, 3, num_layers=2)
         >>> output, h_n = layer(torch.randn(7, 2, 5))
         >>> output.shape, h_n.shape
@@ -104,30 +105,30 @@ class LSTM(LSTMMixin, nn.RNNBase):
     W_hr (o * tanh(c_t)).
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional: as for
-            `RNN`.
+        input_size, hidden_size, num_layers, bias: as for `RNN`.
+        batch_first, dropout, bidirectional: as for `RNN`.
         proj_size: features of h after the projection; 0 for none.
         device, dtype: as for `RNN`.
 
-    Call with, for D directions and P = proj_size or hidden_size:
-        input: as for `RNN`.
-        hx: h_0 `(num_layers * D, B, P)` and c_0 `(num_layers * D, B, hidden_size)`, without B
-            for one sequence; zeros if absent.
-        lengths, reset, reset_state, return_states, return_gates, recompute: as for `RNN`.
+    Call with:
+        - input: as for `RNN`.
+        - hx: h_0 `(num_layers * D, B, P)` and c_0 `(num_layers * D, B, hidden_size)` for D
+          directions and P = proj_size or hidden_size, without B for one sequence; zeros if absent.
+        - lengths, reset, reset_state, return_states, return_gates, recompute: as for `RNN`.
 
     Returns:
         output `(T, B, D * P)`, laid out as the input, and (h_n, c_n), as (h_0, c_0); then every
         step's states and gates, where asked for.
 
     Raises:
-        What torch.nn.LSTM raises, with its texts: TypeError, ValueError, RuntimeError.
+        TypeError, ValueError, RuntimeError: as torch.nn.LSTM, with its texts.
 
     Differences from torch.nn.LSTM: those of `RNN`; and shapes and dtypes of packed input are
     checked as those of padded input.
 
     Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000; Sak et al. 2014 (projection).
 
-    Example:
+    Examples:
         >>> layer = LSTM(5, 3, batch_first=True, bidirectional=True)
         >>> output, (h_n, c_n) = layer(torch.randn(2, 7, 5))
         >>> output.shape, c_n.shape
@@ -174,23 +175,24 @@ class GRU(GRUMixin, nn.RNNBase):
     n = tanh(W_in x_t + b_in + r * (W_hn h_{t-1} + b_hn)); h_t = (1 - z) * n + z * h_{t-1}.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as for `RNN`.
+        input_size, hidden_size, num_layers, bias: as for `RNN`.
+        batch_first, dropout, bidirectional, device, dtype: as for `RNN`.
 
-    Call with: as for `RNN`.
+    Call with:
+        The same as `RNN`.
 
     Returns:
         output `(T, B, D * hidden_size)`, laid out as the input, and h_n, as h_0; then every
         step's states and gates, where asked for.
 
     Raises:
-        What torch.nn.GRU raises, with its texts: TypeError, ValueError, RuntimeError.
+        TypeError, ValueError, RuntimeError: as torch.nn.GRU, with its texts.
 
     Differences from torch.nn.GRU: those of `RNN`.
 
     Source: torch.nn.GRU (the reset gate acts after the product); Cho et al. 2014.
 
-    Example:
+    Examples:
         >>> layer = GRU(5, 3)
         >>> output, h_n = layer(torch.randn(7, 5))  # one sequence
         >>> output.shape, h_n.shape

@@ -19,10 +19,11 @@ class PeepholeLSTM(RecurrentBase[tuple[Tensor, Tensor], LSTMStates, LSTMGates]):
     and o have a p for each unit: `params_l{k}{_reverse}` is p_i, p_f, p_o, (3 * hidden_size,).
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype: as for `fusedrnn.LSTM`.
+        input_size, hidden_size, num_layers, bias: as for `fusedrnn.LSTM`.
+        batch_first, dropout, bidirectional, proj_size, device, dtype: as for `fusedrnn.LSTM`.
 
-    Call with, and returns: as `fusedrnn.LSTM`.
+    Call with:
+        The same as `fusedrnn.LSTM`, which also returns the same.
 
     Raises:
         TypeError, ValueError, RuntimeError: an argument does not fit; the message says how.
@@ -30,7 +31,7 @@ class PeepholeLSTM(RecurrentBase[tuple[Tensor, Tensor], LSTMStates, LSTMGates]):
     Source: Gers and Schmidhuber 2000, "Recurrent nets that time and count"; Graves 2013,
     "Generating sequences with recurrent neural networks", equations 7 to 11.
 
-    Example:
+    Examples:
         >>> layer = PeepholeLSTM(5, 3)
         >>> output, (h_n, c_n) = layer(torch.randn(7, 2, 5))
         >>> output.shape, c_n.shape, layer.params_l0.shape

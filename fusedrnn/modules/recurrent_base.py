@@ -28,15 +28,15 @@ class RecurrentBase(LayersMixin[State, States, Gates], nn.RNNBase):
         cell: of the class: the cell's name.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype: as for `fusedrnn.RNN`.
+        input_size, hidden_size, num_layers, bias: as for `fusedrnn.RNN`.
+        batch_first, dropout, bidirectional, device, dtype: as for `fusedrnn.RNN`.
         proj_size: as for `fusedrnn.LSTM`, of a cell that can be projected; 0 for none.
 
     Raises:
         TypeError: the class has no `cell`, or an argument has another type.
         ValueError: there is no such cell, or an argument does not fit.
 
-    Example:
+    Examples:
         >>> class Peepholes(RecurrentBase):
         ...     cell = "peephole_lstm"
         >>> layer = Peepholes(5, 3)
