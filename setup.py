@@ -103,10 +103,14 @@ def torch_requirement() -> str:
 
 
 def version() -> str:
-    """The package's version, and where it is built, for what: 0.1.0+torch2.13.cu130."""
+    """The package's version and, of a wheel, what it is for, such as 0.1.0+torch2.13.cu130.
+
+    An installer that unpacked a source archive refuses another version than the archive's.
+    """
     text = Path("fusedrnn", "__init__.py").read_text(encoding="utf-8")
     [public] = re.findall(r'^__version__ = "(.+)"$', text, re.M)
-    if torch is None:
+    unpacked = Path("PKG-INFO").exists() and build_environment.tool() in ("pip", "uv")
+    if torch is None or unpacked:
         return public
     device = "cpu" if cuda_missing() else f"cu{torch.version.cuda.replace('.', '')}"
     return f"{public}+torch{torch_release()}.{device}"
