@@ -43,7 +43,8 @@ def run_setup(
     """Runs setup.py with that command, after the Python statements `before`."""
     arguments = ["setup.py", "-q", *command]
     code = f"import runpy, sys; sys.argv = {arguments!r}; {before}; runpy.run_path('setup.py')"
-    return run_process([sys.executable, "-c", code], cwd=tree, env=os.environ | {"PWD": str(tree)} | environment)
+    variables = os.environ | {"PWD": str(tree)} | environment
+    return run_process([sys.executable, "-c", code], cwd=tree, env=variables)
 
 
 HIDE_TORCH = "sys.modules['torch'] = None"
