@@ -16,17 +16,18 @@ Environment
                    newest is added, for later GPUs
 
 torch is not among the build requirements, because the library must be built against the torch it
-will run with. Where pip's isolated build hides that torch, it is looked up in the environment
-that is being installed into.
+will run with: tools/build_environment.py finds that one. A wheel requires its minor version and
+says in its own version what it was built for, such as 0.1.0+torch2.13.cpu. A source archive has
+neither and needs no torch.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import shutil
-import site
 import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,9 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT / "tools"))
+import build_environment  # noqa: E402
 import cuda_toolkit  # noqa: E402
+from build_environment import again, stop  # noqa: E402
 
 
 def files(*patterns: str) -> list[str]:
@@ -71,30 +74,6 @@ KERNEL = ["/std:c++17"] if MSVC else ["-std=c++17", "-ffp-contract=fast", "-fno-
 KERNEL += [] if MSVC else ["-fno-trapping-math"]
 
 
-def import_torch() -> bool:
-    """Whether torch can be imported, here or from the environment being installed into."""
-    folders = [*site.getsitepackages(), site.getusersitepackages()]
-    if "VIRTUAL_ENV" in os.environ:
-        folders += site.getsitepackages([os.environ["VIRTUAL_ENV"]])
-    original = list(sys.path)
-    for extra in ([], *([folder] for folder in folders)):
-        sys.path[:] = original + extra
-        try:
-            import torch  # noqa: F401
-        except ModuleNotFoundError as error:
-            if error.name != "torch":
-                raise
-        else:
-            return True
-    sys.path[:] = original
-    return False
-
-
-def stop(reason: str, command: str) -> None:
-    """Leaves with one sentence that has the command that mends it."""
-    sys.exit(f"fusedrnn cannot be built: {reason}; run: {command}")
-
-
 def cuda_missing() -> str:
     """Why the CUDA kernels are not built; empty when they are."""
     wish = os.environ.get("FUSEDRNN_CUDA", "")
@@ -108,8 +87,33 @@ def cuda_missing() -> str:
     elif TOOLKIT.split(".")[0] != torch.version.cuda.split(".")[0]:
         reason = f"torch is built with CUDA {torch.version.cuda}, the toolkit is {TOOLKIT or '?'}"
     if wish == "1" and reason:
-        stop(f"FUSEDRNN_CUDA=1, but {reason}", "FUSEDRNN_CUDA=0 pip install .")
+        stop(f"FUSEDRNN_CUDA=1, but {reason}", f"FUSEDRNN_CUDA=0 {again()}")
     return reason
+
+
+def torch_release() -> str:
+    """torch's version up to the minor one, within which its binary interface stays."""
+    return ".".join(torch.__version__.split(".")[:2])
+
+
+def torch_requirement() -> str:
+    """What is built runs with the minor version of torch that it was built with."""
+    oldest = ".".join(map(str, build_environment.OLDEST_TORCH))
+    return f"torch>={oldest}" if torch is None else f"torch=={torch_release()}.*"
+
+
+def version() -> str:
+    """The package's version and, of a wheel, what it is for, such as 0.1.0+torch2.13.cu130.
+
+    An installer that unpacked a source archive refuses another version than the archive's.
+    """
+    text = Path("fusedrnn", "__init__.py").read_text(encoding="utf-8")
+    [public] = re.findall(r'^__version__ = "(.+)"$', text, re.M)
+    unpacked = Path("PKG-INFO").exists() and build_environment.tool() in ("pip", "uv")
+    if torch is None or unpacked:
+        return public
+    device = "cpu" if cuda_missing() else f"cu{torch.version.cuda.replace('.', '')}"
+    return f"{public}+torch{torch_release()}.{device}"
 
 
 def openmp_flags() -> list[str]:
@@ -139,7 +143,7 @@ def cuda_cell_sources() -> list[str]:
 def make_extension() -> Extension:
     """The extension; without torch, only what other commands need: its list of sources."""
     depends = [TABLE_SOURCE, CELL_SOURCE, CUDA_CELL_SOURCE, *HEADERS]
-    if not HAS_TORCH:
+    if torch is None:
         return Extension("fusedrnn._C", BINDINGS + CPU, depends=depends)
     with_cuda = not cuda_missing()
     nvcc = ["-O3", *cuda_toolkit.gencode_flags(ARCHITECTURES)] if with_cuda else []
@@ -158,7 +162,7 @@ def make_extension() -> Extension:
 
 class BuildWithoutTorch(build_ext):
     def run(self) -> None:
-        stop("torch is missing", "pip install torch && pip install --no-build-isolation .")
+        build_environment.stop_without_torch()
 
 
 def build_with_torch() -> type[build_ext]:
@@ -171,7 +175,8 @@ def build_with_torch() -> type[build_ext]:
         def build_extensions(self) -> None:
             compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
             if not MSVC and shutil.which(compiler) is None:
-                stop(f"the C++ compiler {compiler} is missing", "apt-get install g++")
+                other = f" && CXX=g++ {again()}" if "CXX" in os.environ else ""
+                stop(f"the C++ compiler {compiler} is missing", "apt-get install g++" + other)
             # Before torch patches the compiler for its own flags.
             jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
             with ThreadPoolExecutor(max(jobs, 1)) as pool:
@@ -214,17 +219,18 @@ def build_with_torch() -> type[build_ext]:
     return BuildWithTorch
 
 
-HAS_TORCH = import_torch()
-if HAS_TORCH:
-    import torch
-
+# Nothing in a source archive depends on torch.
+torch = None if "sdist" in sys.argv else build_environment.find_torch()
+if torch is not None:
     os.environ["CUDA_HOME"] = cuda_toolkit.find_home() or ""
     from torch.utils import cpp_extension
 
     TOOLKIT = cuda_toolkit.release(os.environ["CUDA_HOME"])
 
 setup(
+    version=version(),
+    install_requires=[torch_requirement()],
     ext_modules=[make_extension()],
-    cmdclass={"build_ext": build_with_torch() if HAS_TORCH else BuildWithoutTorch},
+    cmdclass={"build_ext": build_with_torch() if torch else BuildWithoutTorch},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

@@ -9,11 +9,24 @@ from __future__ import annotations
 
 import os
 import warnings
+from importlib import metadata
 from pathlib import Path
 
 import torch
 
-_BUILD = "pip install --no-build-isolation --force-reinstall --no-deps"
+
+def _remedy() -> str:
+    """The command that builds, for the installer that this package came by."""
+    try:
+        uv = metadata.distribution("fusedrnn").read_text("INSTALLER") == "uv"
+    except metadata.PackageNotFoundError:
+        uv = False
+    if (Path(__file__).parent.parent / "setup.py").is_file():
+        target = "--editable ."
+    else:
+        target = f"{'--reinstall' if uv else '--force-reinstall'} --no-deps ."
+    pip = "uv pip" if uv else "pip"
+    return f"from its source folder run: {pip} install --no-build-isolation {target}"
 
 
 def _load() -> tuple[Path | None, str]:
@@ -21,7 +34,9 @@ def _load() -> tuple[Path | None, str]:
     folder = Path(__file__).parent
     path = next((p for p in (folder / "_C.so", folder / "_C.pyd") if p.is_file()), None)
     if path is None:
-        return None, f"there is no _C library in {folder}"
+        sources = (folder.parent / "setup.py").is_file()
+        hidden = ", the source folder, which hides what is installed from programs that run in it"
+        return None, f"there is no _C library in {folder}{hidden if sources else ''}"
     try:
         torch.ops.load_library(path)
     except OSError as error:
@@ -54,9 +69,7 @@ def library_path() -> Path:
         >>> torch.ops.load_library(library_path())
     """
     if path is None:
-        raise RuntimeError(
-            f"fusedrnn has no compiled part ({reason}); from its source folder run: {_BUILD} ."
-        )
+        raise RuntimeError(f"fusedrnn has no compiled part ({reason}); {_remedy()}")
     return path
 
 
@@ -86,7 +99,7 @@ def reload_environment() -> None:
 if not available:
     warnings.warn(
         f"fusedrnn runs on plain PyTorch operators, slowly, because its compiled part is missing "
-        f"({reason}); from its source folder run: {_BUILD} .",
+        f"({reason}); {_remedy()}",
         RuntimeWarning,
         stacklevel=2,
     )

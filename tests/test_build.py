@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -44,7 +43,8 @@ def run_setup(
     """Runs setup.py with that command, after the Python statements `before`."""
     arguments = ["setup.py", "-q", *command]
     code = f"import runpy, sys; sys.argv = {arguments!r}; {before}; runpy.run_path('setup.py')"
-    return run_process([sys.executable, "-c", code], cwd=tree, env=os.environ | environment)
+    variables = os.environ | {"PWD": str(tree)} | environment
+    return run_process([sys.executable, "-c", code], cwd=tree, env=variables)
 
 
 HIDE_TORCH = "sys.modules['torch'] = None"
@@ -60,7 +60,7 @@ def test_missing_torch_is_one_sentence_with_the_command(tree: Path) -> None:
     result = run_setup(tree, "build_ext", before=HIDE_TORCH)
     assert last_line(result) == (
         "fusedrnn cannot be built: torch is missing; "
-        "run: pip install torch && pip install --no-build-isolation ."
+        "run: pip install torch ninja && pip install --no-build-isolation ."
     )
 
 
@@ -69,7 +69,7 @@ def test_missing_compiler_is_one_sentence_with_the_command(tree: Path) -> None:
     result = run_setup(tree, "build_ext", CXX="no-such-compiler")
     assert last_line(result) == (
         "fusedrnn cannot be built: the C++ compiler no-such-compiler is missing; "
-        "run: apt-get install g++"
+        "run: apt-get install g++ && CXX=g++ pip install ."
     )
 
 
@@ -163,25 +163,6 @@ def test_torch_is_no_build_requirement() -> None:
     requires = next(line for line in section.splitlines() if line.startswith("requires"))
     assert "setuptools" in requires
     assert "torch" not in requires
-
-
-def test_sdist_has_every_source_and_is_made_without_torch(tree: Path, tmp_path: Path) -> None:
-    result = run_setup(
-        tree, "sdist", "--dist-dir", str(tmp_path), "--formats", "gztar", before=HIDE_TORCH
-    )
-    assert result.returncode == 0, result.stderr
-    [archive] = tmp_path.glob("fusedrnn-*.tar.gz")
-    with tarfile.open(archive) as packed:
-        names = {name.split("/", 1)[-1] for name in packed.getnames()}
-    expected = {
-        path.relative_to(ROOT).as_posix()
-        for folder in ("csrc", "fusedrnn", "tools")
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".typed")
-        and "__pycache__" not in path.parts
-    }
-    assert expected | {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
-    assert not {name for name in names if name.endswith((".so", ".o", ".pyc"))}
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <vector>
 
@@ -42,6 +43,16 @@ inline bool fail(const char* file, int line) {
   if (++failures() > kPrinted) return false;
   std::printf("  %s:%d: ", file, line);
   return true;
+}
+
+// Three cases of four are left out, unless this is CI. Multiples of the golden ratio are spread
+// evenly over the remainders of every loop's length, so that no value of an option goes untested.
+inline bool leave_out_case() {
+  static const bool is_ci = std::getenv("CI") != nullptr;
+  static uint32_t count = 0;
+  if (is_ci) return false;
+  if (count == 0) std::printf("one case of four; CI=true runs all\n");
+  return count++ * 2654435769u >> 30 != 0;
 }
 
 // |actual - expected| <= atol + rtol * |expected| for each of n elements. A NaN or an infinity

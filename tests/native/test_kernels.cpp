@@ -160,6 +160,7 @@ Buffer saved_buffer(const Case& k) {
 }
 
 bool run_case(const Case& k, Run* run = nullptr) {
+  if (run == nullptr && check::leave_out_case()) return true;
   constexpr int64_t kGap = 3;  // columns between rows of output that belong to another layer
   const unsigned seed = 7;
   Numbers problem = make_problem(k, seed);
