@@ -1,0 +1,177 @@
+"""Times models of other libraries with torch.nn's layers and with fusedrnn's, interleaved.
+
+    python -m bench.libraries                       # every library that is installed
+    python -m bench.libraries sb3-contrib stanza    # these
+    python -m bench.libraries --table FILE          # the table of a file's results
+
+The two models of a subject are in one process, a process a library. They are compared first; two
+that differ by more than rounding are not timed, and the status is then 1. Results are appended to
+`bench/results/libraries-<machine>-<date>.jsonl`: two lines a subject, inference and training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+
+from bench import environment, store, timing
+from bench.libraries import MODULES
+from bench.libraries.subject import Subject, Trial, compare
+from bench.store import Record
+from bench.timing import Effort, Summary
+
+# Of what differs; rounding gives 1e-6 or so, which training and a softmax may enlarge.
+TOLERANCE = 1e-4
+
+
+def main() -> int:
+    options = _parser().parse_args()
+    if options.table:
+        print(table(load(options.table)))
+        return 0
+    if options.here:
+        return _time_here(options)
+    status = 0
+    for package in options.packages:
+        # Libraries change a process: threads, warnings, random numbers.
+        command = [sys.executable, "-m", "bench.libraries", "--here", package]
+        command += ["--threads", str(options.threads), "--budget", str(options.budget)]
+        command += ["--out", str(options.out)] if options.out else []
+        status |= subprocess.run(command, check=False).returncode
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    description, _, epilog = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        "python -m bench.libraries",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "packages", nargs="*", type=_package, default=list(MODULES), metavar="PACKAGE"
+    )
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--budget", type=float, default=10.0, help="seconds of a subject's mode")
+    parser.add_argument("--out", type=Path, help="the file to append to")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print a file's results")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _package(name: str) -> str:
+    if name not in MODULES:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(MODULES)}, got {name}")
+    return name
+
+
+def _time_here(options: argparse.Namespace) -> int:
+    facts = environment.describe()
+    path = options.out or store.default_path(facts["cpu"], facts["cores"], "libraries-")
+    status = 0
+    for package in options.packages:
+        try:
+            subjects = importlib.import_module(f"bench.libraries.{MODULES[package]}").SUBJECTS
+        except ImportError as error:
+            print(f"{package}: not timed, it cannot be imported: {error}", flush=True)
+            continue
+        torch.set_num_threads(options.threads)  # after what a library sets as it is imported
+        for subject in subjects:
+            records = measure(subject, Effort(options.budget, min_rounds=5))
+            for record in records:
+                record["case"]["threads"] = options.threads
+                status |= record["status"] != "ok"
+            store.append(path, [record | {"environment": facts} for record in records])
+            print(table(records, head=False), flush=True)
+    return status
+
+
+def measure(subject: Subject, effort: Effort) -> list[Record]:
+    """A record for inference and one for training: the median and quantiles of both times, and of
+    their ratio within a round."""
+    theirs, ours = subject.make(False), subject.make(True)
+    difference = compare(theirs, ours)
+    now = datetime.datetime.now(datetime.timezone.utc)
+    head = {
+        "schema": store.SCHEMA,
+        "time": now.isoformat(timespec="seconds"),
+        "package": subject.package,
+        "version": importlib.metadata.version(subject.package),
+        "replaced": subject.replaced,
+        "difference": vars(difference),
+    }
+    records = []
+    for mode in ("infer", "train"):
+        case = {"model": subject.model, "change": subject.change, "mode": mode}
+        record: Record = {**head, "case": case, "status": "ok"}
+        if max(vars(difference).values()) > TOLERANCE:
+            record |= {"status": "failed", "message": f"differs by more than {TOLERANCE:.0e}"}
+        else:
+            record |= _time(theirs, ours, mode, effort)
+        records.append(record)
+    return records
+
+
+def _time(theirs: Trial, ours: Trial, mode: str, effort: Effort) -> Record:
+    samplers = {
+        name: timing.StepSampler(getattr(trial, mode))
+        for name, trial in (("torch.nn", theirs), ("fusedrnn", ours))
+    }
+    busy = environment.BusyElsewhere()
+    samples = timing.interleave(samplers, effort).samples
+    return {
+        "rounds": len(samples["fusedrnn"]),
+        "seconds": {name: vars(Summary.of(values)) for name, values in samples.items()},
+        "speedup": vars(Summary.of(timing.ratios(samples["torch.nn"], samples["fusedrnn"]))),
+        "other_cores": busy.cores(),
+    }
+
+
+def load(path: Path) -> list[Record]:
+    """The last record of each package, model, change and mode."""
+    latest: dict[tuple[str, ...], Record] = {}
+    for line in path.read_text().splitlines():
+        record = json.loads(line)
+        key = (record["package"], *map(str, record["case"].values()))
+        latest.pop(key, None)
+        latest[key] = record
+    return list(latest.values())
+
+
+def table(records: Iterable[Record], head: bool = True) -> str:
+    """A row of Markdown for each package, model and change."""
+    rows: dict[tuple[str, ...], list[str]] = {}
+    for record in records:
+        case = record["case"]
+        names = ", ".join(f"`{name or '(model)'}`" for name in record["replaced"])
+        key = (f"{record['package']} {record['version']}", case["model"], case["change"])
+        row = rows.setdefault(key, [*key, names, _difference(record), "", ""])
+        row[5 if case["mode"] == "infer" else 6] = _gain(record)
+    title = ["package", "model", "change", "replaced", "differs by", "inference", "training"]
+    lines = [title, ["---"] * len(title)] if head else []
+    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *rows.values()])
+
+
+def _difference(record: Record) -> str:
+    return f"{max(record['difference'].values()):.0e}"
+
+
+def _gain(record: Record) -> str:
+    if record["status"] != "ok":
+        return record["message"]
+    before, after = (1e3 * record["seconds"][name]["median"] for name in ("torch.nn", "fusedrnn"))
+    return f"{record['speedup']['median']:.2f} ({before:.3g} → {after:.3g} ms)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
