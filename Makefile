@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
+LIBRARIES_VENV ?= .venv-libraries
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
@@ -17,7 +18,7 @@ CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' 
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format bench clean help
+.PHONY: demo test test-libraries native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -27,6 +28,9 @@ test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) all
 	$(NATIVE) run
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-libraries: $(LIBRARIES_VENV)/.installed  ## the libraries of docs/libraries, in an environment of their own
+	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -v -rs
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
 # `make test`, under fewer.
@@ -89,6 +93,15 @@ $(INSTALLED): requirements-dev.txt
 $(CUDA_VENV)/.installed: requirements-cuda.txt
 	test -x $(CUDA_VENV)/bin/python || $(PYTHON) -m venv $(CUDA_VENV)
 	$(CUDA_VENV)/bin/python -m pip install --quiet -r requirements-cuda.txt
+	touch $@
+
+# torchaudio's binaries want the CUDA build of torch; beside another one its Python part is enough here.
+$(LIBRARIES_VENV)/.installed: requirements-libraries.txt setup.py pyproject.toml $(CSRC)
+	test -x $(LIBRARIES_VENV)/bin/python || $(PYTHON) -m venv $(LIBRARIES_VENV)
+	$(LIBRARIES_VENV)/bin/python -m pip install --quiet -r requirements-libraries.txt
+	$(LIBRARIES_VENV)/bin/python -c "import torchaudio" 2>/dev/null || \
+	  rm -f $(LIBRARIES_VENV)/lib/python*/site-packages/torchaudio/lib/*.so
+	$(LIBRARIES_VENV)/bin/python -m pip install --no-build-isolation --editable .
 	touch $@
 
 $(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib
-import importlib.metadata
 import json
+import logging
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,12 +25,10 @@ import torch
 
 from bench import environment, store, timing
 from bench.libraries import MODULES
-from bench.libraries.subject import Subject, Trial, compare
+from bench.libraries.subject import TOLERANCE, Subject, Trial, compare
+from bench.libraries.versions import NotUsableError, installed, subjects_of
 from bench.store import Record
 from bench.timing import Effort, Summary
-
-# Of what differs; rounding gives 1e-6 or so, which training and a softmax may enlarge.
-TOLERANCE = 1e-4
 
 
 def main() -> int:
@@ -76,14 +74,16 @@ def _package(name: str) -> str:
 
 
 def _time_here(options: argparse.Namespace) -> int:
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
     facts = environment.describe()
     path = options.out or store.default_path(facts["cpu"], facts["cores"], "libraries-")
     status = 0
     for package in options.packages:
         try:
-            subjects = importlib.import_module(f"bench.libraries.{MODULES[package]}").SUBJECTS
-        except ImportError as error:
-            print(f"{package}: not timed, it cannot be imported: {error}", flush=True)
+            subjects = subjects_of(package).SUBJECTS
+        except NotUsableError as error:
+            print(f"not timed: {error}", flush=True)
             continue
         torch.set_num_threads(options.threads)  # after what a library sets as it is imported
         for subject in subjects:
@@ -106,7 +106,7 @@ def measure(subject: Subject, effort: Effort) -> list[Record]:
         "schema": store.SCHEMA,
         "time": now.isoformat(timespec="seconds"),
         "package": subject.package,
-        "version": importlib.metadata.version(subject.package),
+        "version": installed(subject.package),
         "replaced": subject.replaced,
         "difference": vars(difference),
     }
@@ -114,7 +114,7 @@ def measure(subject: Subject, effort: Effort) -> list[Record]:
     for mode in ("infer", "train"):
         case = {"model": subject.model, "change": subject.change, "mode": mode}
         record: Record = {**head, "case": case, "status": "ok"}
-        if max(vars(difference).values()) > TOLERANCE:
+        if difference.largest > TOLERANCE:
             record |= {"status": "failed", "message": f"differs by more than {TOLERANCE:.0e}"}
         else:
             record |= _time(theirs, ours, mode, effort)

@@ -12,7 +12,25 @@ from torch import Tensor
 from bench.libraries.subject import Subject, Trial, plain_trial, replace_if
 
 CHARACTERS, UNITS, ROWS, STEPS = 275, 512, 32, 100
-WORDS = "a man who walks into the station at night asks where his old brown coat was left".split()
+WORDS = [
+    "a",
+    "man",
+    "who",
+    "walks",
+    "into",
+    "the",
+    "station",
+    "at",
+    "night",
+    "asks",
+    "where",
+    "his",
+    "old",
+    "brown",
+    "coat",
+    "was",
+    "left",
+]
 
 
 def language_model() -> LanguageModel:
@@ -21,9 +39,7 @@ def language_model() -> LanguageModel:
     dictionary = Dictionary(add_unk=True)
     for code in range(32, 32 + CHARACTERS):
         dictionary.add_item(chr(code))
-    return LanguageModel(
-        dictionary, is_forward_lm=True, hidden_size=UNITS, nlayers=1, dropout=0.0
-    )
+    return LanguageModel(dictionary, is_forward_lm=True, hidden_size=UNITS, nlayers=1, dropout=0.0)
 
 
 def tagger() -> SequenceTagger:
@@ -61,7 +77,9 @@ def _build_language_model(fused: bool) -> Trial:
     return plain_trial(
         model,
         forward,
-        lambda found: torch.nn.functional.cross_entropy(found[:-1].flatten(0, 1), text[1:].flatten()),
+        lambda found: torch.nn.functional.cross_entropy(
+            found[:-1].flatten(0, 1), text[1:].flatten()
+        ),
     )
 
 
@@ -76,7 +94,7 @@ def _build_tagger(fused: bool) -> Trial:
         if model.training:
             return model.forward_loss(batch)[0] / ROWS
         model.embeddings.embed(batch)
-        return model(*model._prepare_tensors(batch)).flatten()
+        return model(*model._prepare_tensors(batch))[0]
 
     return plain_trial(model, forward, lambda loss: loss)
 

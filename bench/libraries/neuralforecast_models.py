@@ -38,7 +38,7 @@ def make_model(cls: type[LSTM | GRU]) -> LSTM | GRU:
         batch_size=32,
         random_seed=SEED,
         optimizer=torch.optim.SGD,
-        optimizer_kwargs={"lr": 0.01},
+        learning_rate=0.05,
         accelerator="cpu",
         enable_progress_bar=False,
         enable_model_summary=False,

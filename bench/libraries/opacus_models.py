@@ -24,6 +24,7 @@ class Classifier(nn.Module):
 
 
 def _build(fused: bool) -> Trial:
+    input, target = torch.randn(ROWS, STEPS, FEATURES), torch.randint(0, 2, (ROWS,))
     model = Classifier(DPLSTM)
     if fused:
         weights = model.state_dict()  # DPLSTM's are there under torch.nn.LSTM's names too
@@ -31,7 +32,6 @@ def _build(fused: bool) -> Trial:
         model.load_state_dict({name: weights[name] for name in model.state_dict()})
     mode = "ew" if fused else "hooks"
     wrapped = wrap_model(model, grad_sample_mode=mode, batch_first=True)
-    input, target = torch.randn(ROWS, STEPS, FEATURES), torch.randint(0, 2, (ROWS,))
 
     def infer() -> Tensor:
         model.eval()

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import fusedrnn
 
 SEED = 20
+# Of a `Difference`. Rounding in float32 gives 1e-6 or so, which some steps of training enlarge.
+TOLERANCE = 1e-4
 
 
 @dataclasses.dataclass
@@ -43,8 +45,8 @@ class Subject:
         model: what is built, and how large.
         change: what the user changes: "replace", "reset=", "lengths=", ...
         replaced: the names in the model of the layers that become fusedrnn's.
-        build: makes a trial with torch.nn's layers (False) or fusedrnn's (True); after it, `made`
-            seeds torch.
+        build: makes a trial with torch.nn's layers (False) or fusedrnn's (True), both from the
+            same random numbers.
     """
 
     package: str
@@ -73,6 +75,10 @@ class Difference:
     output: float  # of inference, before training
     loss: float  # the largest of the steps of training
     trained: float  # of inference, after training
+
+    @property
+    def largest(self) -> float:
+        return max(self.output, self.loss, self.trained)
 
 
 def fused_layers(model: nn.Module) -> list[str]:

@@ -15,9 +15,7 @@ BATCH, STEPS, FEATURES, UNITS = 16, 100, 32, 128
 
 
 def _build(fused: bool, cls: type[LSTMModule | GRUModule]) -> Trial:
-    module = cls(
-        input_size=FEATURES, hidden_size=UNITS, in_key="observation", out_key="embedded"
-    )
+    module = cls(input_size=FEATURES, hidden_size=UNITS, in_key="observation", out_key="embedded")
     replace_if(fused, module)
     data = TensorDict(
         {
