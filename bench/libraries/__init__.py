@@ -1,4 +1,6 @@
-"""Models of other libraries with torch.nn's layers and with fusedrnn's: `python -m bench.libraries`.
+"""Models of other libraries, with torch.nn's layers and with fusedrnn's.
+
+`python -m bench.libraries` times them; `tests_libraries` compares their results.
 
 Each library is a module here with a list of `Subject`s.
 """

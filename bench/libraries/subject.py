@@ -1,4 +1,4 @@
-"""A model of another library, built twice from one seed: with torch.nn's layers and with fusedrnn's.
+"""A model of another library, built twice from one seed: with torch.nn's layers and fusedrnn's.
 
 The tests in `tests_libraries` and the measurement in `bench.libraries` use the same ones.
 """
