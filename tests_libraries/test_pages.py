@@ -13,13 +13,11 @@ import pytest
 from bench.libraries import versions
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs" / "libraries").glob("*.md"))
+PAGES = [page for page in sorted((ROOT / "docs/libraries").glob("*.md")) if page.stem != "index"]
 BLOCK = re.compile(r"^```(python|text)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem != "index"], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_page_prints_what_it_shows(page: Path, tmp_path: Path, need_library: object) -> None:
     need_library(page.stem)
     blocks = BLOCK.findall(page.read_text())

@@ -1,4 +1,4 @@
-"""Each library's models give torch.nn's results with fusedrnn's layers, before and after training."""
+"""Each library's models give torch.nn's results with fusedrnn's layers, trained and untrained."""
 
 from __future__ import annotations
 

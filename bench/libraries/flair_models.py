@@ -8,29 +8,12 @@ from flair.data import Dictionary, Sentence
 from flair.embeddings import FlairEmbeddings
 from flair.models import LanguageModel, SequenceTagger
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from bench.libraries.subject import Subject, Trial, plain_trial, replace_if
 
 CHARACTERS, UNITS, ROWS, STEPS = 275, 512, 32, 100
-WORDS = [
-    "a",
-    "man",
-    "who",
-    "walks",
-    "into",
-    "the",
-    "station",
-    "at",
-    "night",
-    "asks",
-    "where",
-    "his",
-    "old",
-    "brown",
-    "coat",
-    "was",
-    "left",
-]
+TEXT = "a man who walks into the station at night asks where his old brown coat was left"
 
 
 def language_model() -> LanguageModel:
@@ -60,7 +43,7 @@ def tagger() -> SequenceTagger:
 def sentences() -> list[Sentence]:
     found = []
     for row in range(ROWS):
-        sentence = Sentence(WORDS[row % 5 : 6 + row % 11])
+        sentence = Sentence(TEXT.split()[row % 5 : 6 + row % 11])
         sentence.get_token(1 + row % 3).add_label("ner", "PER" if row % 2 else "LOC")
         found.append(sentence)
     return sorted(found, key=len, reverse=True)  # as the tagger's predict does
@@ -77,9 +60,7 @@ def _build_language_model(fused: bool) -> Trial:
     return plain_trial(
         model,
         forward,
-        lambda found: torch.nn.functional.cross_entropy(
-            found[:-1].flatten(0, 1), text[1:].flatten()
-        ),
+        lambda found: cross_entropy(found[:-1].flatten(0, 1), text[1:].flatten()),
     )
 
 
