@@ -3,6 +3,7 @@
     python -m bench.libraries                       # every library that is installed
     python -m bench.libraries sb3-contrib stanza    # these
     python -m bench.libraries --table FILE          # the table of a file's results
+    python -m bench.libraries --pages FILE          # the same, put into docs/libraries
 
 The two models of a subject are in one process, a process a library. They are compared first; two
 that differ by more than rounding are not timed, and the status is then 1. Results are appended to
@@ -13,18 +14,16 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import logging
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from bench import environment, store, timing
-from bench.libraries import MODULES
+from bench.libraries import MODULES, tables
 from bench.libraries.subject import TOLERANCE, Subject, Trial, compare
 from bench.libraries.versions import NotUsableError, installed, subjects_of
 from bench.store import Record
@@ -34,7 +33,10 @@ from bench.timing import Effort, Summary
 def main() -> int:
     options = _parser().parse_args()
     if options.table:
-        print(table(load(options.table)))
+        print(tables.table(tables.load(options.table)))
+        return 0
+    if options.pages:
+        tables.write_pages(tables.load(options.pages), MODULES)
         return 0
     if options.here:
         return _time_here(options)
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budget", type=float, default=10.0, help="seconds of a subject's mode")
     parser.add_argument("--out", type=Path, help="the file to append to")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print a file's results")
+    parser.add_argument("--pages", type=Path, metavar="FILE", help="put them into docs/libraries")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     return parser
 
@@ -92,7 +95,7 @@ def _time_here(options: argparse.Namespace) -> int:
                 record["case"]["threads"] = options.threads
                 status |= record["status"] != "ok"
             store.append(path, [record | {"environment": facts} for record in records])
-            print(table(records, head=False), flush=True)
+            print(tables.table(records, head=False), flush=True)
     return status
 
 
@@ -135,42 +138,6 @@ def _time(theirs: Trial, ours: Trial, mode: str, effort: Effort) -> Record:
         "speedup": vars(Summary.of(timing.ratios(samples["torch.nn"], samples["fusedrnn"]))),
         "other_cores": busy.cores(),
     }
-
-
-def load(path: Path) -> list[Record]:
-    """The last record of each package, model, change and mode."""
-    latest: dict[tuple[str, ...], Record] = {}
-    for line in path.read_text().splitlines():
-        record = json.loads(line)
-        key = (record["package"], *map(str, record["case"].values()))
-        latest.pop(key, None)
-        latest[key] = record
-    return list(latest.values())
-
-
-def table(records: Iterable[Record], head: bool = True) -> str:
-    """A row of Markdown for each package, model and change."""
-    rows: dict[tuple[str, ...], list[str]] = {}
-    for record in records:
-        case = record["case"]
-        names = ", ".join(f"`{name or '(model)'}`" for name in record["replaced"])
-        key = (f"{record['package']} {record['version']}", case["model"], case["change"])
-        row = rows.setdefault(key, [*key, names, _difference(record), "", ""])
-        row[5 if case["mode"] == "infer" else 6] = _gain(record)
-    title = ["package", "model", "change", "replaced", "differs by", "inference", "training"]
-    lines = [title, ["---"] * len(title)] if head else []
-    return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *rows.values()])
-
-
-def _difference(record: Record) -> str:
-    return f"{max(record['difference'].values()):.0e}"
-
-
-def _gain(record: Record) -> str:
-    if record["status"] != "ok":
-        return record["message"]
-    before, after = (1e3 * record["seconds"][name]["median"] for name in ("torch.nn", "fusedrnn"))
-    return f"{record['speedup']['median']:.2f} ({before:.3g} → {after:.3g} ms)"
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def _build_tagger(fused: bool) -> Trial:
         if model.training:
             return model.forward_loss(batch)[0] / ROWS
         model.embeddings.embed(batch)
-        return model(*model._prepare_tensors(batch))[0]
+        # The scores of each tag, without the CRF's -10000 for what cannot follow.
+        return model(*model._prepare_tensors(batch))[0].clamp(min=-100)
 
     return plain_trial(model, forward, lambda loss: loss)
 

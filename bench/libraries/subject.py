@@ -73,12 +73,13 @@ class Difference:
     """Between the two trials, as a part of the largest element of torch.nn's."""
 
     output: float  # of inference, before training
-    loss: float  # the largest of the steps of training
+    gradient: float  # of the first step, the worst of all parameters
+    loss: float  # of all steps
     trained: float  # of inference, after training
 
     @property
     def largest(self) -> float:
-        return max(self.output, self.loss, self.trained)
+        return max(vars(self).values())
 
 
 def fused_layers(model: nn.Module) -> list[str]:
@@ -93,13 +94,40 @@ def fused_layers(model: nn.Module) -> list[str]:
 
 def compare(theirs: Trial, ours: Trial, steps: int = 3) -> Difference:
     """Infer, train so many steps and infer again, with the same random numbers for both."""
-    outputs, losses, trained = [], [], []
+    found: dict[str, list[Tensor]] = {"output": [], "loss": [], "trained": []}
+    gradients: list[dict[str, Tensor]] = []
     for trial in (theirs, ours):
         seed_all()
-        outputs.append(trial.infer().clone())
-        losses.append(torch.stack([trial.train().detach().clone() for _ in range(steps)]))
-        trained.append(trial.infer().clone())
-    return Difference(_difference(*outputs), _difference(*losses), _difference(*trained))
+        found["output"].append(trial.infer().clone())
+        losses = [trial.train().detach().clone()]
+        gradients.append(_gradients(trial.model))
+        losses += [trial.train().detach().clone() for _ in range(steps - 1)]
+        found["loss"].append(torch.stack(losses))
+        found["trained"].append(trial.infer().clone())
+    return Difference(
+        gradient=_worst_gradient(*gradients),
+        **{name: _difference(*results) for name, results in found.items()},
+    )
+
+
+def _gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad.clone()
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
+
+
+def _worst_gradient(expected: dict[str, Tensor], actual: dict[str, Tensor]) -> float:
+    """As a part of the largest element of all: one that should be 0 is rounding alone."""
+    if expected.keys() != actual.keys():
+        odd = sorted(expected.keys() ^ actual.keys())
+        raise RuntimeError(f"expected the same parameters to have gradients, differ: {odd}")
+    if not expected:
+        return 0.0  # the library's step does not leave them
+    largest = max(float(gradient.abs().max()) for gradient in expected.values())
+    errors = [float((actual[name] - expected[name]).abs().max()) for name in expected]
+    return max(errors) / largest
 
 
 def seed_all() -> None:
@@ -128,7 +156,7 @@ def plain_trial(
 ) -> Trial:
     """A trial of a module whose library leaves the loop to the user: SGD on the output's squares,
     or on a loss. With Adam a gradient that is rounding alone would become a whole step."""
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(model.parameters(), 0.001)
 
     def infer() -> Tensor:
         model.eval()
