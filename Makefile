@@ -98,6 +98,7 @@ $(CUDA_VENV)/.installed: requirements-cuda.txt
 # torchaudio's binaries want the CUDA build of torch; beside another one its Python part is enough here.
 $(LIBRARIES_VENV)/.installed: requirements-libraries.txt setup.py pyproject.toml $(CSRC)
 	test -x $(LIBRARIES_VENV)/bin/python || $(PYTHON) -m venv $(LIBRARIES_VENV)
+	$(LIBRARIES_VENV)/bin/python -m pip install --quiet "$$(grep ^torch== requirements-libraries.txt)"
 	$(LIBRARIES_VENV)/bin/python -m pip install --quiet --no-deps -r requirements-libraries.txt
 	$(LIBRARIES_VENV)/bin/python -c "import torchaudio" 2>/dev/null || \
 	  rm -f $(LIBRARIES_VENV)/lib/python*/site-packages/torchaudio/lib/*.so

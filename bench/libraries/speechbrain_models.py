@@ -88,8 +88,8 @@ def _packed(change: str) -> Subject:
 SUBJECTS = [
     Subject(
         "speechbrain",
-        f"CRDNN with GRU and GELU, two layers in both directions, {UNITS} units, {ROWS} rows of {FRAMES} "
-        "frames",
+        f"CRDNN with GRU and GELU, two layers in both directions, {UNITS} units, {ROWS} rows of "
+        f"{FRAMES} frames",
         "replace",
         ("RNN.rnn",),
         _build_crdnn,

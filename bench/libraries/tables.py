@@ -34,7 +34,9 @@ def table(records: Iterable[Record], head: bool = True) -> str:
         names = ", ".join(f"`{name}`" for name in record["replaced"])
         key = (f"{record['package']} {record['version']}", case["model"], case["change"])
         difference = max(record["difference"].values())
-        row = rows.setdefault(key, [*key, names, f"{difference:.0e}" if difference else "0", "", ""])
+        row = rows.setdefault(
+            key, [*key, names, f"{difference:.0e}" if difference else "0", "", ""]
+        )
         row[5 if case["mode"] == "infer" else 6] = _gain(record)
     lines = [_HEAD, ("---",) * len(_HEAD)] if head else []
     return "\n".join(f"| {' | '.join(line)} |" for line in [*lines, *rows.values()])
