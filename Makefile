@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 CUDA_VENV ?= .venv-cuda
 DOCS_VENV ?= .venv-docs
+LIBRARIES_VENV ?= .venv-libraries
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
@@ -18,7 +19,7 @@ CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' 
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format docs docs-serve bench clean help
+.PHONY: demo test test-libraries native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format docs docs-serve bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -28,6 +29,9 @@ test: $(BUILT)  ## the native tests, then every Python test
 	$(NATIVE) all
 	$(NATIVE) run
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-libraries: $(LIBRARIES_VENV)/.installed  ## the libraries of docs/libraries, in an environment of their own
+	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -v -rs
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
 # `make test`, under fewer.
@@ -103,6 +107,15 @@ $(CUDA_VENV)/.installed: requirements-cuda.txt
 $(DOCS_VENV)/.installed: requirements-docs.txt
 	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python -m pip install --quiet -r requirements-docs.txt
+
+# torchaudio's binaries want the CUDA build of torch; beside another one its Python part is enough here.
+$(LIBRARIES_VENV)/.installed: requirements-libraries.txt setup.py pyproject.toml $(CSRC)
+	test -x $(LIBRARIES_VENV)/bin/python || $(PYTHON) -m venv $(LIBRARIES_VENV)
+	$(LIBRARIES_VENV)/bin/python -m pip install --quiet "$$(grep ^torch== requirements-libraries.txt)"
+	$(LIBRARIES_VENV)/bin/python -m pip install --quiet --no-deps -r requirements-libraries.txt
+	$(LIBRARIES_VENV)/bin/python -c "import torchaudio" 2>/dev/null || \
+	  rm -f $(LIBRARIES_VENV)/lib/python*/site-packages/torchaudio/lib/*.so
+	$(LIBRARIES_VENV)/bin/python -m pip install --no-build-isolation --editable .
 	touch $@
 
 $(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)
