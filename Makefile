@@ -107,6 +107,7 @@ $(CUDA_VENV)/.installed: requirements-cuda.txt
 $(DOCS_VENV)/.installed: requirements-docs.txt
 	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
 	$(DOCS_VENV)/bin/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
 
 # torchaudio's binaries want the CUDA build of torch; beside another one its Python part is enough here.
 $(LIBRARIES_VENV)/.installed: requirements-libraries.txt setup.py pyproject.toml $(CSRC)

@@ -24,6 +24,8 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 TEXTS = [*PAGES, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md"))]
 TEXTS += [ROOT / name / "README.md" for name in ("csrc", "bench", "examples/language_model")]
 BLOCK = re.compile(r"^( *)```python(.*)\n((?:.*\n)*?)\1```$", re.MULTILINE)
+# Those of docs/libraries want the libraries: tests_libraries runs them.
+WITH_CODE = [p for p in PAGES if "```python" in p.read_text() and p.parent.name != "libraries"]
 NEEDS = re.compile(r'title="needs: ([^"]+)"')
 
 
@@ -50,7 +52,7 @@ def name_of(path: Path) -> str:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("path", [p for p in PAGES if "```python" in p.read_text()], ids=name_of)
+@pytest.mark.parametrize("path", WITH_CODE, ids=name_of)
 def test_python_blocks_run_as_pasted(
     path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiled_part: None
 ) -> None:
