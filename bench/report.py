@@ -181,8 +181,8 @@ def not_held_text(records: Sequence[Record]) -> str:
     if not forced:
         return ""
     title = (
-        f"FORCED to {', '.join(sorted(forced))}: {', '.join(names) or 'no provider'} cannot be held "
-        "to it and is no peer.\nfma%, everyone's fraction of the roof by multiply-adds of the "
+        f"FORCED to {', '.join(sorted(forced))}: {', '.join(names) or 'no provider'} cannot be "
+        "held to it and is no peer.\nfma%, everyone's fraction of the roof by multiply-adds of the "
         "instruction set that it used"
     )
     rows = [r for r in records if r.get("fma_fraction") is not None]
