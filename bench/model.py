@@ -25,6 +25,7 @@ from bench.timing import Effort
 
 SCHEDULES = ("persistent", "per_step")
 UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+VERDICTS = ("right", "not resolved", "WRONG")
 KEY = ["cell", "mode", "threads", "B", "T", "I", "H"]
 
 
@@ -80,9 +81,10 @@ class Ranking:
     def verdict(self) -> str:
         """Whether the ranking is right; it is not resolved where the quantiles enclose 1."""
         speedup = self.chosen["best_peer"]["speedup"]
+        right, not_resolved, wrong = VERDICTS
         if speedup["q20"] <= 1 <= speedup["q80"]:
-            return "not resolved"
-        return "right" if self.ratio > 1 else "WRONG"
+            return not_resolved
+        return right if self.ratio > 1 else wrong
 
 
 def rankings(records: Iterable[Record]) -> Iterator[Ranking]:
@@ -143,13 +145,17 @@ def _ratio_table(records: Iterable[Record]) -> str:
 
 
 def _summary(found: Sequence[Ranking]) -> str:
+    groups: dict[tuple[str, str], list[Ranking]] = {}
+    for ranking in found:
+        case = case_of(ranking.chosen)
+        groups.setdefault((case.mode, case.where), []).append(ranking)
+    rows = [[*key, *_counts(of)] for key, of in sorted(groups.items())]
+    head = ["mode", "threads", "cases", *VERDICTS, "over the faster"]
+    table = align([head, *rows, ["all", "", *_counts(found)]], left=(0,))
     wrong = [ranking for ranking in found if ranking.verdict == "WRONG"]
-    unresolved = sum(ranking.verdict == "not resolved" for ranking in found)
-    cost = geometric_mean([max(1.0, 1 / ranking.ratio) for ranking in found])
     lines = [
-        f"rankings: {len(found)}; right {len(found) - len(wrong) - unresolved}, not resolved "
-        f"{unresolved}, wrong {len(wrong)}",
-        f"time over that of the faster schedule, geometric mean of all cases: {cost:.4f}",
+        "rankings, and the chosen schedule's time over the faster one's, geometric mean",
+        table,
     ]
     lines += [
         f"  {case_of(ranking.chosen).name}: {ranking.chosen['provider']} costs "
@@ -157,3 +163,9 @@ def _summary(found: Sequence[Ranking]) -> str:
         for ranking in wrong
     ]
     return "\n".join(lines)
+
+
+def _counts(found: Sequence[Ranking]) -> list[str]:
+    verdicts = [ranking.verdict for ranking in found]
+    cost = geometric_mean([max(1.0, 1 / ranking.ratio) for ranking in found])
+    return [str(len(found)), *(str(verdicts.count(each)) for each in VERDICTS), f"{cost:.3f}"]
