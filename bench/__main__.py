@@ -144,6 +144,7 @@ def _run_contests(
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
     facts = isolated(environment.describe)
     path = options.out or store.default_path(facts, prefix)
+    _check_isa(facts)
     _warn(facts)
     records = []
     for case in cases:
@@ -374,6 +375,7 @@ def _time(
     prefix: str = "",
 ) -> int:
     """Check and time every provider in every case, store and print; status 1 if one fails."""
+    _check_isa(facts)
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
     if options.untimed:
         effort, prefix = None, "accuracy-"
@@ -408,6 +410,14 @@ def _counts(text: str) -> list[int]:
     if min(counts) < 1:
         raise argparse.ArgumentTypeError(f"expected positive thread counts, got {text!r}")
     return counts
+
+
+def _check_isa(facts: dict) -> None:
+    if facts["forced_isa"] not in (None, facts["fusedrnn_isa"]):
+        raise UsageError(
+            f"--isa {facts['forced_isa']}: expected a processor and a build of fusedrnn that have "
+            f"it, found {facts['fusedrnn_isa']}; `python -m fusedrnn.info` lists both"
+        )
 
 
 def _warn(facts: dict) -> None:

@@ -46,8 +46,8 @@ def files(tmp_path: Path) -> list[Path]:
     ours, gru = "fusedrnn", dataclasses.replace(ONE_THREAD, cell="GRU")
     paths = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
     first = [
-        record(ONE_THREAD, ours, 1.0, ratio(0.5), environment=AMD),
         record(gru, ours, 1.0, ratio(2.0), environment=AMD),
+        record(ONE_THREAD, ours, 1.0, ratio(0.5), environment=AMD),
     ]
     second = [
         record(ONE_THREAD, ours, 1.0, ratio(4.0), environment=FORCED),
@@ -159,6 +159,18 @@ def test_a_forced_run_holds_its_processes_and_marks_its_records(tmp_path: Path) 
         assert environment["forced_isa"] == environment["fusedrnn_isa"] == "avx2"
         assert environment["torch_isa"] == "AVX2" and line["held"] is True
     assert "FORCED to avx2" in done.stdout
+
+
+def test_an_isa_that_is_missing_here_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = FORCED | {"fusedrnn_isa": "generic"}
+    monkeypatch.setattr(isa, "force", lambda isa: None)
+    monkeypatch.setattr("bench.__main__.isolated", lambda function: found)
+    for command in ("run", "model"):
+        assert main([command, "--isa", "avx2", "--quick"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("--isa avx2: expected a processor") and "found generic" in error
 
 
 class _NotHeld:
