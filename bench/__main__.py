@@ -19,13 +19,17 @@ from bench import (
     compilation,
     environment,
     instructions,
+    isa,
+    model,
     option_costs,
     oversubscription,
+    page,
     plots,
     quantized,
     recompute,
     report,
     revisions,
+    side_by_side,
     store,
 )
 from bench.cases import DEVICES, DTYPES, FORMS, GATES, MODES, Case, Shape, default_shapes, select
@@ -43,6 +47,8 @@ QUICK = Effort(budget=0.2, min_rounds=3)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; returns the exit status."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "isa", None):
+        isa.force(options.isa)
     try:
         return options.command(options)
     except UsageError as error:
@@ -53,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Time the selected cases; status 1 if one of them fails."""
     available = {name: PROVIDERS[name] for name in options.providers}
-    return _time(options, _selected(options), available, environment.describe())
+    return _time(options, _selected(options), available, isolated(environment.describe))
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -85,7 +91,7 @@ def run_instructions(options: argparse.Namespace) -> int:
             print(f"building {commit}", flush=True)
             tree = trees.enter_context(revisions.checked_out(commit))
             providers.insert(0, revisions.TreeProvider(f"fusedrnn@{commit}", tree))
-        path = options.out or store.default_path(facts["cpu"], facts["cores"], "instructions-")
+        path = options.out or store.default_path(facts, "instructions-")
         records = []
         for case, provider in itertools.product(instructions.CASES, providers):
             counted = instructions.measure(case, provider)
@@ -100,7 +106,7 @@ def run_compile(options: argparse.Namespace) -> int:
     """Compile the selected cases; status 1 if fusedrnn fails in one of them."""
     cases = compilation.select(options.cells, options.modes, options.lengths)
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="compile-")
+    path = options.out or store.default_path(facts, prefix="compile-")
     _warn(facts)
     records = []
     for case, provider in itertools.product(cases, options.providers):
@@ -126,13 +132,19 @@ def run_quantized(options: argparse.Namespace) -> int:
     return _run_contests(quantized, cases, options, prefix="quantized-")
 
 
+def run_model(options: argparse.Namespace) -> int:
+    """Time every schedule beside what the planner's model says; status 1 if one fails."""
+    return _run_contests(model, _selected(options), options, prefix="model-")
+
+
 def _run_contests(
     contest: ModuleType, cases: Iterable[Case], options: argparse.Namespace, prefix: str
 ) -> int:
     """Time and record each case by a module that has `measure` and `render`."""
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
-    facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix)
+    facts = isolated(environment.describe)
+    path = options.out or store.default_path(facts, prefix)
+    _check_isa(facts)
     _warn(facts)
     records = []
     for case in cases:
@@ -147,7 +159,7 @@ def _run_contests(
 def run_recompute(options: argparse.Namespace) -> int:
     """Measure memory and time of every `recompute`; status 1 if one fails."""
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], prefix="recompute-")
+    path = options.out or store.default_path(facts, prefix="recompute-")
     _warn(facts)
     records = []
     for cases in recompute.select(options.cells, options.shape, options.threads):
@@ -164,7 +176,7 @@ def run_recompute(options: argparse.Namespace) -> int:
 def run_oversubscription(options: argparse.Namespace) -> int:
     """Measure how layers slow down where cores are missing; status 1 if one fails."""
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], "oversubscription-")
+    path = options.out or store.default_path(facts, "oversubscription-")
     _warn(facts)
     records = []
     for cases in oversubscription.select(options.cells, options.modes, options.shapes):
@@ -187,12 +199,21 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """Print the report of a results file, and draw it if asked to."""
-    records = store.load(options.file)
-    print(report.render(records))
+    """Print the report of results files, and draw it if asked to; of several machines, what
+    compares them first."""
+    machines = side_by_side.by_machine(store.load(*options.files))
+    if len(machines) > 1:
+        print(side_by_side.render(machines))
+    for machine, own in machines.items():
+        if len(machines) > 1:
+            print(f"\n{'=' * 100}\n{machine.name}\n")
+        print(report.render(own))
     if options.png:
-        plots.draw(records, options.png)
+        plots.save(machines, options.png)
         print(f"\ndrawn to {options.png}")
+    if options.html:
+        page.write(machines, options.html)
+        print(f"\nwritten to {options.html}")
     return 0
 
 
@@ -200,14 +221,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     commands = parser.add_subparsers(
         required=True,
-        metavar="run | compare | instructions | compile | options | quantized | recompute | "
-        "oversubscription | diff | report",
+        metavar="run | compare | instructions | compile | options | quantized | model | recompute "
+        "| oversubscription | diff | report",
     )
 
     add = commands.add_parser("run", help="time fusedrnn and its peers side by side")
     add.set_defaults(command=run)
     add.add_argument("--providers", nargs="+", choices=PROVIDERS, default=list(PROVIDERS))
     _add_cases(add)
+    _add_run(add)
 
     add = commands.add_parser("compare", help="time a git revision beside the present tree")
     add.set_defaults(command=compare)
@@ -218,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--dirty", action="store_true", help="allow uncommitted changes")
     _add_cases(add)
+    _add_run(add)
 
     add = commands.add_parser("instructions", help="count instructions by valgrind's callgrind")
     add.set_defaults(command=run_instructions)
@@ -259,6 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--quick", action="store_true", help="few rounds: a smoke test")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
 
+    add = commands.add_parser("model", help="the planner's time model beside measured times")
+    add.set_defaults(command=run_model, device="cpu")
+    _add_cases(add)
+
     add = commands.add_parser("recompute", help="memory and time of a very long sequence")
     add.set_defaults(command=run_recompute)
     add.add_argument("--threads", type=int, default=os.cpu_count())
@@ -284,17 +311,17 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("after", metavar="FILE[@REVISION]")
     add.add_argument("--provider", choices=PROVIDERS, default="fusedrnn")
 
-    add = commands.add_parser("report", help="print, and draw, a results file")
+    add = commands.add_parser("report", help="print, and draw, results of one or more machines")
     add.set_defaults(command=show)
-    add.add_argument("file", metavar="FILE[@REVISION]")
-    add.add_argument("--png", type=Path)
+    add.add_argument("files", nargs="+", metavar="FILE[@REVISION]")
+    add.add_argument("--png", type=Path, help="draw the ratios here; below one another by machine")
+    add.add_argument("--html", type=Path, help="write a page of tables and pictures here")
     return parser
 
 
 def _add_cases(add: argparse.ArgumentParser) -> None:
     """The options that choose cases of the table and say how they are timed."""
     add.add_argument("--threads", type=_counts, default=[os.cpu_count()], metavar="N[,N]")
-    add.add_argument("--device", choices=DEVICES, default="cpu")
     add.add_argument("--cells", nargs="+", choices=GATES, default=list(GATES), type=str.upper)
     add.add_argument("--shapes", nargs="+", type=Shape.parse, metavar="B,T,I,H")
     add.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
@@ -302,12 +329,18 @@ def _add_cases(add: argparse.ArgumentParser) -> None:
     add.add_argument("--layers", nargs="+", type=int, default=[1], metavar="N")
     add.add_argument("--directions", nargs="+", type=int, choices=(1, 2), default=[1])
     add.add_argument("--dtype", nargs="+", choices=DTYPES, default=DTYPES[:1])
+    add.add_argument("--isa", choices=isa.VARIABLES, help="hold all libraries that can be to it")
     add.add_argument("--filter", default="", metavar="REGEX", help="of the case's name")
     add.add_argument("--rounds", type=int, default=7, help="least number of rounds a case")
     add.add_argument("--budget", type=float, default=5.0, help="seconds of rounds a case")
     add.add_argument("--quick", action="store_true", help="three shapes, few rounds: a smoke test")
-    add.add_argument("--untimed", action="store_true", help="only the errors against float64")
     add.add_argument("--out", type=Path, metavar="FILE", help="append here, not to bench/results")
+
+
+def _add_run(add: argparse.ArgumentParser) -> None:
+    """The options of what `_time` runs."""
+    add.add_argument("--device", choices=DEVICES, default="cpu")
+    add.add_argument("--untimed", action="store_true", help="only the errors against float64")
 
 
 def _selected(options: argparse.Namespace) -> list[Case]:
@@ -342,11 +375,11 @@ def _time(
     prefix: str = "",
 ) -> int:
     """Check and time every provider in every case, store and print; status 1 if one fails."""
+    _check_isa(facts)
     effort = QUICK if options.quick else Effort(options.budget, options.rounds)
     if options.untimed:
         effort, prefix = None, "accuracy-"
-    machine = facts["gpu"] if options.device == "cuda" else facts["cpu"]
-    path = options.out or store.default_path(machine, facts["cores"], prefix)
+    path = options.out or store.default_path(facts, prefix, options.device)
     _warn(facts)
     records = []
     for idx, case in enumerate(cases, 1):
@@ -377,6 +410,14 @@ def _counts(text: str) -> list[int]:
     if min(counts) < 1:
         raise argparse.ArgumentTypeError(f"expected positive thread counts, got {text!r}")
     return counts
+
+
+def _check_isa(facts: dict) -> None:
+    if facts["forced_isa"] not in (None, facts["fusedrnn_isa"]):
+        raise UsageError(
+            f"--isa {facts['forced_isa']}: expected a processor and a build of fusedrnn that have "
+            f"it, found {facts['fusedrnn_isa']}; `python -m fusedrnn.info` lists both"
+        )
 
 
 def _warn(facts: dict) -> None:

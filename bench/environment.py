@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from bench import isa
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a measurement depends on; changes elsewhere do not make a revision dirty.
 _MEASURED_PATHS = ("csrc", "fusedrnn", "setup.py", "bench/*.py")
@@ -38,6 +40,7 @@ def describe() -> dict[str, Any]:
         "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "fusedrnn": facts["fusedrnn"],
         "fusedrnn_isa": facts["cpu_isa"] or "none: PyTorch fallback",
+        "forced_isa": isa.forced(),
         "variables": facts["environment"],
         "revision": revision(),
         "load_average": load_average(),

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench import environment, timing
+from bench import environment, isa, timing
 from bench.cases import STREAMING, Case, Shape
 from bench.oracle import Oracle
 from bench.problem import Problem, Provider, Solver, grad_mode
@@ -118,7 +118,7 @@ class RoofInProcess:
 
     def __init__(self, case: Case) -> None:
         set_up(case)
-        self._roof = Roof(case.device, case.threads, case.slice_bytes)
+        self._roof = Roof(case.device, case.threads, case.slice_bytes, isa.forced())
 
     def describe(self) -> None:
         return None
@@ -201,28 +201,35 @@ def _time(
     finally:
         roof_worker.close()
     sgemm = Summary.of([sample.gflops for sample in timings.roofs])
-    rates = [sample.read_gbps for sample in timings.roofs if sample.read_gbps is not None]
-    read = Summary.of(rates) if rates else None
-    floor = max(
-        case.flops / sgemm.median / 1e9, case.weight_bytes / read.median / 1e9 if read else 0.0
-    )
+    is_forced = isa.forced() is not None
+    held = {p.name: p.follows_isa or not is_forced for p in providers}
     baseline = timings.samples.get(BASELINE)
     records = {}
     for name, samples in timings.samples.items():
         seconds = Summary.of(samples)
         gflops = case.flops / seconds.median / 1e9
+        # torch's product is held, and no roof for who is not.
+        product = sgemm.median if held[name] else None
+        fma, read = _rates(timings.roofs, native=not held[name])
         speedup = Summary.of(timing.ratios(baseline, samples)) if baseline else None
         records[name] = _checked(name, facts[name]) | {
             "rounds": len(samples),
             "calls": samplers[name].calls,
             "seconds": vars(seconds),
             "speedup": vars(speedup) if speedup else None,
-            "best_peer": _best_peer(name, timings.samples),
+            "best_peer": _best_peer(name, timings.samples, held),
+            "held": held[name] if is_forced else None,
             "gflops": gflops,
             "sgemm_gflops": vars(sgemm),
-            "sgemm_fraction": gflops / sgemm.median,
+            "sgemm_fraction": gflops / product if product else None,
+            "fma_gflops": vars(fma) if fma else None,
             "read_gbps": vars(read) if read else None,
-            "roof_fraction": floor / seconds.median,
+            "roof_fraction": _floor_seconds(case, product, read) / seconds.median
+            if product
+            else None,
+            "fma_fraction": _floor_seconds(case, fma.median, read) / seconds.median
+            if fma
+            else None,
             "other_cores": other_cores,
             "peak_bytes": None,
         }
@@ -244,9 +251,31 @@ def _checked(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _best_peer(name: str, samples: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
-    """The fastest of the others, and how many times faster than it this one is."""
-    others = [other for other in samples if other != name]
+def _rates(
+    roofs: Sequence[RoofSample], native: bool = False
+) -> tuple[Summary | None, Summary | None]:
+    """Of multiply-adds and of reading; None where they are unknown."""
+    found = [sample.native if native else sample.rates for sample in roofs]
+    series = (
+        [value for rates in found if rates and (value := getattr(rates, name)) is not None]
+        for name in ("fma_gflops", "read_gbps")
+    )
+    fma, read = (Summary.of(values) if values else None for values in series)
+    return fma, read
+
+
+def _floor_seconds(case: Case, gflops: float, read: Summary | None) -> float:
+    """The longer of the times that the products and the reading of the weights take at least."""
+    reading = case.weight_bytes / read.median / 1e9 if read else 0.0
+    return max(case.flops / gflops / 1e9, reading)
+
+
+def _best_peer(
+    name: str, samples: Mapping[str, Sequence[float]], held: Mapping[str, bool]
+) -> dict[str, Any] | None:
+    """The fastest of the others, and how many times faster than it this one is. Who is not held
+    to a forced instruction set is no peer."""
+    others = [other for other in samples if other != name and held[other]]
     if not others:
         return None
     best = min(others, key=lambda other: Summary.of(samples[other]).median)

@@ -79,6 +79,7 @@ class Provider(Solver, Protocol):
     """A library that runs recurrent layers."""
 
     name: str
+    follows_isa: bool  # whether the variables of `bench.isa` hold it
 
     def version(self) -> str: ...
 

@@ -34,6 +34,8 @@ from bench.problem import (
 class ModuleProvider:
     """A namespace with torch's ``LSTM``, ``GRU`` and ``RNN``, and their cells; also its name."""
 
+    follows_isa = True
+
     def __init__(self, namespace: str) -> None:
         self.name = self.namespace = namespace
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from bench.cases import STREAMING, Case
 from bench.providers import BASELINE
-from bench.store import Record, case_of
+from bench.store import Record, case_of, machine_of
 
 OURS = "fusedrnn"
 NOISY_CORES = 0.15  # a case is disturbed if its threads and others want so many cores too many
@@ -35,16 +36,32 @@ def render(records: Sequence[Record]) -> str:
         parts += [f"{title}: largest error against float64\n{provider_table(chosen, _error)}"]
         parts += [f"{title}: the same of all shapes, by result\n{error_table(chosen)}"]
     if is_timed:
-        parts += [means_text(records), losses_text(records), memory_text(records)]
+        parts += [
+            not_held_text(records),
+            means_text(records),
+            losses_text(records),
+            memory_text(records),
+        ]
         parts += [disturbed_text(records)]
     parts += [larger_errors_text(records), failures_text(records), absent_text(records)]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 def ratio_table(records: Sequence[Record]) -> str:
     """One row a case of ours, the smallest ratio first; ``*`` marks a disturbed case."""
     head = ["cell", "mode", "B", "T", "I", "H", "kind", "ms", "q20", "q80", "best peer"]
-    head += ["ratio", "q20", "q80", "GFLOP/s", "sgemm%", "roof%", "MiB", "torch.nn", "others"]
+    head += [
+        "ratio",
+        "q20",
+        "q80",
+        "GFLOP/s",
+        "sgemm%",
+        "roof%",
+        "fma%",
+        "MiB",
+        "torch.nn",
+        "others",
+    ]
     baselines = {case_of(r): r for r in records if r["provider"] == BASELINE}
     rows = []
     for record in sorted((r for r in records if r["provider"] == OURS), key=_ratio_key):
@@ -52,7 +69,7 @@ def ratio_table(records: Sequence[Record]) -> str:
         if record["status"] != "ok":
             rows.append([*key, record["status"].upper(), *[""] * (len(head) - len(key) - 1)])
             continue
-        peer, roof = best_peer(record), record.get("roof_fraction")
+        peer = best_peer(record)
         ratio = peer["speedup"] if peer else {}
         rows.append(
             [
@@ -61,8 +78,7 @@ def ratio_table(records: Sequence[Record]) -> str:
                 peer["provider"] if peer else "",
                 *(f"{ratio[name]:.2f}" if peer else "" for name in ("median", "q20", "q80")),
                 f"{record['gflops']:.1f}",
-                f"{100 * record['sgemm_fraction']:.0f}",
-                "" if roof is None else f"{100 * roof:.0f}",
+                *(percent(record, f"{name}_fraction") for name in ("sgemm", "roof", "fma")),
                 _mebibytes(record["peak_bytes"]),
                 _mebibytes(baselines.get(case, {}).get("peak_bytes")),
                 others_text(record),
@@ -109,9 +125,19 @@ def best_peer(record: Record) -> dict[str, Any] | None:
     return {"provider": BASELINE, "speedup": record["speedup"]}
 
 
-def means_text(records: Iterable[Record]) -> str:
-    """Geometric means of our ratios in undisturbed cases, by cell, mode and so on; of all modes and
-    thread counts last."""
+@dataclasses.dataclass(frozen=True)
+class Means:
+    """Of our ratios in the cases of a group."""
+
+    cases: int
+    mean: float  # geometric, to the best peer
+    least: float
+    to_baseline: float  # geometric; not a number where the baseline was not timed
+
+
+def means(records: Iterable[Record]) -> dict[tuple[str, ...], Means]:
+    """Of undisturbed cases, by cell, mode, kind, dtype and threads; of all modes and thread counts
+    last."""
     groups: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for record, case, peer in compared(r for r in records if not is_disturbed(r)):
         kind = "streaming" if case.form in STREAMING else case.kind
@@ -119,23 +145,49 @@ def means_text(records: Iterable[Record]) -> str:
         pair = (peer["speedup"]["median"], baseline)
         groups.setdefault((case.cell, case.mode, kind, case.dtype, case.where), []).append(pair)
         groups.setdefault((case.cell, "all", kind, case.dtype, "all"), []).append(pair)
-    if not groups:
-        return "no ratios: nothing was timed undisturbed beside a peer"
-    rows = []
+    found = {}
     for key, pairs in sorted(groups.items(), key=lambda item: "all" in item[0]):
         to_peer, to_baseline = zip(*pairs)
-        rows.append(
-            [
-                *key,
-                str(len(pairs)),
-                f"{geometric_mean(to_peer):.2f}",
-                f"{min(to_peer):.2f}",
-                "" if math.isnan(sum(to_baseline)) else f"{geometric_mean(to_baseline):.2f}",
-            ]
+        found[key] = Means(
+            len(pairs), geometric_mean(to_peer), min(to_peer), geometric_mean(to_baseline)
         )
+    return found
+
+
+def means_text(records: Iterable[Record]) -> str:
+    found = means(records)
+    if not found:
+        return "no ratios: nothing was timed undisturbed beside a peer"
+    rows = [
+        [
+            *key,
+            str(of.cases),
+            f"{of.mean:.2f}",
+            f"{of.least:.2f}",
+            "" if math.isnan(of.to_baseline) else f"{of.to_baseline:.2f}",
+        ]
+        for key, of in found.items()
+    ]
     head = ["cell", "mode", "kind", "dtype", "threads", "cases", "mean", "least", BASELINE]
     title = f"{OURS}'s ratio to the best peer, and to {BASELINE}: geometric means, undisturbed\n"
     return title + align([head, *rows], left=(0, 1, 2, 3))
+
+
+def not_held_text(records: Sequence[Record]) -> str:
+    """Of runs with a forced instruction set: who was not held to it, and everyone's fraction of
+    the roof of the instruction set that it used; empty of other runs."""
+    forced = {machine_of(r).forced_isa for r in records} - {None}
+    names = dict.fromkeys(r["provider"] for r in records if r.get("held") is False)
+    if not forced:
+        return ""
+    title = (
+        f"FORCED to {', '.join(sorted(forced))}: {', '.join(names) or 'no provider'} cannot be "
+        "held to it and is no peer.\nfma%, everyone's fraction of the roof by multiply-adds of the "
+        "instruction set that it used"
+    )
+    rows = [r for r in records if r.get("fma_fraction") is not None]
+    table = provider_table(rows, lambda record: percent(record, "fma_fraction")) if rows else ""
+    return f"{title}\n{table}".rstrip()
 
 
 def losing(records: Iterable[Record]) -> list[tuple[Record, bool]]:
@@ -272,6 +324,12 @@ def compared(records: Iterable[Record]) -> list[tuple[Record, Case, dict[str, An
     ]
 
 
+def percent(record: Record, fraction: str) -> str:
+    """One of a record's fractions; empty where it is unknown."""
+    value = record.get(fraction)
+    return "" if value is None else f"{100 * value:.0f}"
+
+
 def milliseconds(seconds: float) -> str:
     """With so many digits that a microsecond shows where it matters."""
     return f"{1e3 * seconds:.4f}" if seconds < 1e-3 else f"{1e3 * seconds:.2f}"
@@ -297,19 +355,33 @@ def _environment_lines(records: Sequence[Record]) -> str:
     """The environments of the records, each once."""
     lines: dict[str, None] = {}
     for record in records:
-        e: dict[str, Any] = record["environment"]
-        caches = ", ".join(f"{name} {size}" for name, size in e["caches"].items())
+        e, machine = record["environment"], machine_of(record)
         lines[
-            f"{e['cpu']}, {e['cores']} cores, {caches}; {e['os']}; Python {e['python']}\n"
+            f"{machine.name}, {machine.cache_text}; {e['os']}; Python {e['python']}\n"
             f"torch {e['torch']} ({e['torch_isa']}), fusedrnn {e['fusedrnn']} "
             f"({e['fusedrnn_isa']}) at {e['revision']}"
         ] = None
-    rates = [r["sgemm_gflops"]["median"] for r in records if "sgemm_gflops" in r]
-    if rates:
-        lines[f"sgemm {min(rates):.0f} to {max(rates):.0f} GFLOP/s, measured beside every case"] = (
-            None
-        )
+    for where, roof in roofs(records).items():
+        lines[f"{where}: {roof}, measured beside every case"] = None
     return "\n".join(lines)
+
+
+def roofs(records: Iterable[Record]) -> dict[str, str]:
+    """By thread count, what the machine can do: torch's large product and multiply-adds in
+    registers, the range over the cases."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for record in records:
+        for name in ("sgemm", "fma"):
+            rate = record.get(f"{name}_gflops")
+            if rate and record.get("held") is not False:
+                of = found.setdefault(case_of(record).where, {})
+                of.setdefault(name, []).append(rate["median"])
+    return {
+        where: ", ".join(
+            f"{name} {min(rates):.0f} to {max(rates):.0f} GFLOP/s" for name, rates in of.items()
+        )
+        for where, of in found.items()
+    }
 
 
 def _key(record: Record) -> list[str]:

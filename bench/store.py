@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.cases import Case, Shape
+from bench.machine import Machine, file_stem
 
 SCHEMA = 1
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -18,10 +18,10 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Record = dict[str, Any]
 
 
-def default_path(cpu: str, cores: int, prefix: str = "") -> Path:
+def default_path(environment: dict[str, Any], prefix: str = "", device: str = "cpu") -> Path:
     """A file named by machine and date under bench/results."""
-    machine = re.sub(r"[^a-z0-9]+", "-", f"{cpu} {cores} cores".lower()).strip("-")
-    return RESULTS / f"{prefix}{machine}-{datetime.date.today().isoformat()}.jsonl"
+    name = f"{prefix}{file_stem(environment, device)}-{datetime.date.today().isoformat()}"
+    return RESULTS / f"{name}.jsonl"
 
 
 def complete(record: Record, case: Any, environment: dict[str, Any]) -> Record:
@@ -39,13 +39,23 @@ def append(path: Path, records: Iterable[Record]) -> None:
             file.write(json.dumps(record) + "\n")
 
 
-def load(source: str | Path) -> list[Record]:
-    """The records of ``FILE``, or those of one git revision in it: ``FILE@REVISION``.
+def load(*sources: str | Path) -> list[Record]:
+    """The records of each ``FILE``, or those of one git revision in it: ``FILE@REVISION``.
 
-    Where a case and provider occur more than once, the last record counts.
+    Where a case and provider occur more than once on a machine, the last record counts.
     """
+    latest: dict[tuple[Machine, Case, str], Record] = {}
+    for source in sources:
+        found = _read(source)
+        for key in found:
+            latest.pop(key, None)
+        latest |= found
+    return list(latest.values())
+
+
+def _read(source: str | Path) -> dict[tuple[Machine, Case, str], Record]:
     path, _, revision = str(source).partition("@")
-    latest: dict[tuple[Case, str], Record] = {}
+    latest: dict[tuple[Machine, Case, str], Record] = {}
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         record = json.loads(line)
         if record["schema"] != SCHEMA:
@@ -54,12 +64,16 @@ def load(source: str | Path) -> list[Record]:
                 "read it with the revision that wrote it"
             )
         if record["environment"]["revision"].startswith(revision):
-            key = (case_of(record), record["provider"])
+            key = (machine_of(record), case_of(record), record["provider"])
             latest.pop(key, None)
             latest[key] = record
     if not latest:
         raise ValueError(f"{source}: no records; check the file and the revision")
-    return list(latest.values())
+    return latest
+
+
+def machine_of(record: Record) -> Machine:
+    return Machine.of(record["environment"])
 
 
 def case_of(record: Record) -> Case:

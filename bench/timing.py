@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from bench import bandwidth
+from bench.rates import Rates, make_rates
 
 MIN_SAMPLE_SECONDS = 0.02
 WARM_UP_SECONDS = 0.1
@@ -59,8 +59,9 @@ class Sampler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RoofSample:
-    gflops: float  # of a large float32 product
-    read_gbps: float | None  # of the cache level where a thread's weights lie; None if unknown
+    gflops: float  # of torch's large float32 product
+    rates: Rates | None  # of the instruction set that everyone is held to; None on a GPU
+    native: Rates | None  # of the machine's own, where `rates` are of an older one
 
 
 class RoofSampler(Protocol):
@@ -122,22 +123,31 @@ class StepSampler:
 
 
 class Roof:
-    """torch's float32 matrix product at the thread count of the caller, and reading
-    `slice_bytes` of weights again and again on each of `threads` threads."""
+    """torch's float32 matrix product at the thread count of the caller; on each of `threads`
+    threads, multiply-adds in registers and reading `slice_bytes` of weights again and again."""
 
-    def __init__(self, device: str = "cpu", threads: int = 1, slice_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        device: str = "cpu",
+        threads: int = 1,
+        slice_bytes: int = 0,
+        isa: str | None = None,
+    ) -> None:
         size = SGEMM_SIZES[device]
         self._flops = 2 * size**3
         self._a = torch.rand(size, size, device=device)
         self._b = torch.rand(size, size, device=device)
         self._c = torch.empty(size, size, device=device)
         self._product = StepSampler(self._multiply)
-        is_read = device == "cpu" and slice_bytes > 0
-        self._reader = bandwidth.make_reader(threads, slice_bytes) if is_read else None
+        self._rates = self._native = None
+        if device == "cpu":
+            self._rates = make_rates(threads, slice_bytes, isa)
+            self._native = make_rates(threads, slice_bytes) if isa else None
 
     def sample(self) -> RoofSample:
         gflops = self._flops / self._product.sample() / 1e9
-        return RoofSample(gflops, self._reader() if self._reader else None)
+        measured = (each() if each else None for each in (self._rates, self._native))
+        return RoofSample(gflops, *measured)
 
     def _multiply(self) -> None:
         torch.mm(self._a, self._b, out=self._c)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -27,14 +28,16 @@ class WrongResultError(RuntimeError):
 class Worker:
     """An object of a class in a process of its own; `call` runs its methods there.
 
-    What goes wrong there is a RuntimeError here.
+    What goes wrong there is a RuntimeError here. It has the present environment variables, before
+    anything but torch's import ran.
     """
 
     def __init__(self, make: Callable[..., Any], *args: Any) -> None:
         """Starts to make the object; `ready` waits for it."""
         context = _context()
         self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, make, args), daemon=True)
+        served = (other, dict(os.environ), make, args)
+        self._process = context.Process(target=_serve, args=served, daemon=True)
         self._process.start()
         other.close()
         self.cpu_seconds = 0.0  # of the process so far
@@ -112,8 +115,11 @@ def _context() -> Any:
     return context
 
 
-def _serve(connection: Connection, make: Callable[..., Any], args: tuple) -> None:
+def _serve(
+    connection: Connection, variables: dict[str, str], make: Callable[..., Any], args: tuple
+) -> None:
     """Makes the object, then answers calls until the other end is closed."""
+    os.environ.update(variables)  # the server may have been forked under others
     served = _answer(connection, lambda: make(*args), lambda made: made.describe())
     while served is not None:
         try:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from bench_records import ENVIRONMENT, case, record
 from processes import run_process
 
 from bench import comparison, compilation, environment, report, store
@@ -23,47 +24,6 @@ from bench.workers import Worker, WrongResultError
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = Case("GRU", Shape(2, 5, 3, 4), "train", "float32", 1)
-ENVIRONMENT = {
-    "cpu": "Some CPU",
-    "cores": 2,
-    "caches": {"L2": "1M"},
-    "os": "Linux",
-    "python": "3.11",
-    "torch": "2.13.0",
-    "torch_isa": "AVX2",
-    "fusedrnn": "0.1.0",
-    "fusedrnn_isa": "avx2",
-    "revision": "aaaa1111",
-}
-
-
-def record(
-    case: Case,
-    provider: str,
-    seconds: float,
-    speedup: Summary,
-    revision: str = "aaaa1111",
-    other_cores: float = 0.1,
-) -> store.Record:
-    measured = {
-        "provider": provider,
-        "plan": "some_schedule",
-        "status": "ok",
-        "seconds": vars(Summary(seconds, seconds, seconds)),
-        "speedup": vars(speedup),
-        "gflops": 10.0,
-        "sgemm_gflops": vars(Summary(100.0, 99.0, 101.0)),
-        "sgemm_fraction": 0.1,
-        "error_output": 1e-7,
-        "error_grad": 1e-6,
-        "other_cores": other_cores,
-        "peak_bytes": 1 << 20,
-    }
-    return store.complete(measured, case, ENVIRONMENT | {"revision": revision})
-
-
-def case(cell: str = "LSTM", hidden_size: int = 128) -> Case:
-    return Case(cell, Shape(1, 100, 128, hidden_size), "infer", "float32", 2)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +116,7 @@ def test_rounds_interleave_the_steps() -> None:
     class Roof:
         def sample(self) -> RoofSample:
             step("roof")
-            return RoofSample(1.0, None)
+            return RoofSample(1.0, None, None)
 
     samplers = {name: StepSampler(lambda name=name: step(name)) for name in ("a", "b")}
     timings = interleave(samplers, Effort(budget=0.0, min_rounds=3), Roof())
@@ -198,6 +158,7 @@ class _Wrong:
     """torch.nn with one result spoilt."""
 
     name = "wrong"
+    follows_isa = True
 
     def __init__(self, result: str, factor: float) -> None:
         self._result, self._factor = result, factor
@@ -224,6 +185,8 @@ def test_a_wrong_result_is_named_and_not_timed(result: str, factor: float) -> No
 
 class _Peer:
     """torch.nn under another name, with a fault of its own in its process."""
+
+    follows_isa = True
 
     def __init__(self, name: str, fault: str = "") -> None:
         self.name, self._fault = name, fault

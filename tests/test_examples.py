@@ -19,8 +19,9 @@ import fusedrnn
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "examples" / "language_model"
-PARTS = ("text", "model", "train", "generate")
+PARTS = ("text", "model", "train", "generate", "gains")
 TINY = ("--steps=12", "--hidden=32", "--batch=4", "--seq-len=17", "--threads=1", "--length=30")
+TINY += ("--rounds=2",)
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_demo_trains_both_models_alike(options: tuple[str, ...], tmp_path: Path)
         r"^largest relative difference of the loss: (\S+)$", result.stdout, re.MULTILINE
     )
     assert largest and float(largest[1]) < 1e-4
+    gains = re.findall(
+        r"^(LSTM|GRU|RNN) +(\w[\w, ]+?) +[\d.]+ (?:ms|us) +[\d.]+ (?:ms|us) +([\d.]+) +(\S+)$",
+        result.stdout,
+        re.MULTILINE,
+    )
+    assert len({(cell, use) for cell, use, _, _ in gains}) == len(gains) == 3 * 5
+    assert all(float(ratio) > 0 and float(error) < 1e-5 for _, _, ratio, error in gains)
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
     if "--bidirectional" in options:
         assert re.search(r"^ +hidden: .*_.*\n filled in: [^_]+$", result.stdout, re.MULTILINE)
@@ -124,3 +132,29 @@ def test_a_model_that_differs_is_told_apart(example: SimpleNamespace, text: obje
     assert difference(first.losses, second.losses) > 1e-3
     assert difference([1.0, 2.0], [1.0, 2.5]) == pytest.approx(0.2)
     assert difference([1.0, float("nan")], [1.0, 2.0]) == float("inf")
+
+
+@pytest.mark.parametrize("use", ["training", "padded, inference", "one step"])
+def test_layers_that_differ_are_told_apart(
+    use: str, example: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = example.gains.Sizes(3, 9, 4, 8)
+    assert example.gains._measure("GRU", use, sizes, 1).difference < 1e-5
+    monkeypatch.setattr(fusedrnn.GRU, "load_state_dict", lambda self, state: None)
+    assert example.gains._measure("GRU", use, sizes, 1).difference > 1e-2
+
+
+def test_one_step_carries_its_state(example: SimpleNamespace) -> None:
+    for library in (nn, fusedrnn):
+        call = example.gains.make_call(
+            library, library.LSTM(4, 8), "one step", example.gains.Sizes(3, 9, 4, 8)
+        )
+        assert not call().equal(call())
+
+
+def test_padded_sequences_end_before_the_longest(example: SimpleNamespace) -> None:
+    sizes = example.gains.Sizes(6, 20, 4, 8)
+    for library in (nn, fusedrnn):
+        output = example.gains.make_call(library, library.GRU(4, 8), "padded, inference", sizes)()
+        padded = (output == 0).all(-1)  # [seq_len, batch_size]
+        assert output.shape == (20, 6, 8) and not padded[:5].any() and padded.any()

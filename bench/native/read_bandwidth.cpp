@@ -4,16 +4,14 @@
 // A buffer larger than a cache is read forward and backward in turn, the order in which most of
 // it is found there. Every thread starts together and counts its bytes until the time is over.
 
-#include <atomic>
-#include <chrono>
 #include <cstddef>
 #include <cstdint>
-#include <thread>
 #include <vector>
+
+#include "together.h"
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
 constexpr size_t kBlockBytes = 4096;  // read forward, whichever way the blocks are
 constexpr size_t kLineBytes = 64;
 constexpr size_t kBlockWords = kBlockBytes / sizeof(int32_t);
@@ -37,42 +35,29 @@ int32_t pass(const int32_t* data, size_t blocks, bool backward) {
   return total;
 }
 
-double run_thread(size_t bytes, double seconds, std::atomic<int>& waiting, int32_t* sink) {
+double run_thread(size_t bytes, double seconds, Start& start) {
   const size_t blocks = (bytes + kBlockBytes - 1) / kBlockBytes;
   std::vector<int32_t> memory(blocks * kBlockWords + kLineBytes / sizeof(int32_t), 1);
   const auto address = reinterpret_cast<uintptr_t>(memory.data());
   const int32_t* data = memory.data() + (kLineBytes - address % kLineBytes) / sizeof(int32_t);
+  const size_t passes = (kClockBytes + blocks * kBlockBytes - 1) / (blocks * kBlockBytes);
   int32_t total = pass(data, blocks, false);
-  waiting.fetch_sub(1);
-  while (waiting.load() > 0) {
-  }
-  const Clock::time_point start = Clock::now();
-  size_t passes = 0;
-  double elapsed = 0;
-  do {
-    for (size_t bytes_read = 0; bytes_read < kClockBytes; bytes_read += blocks * kBlockBytes) {
-      total += pass(data, blocks, passes % 2 == 0);
-      ++passes;
+  bool backward = true;
+  start.wait();
+  const double rate = calls_per_second(seconds, [&] {
+    for (size_t i = 0; i < passes; ++i) {
+      total += pass(data, blocks, backward);
+      backward = !backward;
     }
-    elapsed = std::chrono::duration<double>(Clock::now() - start).count();
-  } while (elapsed < seconds);
-  *sink = total;
-  return static_cast<double>(passes * blocks * kBlockBytes) / elapsed * 1e-9;
+  });
+  volatile int32_t sink = total;
+  (void)sink;
+  return rate * static_cast<double>(passes * blocks * kBlockBytes) * 1e-9;
 }
 
 }  // namespace
 
 // GB/s of all threads together.
 extern "C" double read_gbps(int threads, size_t bytes, double seconds) {
-  std::atomic<int> waiting{threads};
-  std::vector<double> rates(threads);
-  std::vector<int32_t> sinks(threads);
-  std::vector<std::thread> others;
-  const auto run = [&](int i) { rates[i] = run_thread(bytes, seconds, waiting, &sinks[i]); };
-  for (int i = 1; i < threads; ++i) others.emplace_back(run, i);
-  run(0);
-  for (std::thread& other : others) other.join();
-  double total = 0;
-  for (double rate : rates) total += rate;
-  return total;
+  return sum_of_rates(threads, [=](Start& start) { return run_thread(bytes, seconds, start); });
 }

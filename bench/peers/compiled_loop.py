@@ -7,15 +7,18 @@ takes minutes to compile. The input projection of all steps is one product befor
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench import isa
 from bench.cases import Case
 from bench.peers.peer import Peer
 from bench.problem import Prepared, PreparedModule, PreparedStream, Problem, make_module, valid_mask
+from bench.rates import BUILD
 
 STEPS = 10  # of one graph, at most
 
@@ -31,6 +34,8 @@ class CompiledLoop(Peer):
 
     def set_up(self, case: Case) -> None:
         torch._inductor.config.compile_threads = 1  # no processes that outlive the compilation
+        if isa.forced():  # the keys of the cache leave it out
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(BUILD / f"inductor-{isa.forced()}")
         # Layers and directions of several widths are graphs of their own.
         torch._dynamo.config.recompile_limit = 64
         torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -16,6 +16,7 @@ from bench.problem import Prepared, Problem
 class OnnxRuntime(Peer):
     name = "onnxruntime"
     packages = ("onnxruntime", "onnx")
+    follows_isa = False  # it has no setting
 
     def prepare(self, problem: Problem) -> Prepared:
         import onnxruntime

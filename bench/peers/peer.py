@@ -15,6 +15,7 @@ class Peer:
     packages: tuple[str, ...]
     dtypes: tuple[str, ...] = ("float32",)
     trains = False
+    follows_isa = True
 
     def version(self) -> str:
         return importlib.metadata.version(self.packages[0])

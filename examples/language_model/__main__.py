@@ -13,9 +13,10 @@ import torch
 from torch import nn
 
 import fusedrnn
+from gains import Sizes, measure_gains
 from generate import fill_gaps, stream
 from model import CharacterModel
-from report import draw, print_report
+from report import draw, print_gains, print_report
 from text import Text, masked_character_batches, next_character_batches
 from train import largest_relative_difference, train_side_by_side
 
@@ -40,12 +41,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, help="torch.set_num_threads; torch's own choice")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=15, help="of the layers side by side")
     parser.add_argument("--prompt", default="KING RICHARD:\n")
     parser.add_argument("--length", type=int, default=400, help="characters to generate")
     parser.add_argument("--temperature", type=float, default=0.6, help="0: the likeliest")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder of demo.png")
     options = parser.parse_args()
-    for name in ("hidden", "layers", "steps", "seq_len", "batch"):
+    for name in ("hidden", "layers", "steps", "seq_len", "batch", "rounds"):
         if getattr(options, name) < 1:
             parser.error(f"--{name.replace('_', '-')}: expected 1 or more")
     if options.hidden % 2:
@@ -87,7 +89,10 @@ def main() -> int:
     batches = make_batches(text, options.steps, options.batch, options.seq_len, options.seed)
     runs = train_side_by_side(models, batches, options.steps, options.learning_rate)
     print_report(runs)
-    draw(runs, title, options.out / "demo.png")
+    sizes = Sizes(options.batch, options.seq_len, options.hidden // 2, options.hidden)
+    gains = measure_gains(sizes, options.rounds)
+    print_gains(gains)
+    draw(runs, gains, title, options.out / "demo.png")
     print(f"picture: {options.out / 'demo.png'}\n")
 
     trained = models["fusedrnn"].eval()
