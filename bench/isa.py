@@ -1,6 +1,6 @@
 """Runs on an older instruction set than the machine has.
 
-All libraries but those that have no setting for it are held to the same set, by environment
+All libraries but those that have no setting for all of it are held to the same set, by environment
 variables that they read when their processes start.
 """
 

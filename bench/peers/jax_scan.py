@@ -24,6 +24,7 @@ class JaxScan(Peer):
     packages = ("jax", "jaxlib")
     dtypes = ("float32", "float64")
     trains = True
+    follows_isa = False  # --xla_cpu_max_isa leaves products on AVX-512, beyond AVX2's roof
 
     def set_up(self, case: Case) -> None:
         """XLA makes as many threads as the process may use cores when it starts."""
