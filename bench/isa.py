@@ -14,7 +14,6 @@ VARIABLES = {
         "ATEN_CPU_CAPABILITY": "avx2",  # torch's own kernels, and what torch.compile writes
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
     },
 }
 

@@ -13,7 +13,7 @@ from bench.store import Record, machine_of
 
 NOTE = (
     "On a machine that is FORCED to an instruction set, a provider that cannot be held to it "
-    "(ONNX Runtime) is no peer; its times and its fraction of the roof are in the machine's report."
+    "(ONNX Runtime, JAX) is no peer; times and fractions of the roof are in the machine's report."
 )
 
 
