@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
 
     facts = info.collect()
     return {
-        "cpu": cpu_model(),
+        "cpu": facts["cpu"],
         "cores": os.cpu_count(),
         "caches": _caches(),
         "memory_bytes": _memory_bytes(),
@@ -45,12 +45,6 @@ def describe() -> dict[str, Any]:
         "revision": revision(),
         "load_average": load_average(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's marketing name, as far as the system tells."""
-    match = re.search(r"^model name\s*:\s*(.+)$", _read("/proc/cpuinfo"), re.MULTILINE)
-    return match[1].strip() if match else platform.processor() or platform.machine()
 
 
 def revision() -> str:

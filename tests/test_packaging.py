@@ -142,7 +142,16 @@ def test_source_archive_is_for_every_supported_torch(tree: Path, tmp_path: Path)
         "tools/build_environment.py",
         "tools/cuda_toolkit.py",
     } <= names
-    assert {"SECURITY.md", "CITATION.cff", "csrc/bindings/library.cpp"} <= names
+    sources = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("csrc", "fusedrnn", "tools")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py", ".typed")
+        and "__pycache__" not in path.parts
+    }
+    assert sources | {"setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert not {name for name in names if name.endswith((".so", ".o", ".pyc"))}
+    assert {"SECURITY.md", "CITATION.cff"} <= names
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -13,7 +13,7 @@ that differ by more than rounding are not timed, and the status is then 1. Resul
 from __future__ import annotations
 
 import argparse
-import datetime
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -28,6 +28,14 @@ from bench.libraries.subject import TOLERANCE, Subject, Trial, compare
 from bench.libraries.versions import NotUsableError, installed, subjects_of
 from bench.store import Record
 from bench.timing import Effort, Summary
+
+
+@dataclasses.dataclass(frozen=True)
+class LibraryCase:
+    model: str
+    change: str
+    mode: str
+    threads: int
 
 
 def main() -> int:
@@ -80,7 +88,7 @@ def _time_here(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     facts = environment.describe()
-    path = options.out or store.default_path(facts["cpu"], facts["cores"], "libraries-")
+    path = options.out or store.default_path(facts, "libraries-")
     status = 0
     for package in options.packages:
         try:
@@ -90,24 +98,22 @@ def _time_here(options: argparse.Namespace) -> int:
             continue
         torch.set_num_threads(options.threads)  # after what a library sets as it is imported
         for subject in subjects:
-            records = measure(subject, Effort(options.budget, min_rounds=5))
-            for record in records:
-                record["case"]["threads"] = options.threads
-                status |= record["status"] != "ok"
-            store.append(path, [record | {"environment": facts} for record in records])
+            effort = Effort(options.budget, min_rounds=5)
+            records = [
+                store.complete(record, case, facts) for case, record in measure(subject, effort)
+            ]
+            status |= any(record["status"] != "ok" for record in records)
+            store.append(path, records)
             print(tables.table(records, head=False), flush=True)
     return status
 
 
-def measure(subject: Subject, effort: Effort) -> list[Record]:
-    """A record for inference and one for training: the median and quantiles of both times, and of
-    their ratio within a round."""
+def measure(subject: Subject, effort: Effort) -> list[tuple[LibraryCase, Record]]:
+    """Inference and training: the median and quantiles of both times, and of their ratio within a
+    round."""
     theirs, ours = subject.make(False), subject.make(True)
     difference = compare(theirs, ours)
-    now = datetime.datetime.now(datetime.timezone.utc)
     head = {
-        "schema": store.SCHEMA,
-        "time": now.isoformat(timespec="seconds"),
         "package": subject.package,
         "version": installed(subject.package),
         "replaced": subject.replaced,
@@ -115,13 +121,13 @@ def measure(subject: Subject, effort: Effort) -> list[Record]:
     }
     records = []
     for mode in ("infer", "train"):
-        case = {"model": subject.model, "change": subject.change, "mode": mode}
-        record: Record = {**head, "case": case, "status": "ok"}
+        case = LibraryCase(subject.model, subject.change, mode, torch.get_num_threads())
+        record: Record = {**head, "status": "ok"}
         if difference.largest > TOLERANCE:
             record |= {"status": "failed", "message": f"differs by more than {TOLERANCE:.0e}"}
         else:
             record |= _time(theirs, ours, mode, effort)
-        records.append(record)
+        records.append((case, record))
     return records
 
 

@@ -6,7 +6,7 @@ import torch
 from gluonts.torch.model.deepar.lightning_module import DeepARLightningModule
 from torch import Tensor
 
-from bench.libraries.subject import SEED, Subject, Trial, replace_if
+from bench.libraries.subject import SEED, Subject, Trial, inference, replace_if
 
 SERIES, CONTEXT, HORIZON, SAMPLES = 32, 48, 24, 100
 
@@ -37,12 +37,10 @@ def _build(fused: bool) -> Trial:
     }
     optimizer = torch.optim.Adam(module.parameters(), lr=module.lr, weight_decay=1e-8)
 
-    def infer() -> Tensor:
-        """Sample paths; the draws are the same at each call."""
-        module.eval()
+    def sample() -> Tensor:
+        """Paths; the draws are the same at each call."""
         torch.manual_seed(SEED)
-        with torch.no_grad():
-            return module(**inputs)
+        return module(**inputs)
 
     def train() -> Tensor:
         """What Lightning does with a batch."""
@@ -53,7 +51,7 @@ def _build(fused: bool) -> Trial:
         optimizer.step()
         return loss
 
-    return Trial(module, infer, train)
+    return Trial(module, inference(module, sample), train)
 
 
 SUBJECTS = [

@@ -9,7 +9,7 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from bench.libraries.subject import Subject, Trial, replace_if
+from bench.libraries.subject import Subject, Trial, inference, replace_if
 
 BATCHES, ROWS, STEPS, FEATURES, UNITS = 10, 32, 100, 16, 128
 
@@ -54,11 +54,6 @@ def _build(fused: bool) -> Trial:
     batches = loader()
     input = next(iter(batches))[0]
 
-    def infer() -> Tensor:
-        model.eval()
-        with torch.no_grad():
-            return model(input)
-
     def train() -> Tensor:
         """An epoch by a trainer of its own."""
         model.train()
@@ -66,7 +61,7 @@ def _build(fused: bool) -> Trial:
         trainer().fit(model, batches)
         return torch.stack(model.losses).mean()
 
-    return Trial(model, infer, train)
+    return Trial(model, inference(model, lambda: model(input)), train)
 
 
 SUBJECTS = [

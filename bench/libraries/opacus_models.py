@@ -8,7 +8,7 @@ from opacus.layers import DPLSTM
 from torch import Tensor, nn
 
 import fusedrnn
-from bench.libraries.subject import Subject, Trial
+from bench.libraries.subject import Subject, Trial, inference
 
 ROWS, STEPS, FEATURES, UNITS = 32, 50, 32, 128
 
@@ -33,11 +33,6 @@ def _build(fused: bool) -> Trial:
     mode = "ew" if fused else "hooks"
     wrapped = wrap_model(model, grad_sample_mode=mode, batch_first=True)
 
-    def infer() -> Tensor:
-        model.eval()
-        with torch.no_grad():
-            return model(input)
-
     def train() -> Tensor:
         """Per-sample gradients of every weight, clipped, and a step; no noise is added."""
         model.train()
@@ -52,7 +47,7 @@ def _build(fused: bool) -> Trial:
                 parameter.grad = parameter.grad_sample = None
         return loss
 
-    return Trial(model, infer, train)
+    return Trial(model, inference(model, lambda: model(input)), train)
 
 
 SUBJECTS = [

@@ -151,17 +151,23 @@ def replace_if(fused: bool, model: nn.Module, **options: object) -> None:
         fusedrnn.replace(model, **options)  # type: ignore[arg-type]
 
 
+def inference(model: nn.Module, forward: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A trial's `infer` of a module: its forward in evaluation mode, without gradients."""
+
+    def infer() -> Tensor:
+        model.eval()
+        with torch.no_grad():
+            return forward()
+
+    return infer
+
+
 def plain_trial(
     model: nn.Module, forward: Callable[[], Tensor], loss: Callable[[Tensor], Tensor] | None = None
 ) -> Trial:
     """A trial of a module whose library leaves the loop to the user: SGD on the output's squares,
     or on a loss. With Adam a gradient that is rounding alone would become a whole step."""
     optimizer = torch.optim.SGD(model.parameters(), 0.001)
-
-    def infer() -> Tensor:
-        model.eval()
-        with torch.no_grad():
-            return forward()
 
     def train() -> Tensor:
         model.train()
@@ -172,4 +178,4 @@ def plain_trial(
         optimizer.step()
         return value
 
-    return Trial(model, infer, train)
+    return Trial(model, inference(model, forward), train)
