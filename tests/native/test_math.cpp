@@ -11,6 +11,7 @@
 #include <random>
 
 #include "check.h"
+#include "cpu/isa/partial.h"
 #include "math/group.h"
 #include "math/pack.h"
 
@@ -339,24 +340,34 @@ void check_loads_and_stores() {
     S* data = memory.get() + 1;
     for (int i = 0; i < n; ++i) data[i] = element<S>(i);
     const Pack<T> pack = Pack<T>::load_partial(data, n);
+    const Pack<T> masked = load_partial<Pack<T>>(data, n);  // cpu/isa/partial.h
     for (int i = 0; i < kLanes; ++i) {
       CHECK(same_bits<T>(pack[i], i < n ? T(as_double(element<S>(i))) : T(0)));
+      CHECK(same_bits<T>(masked[i], pack[i]));
     }
     if (n == kLanes) {
       for (int i = 0; i < kLanes; ++i) CHECK(Pack<T>::load(data)[i] == pack[i]);
     }
 
-    S target[2 * kLanes + 1];
-    for (S& s : target) s = element<S>(77);
-    (pack + pack).store_partial(target + 1, n);
-    for (int i = 0; i < 2 * kLanes + 1; ++i) {
-      const bool written = i >= 1 && i <= n;
-      const double expected =
-          written ? 2 * as_double(element<S>(i - 1)) : as_double(element<S>(77));
-      CHECK_THAT(as_double(target[i]) == expected, "n %d, element %d: %g", n, i,
-                 as_double(target[i]));
+    for (const bool is_masked : {false, true}) {
+      if (is_masked && n == kLanes) continue;  // only parts of a vector
+      S target[2 * kLanes + 1];
+      for (S& s : target) s = element<S>(77);
+      if (is_masked) {
+        store_partial(pack + pack, target + 1, n);
+      } else {
+        (pack + pack).store_partial(target + 1, n);
+      }
+      for (int i = 0; i < 2 * kLanes + 1; ++i) {
+        const bool written = i >= 1 && i <= n;
+        const double expected =
+            written ? 2 * as_double(element<S>(i - 1)) : as_double(element<S>(77));
+        CHECK_THAT(as_double(target[i]) == expected, "n %d, element %d: %g", n, i,
+                   as_double(target[i]));
+      }
     }
     if (n == kLanes) {
+      S target[2 * kLanes + 1];
       pack.store(target + 1);
       for (int i = 0; i < n; ++i) CHECK(as_double(target[i + 1]) == as_double(element<S>(i)));
     }

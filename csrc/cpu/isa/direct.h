@@ -12,6 +12,7 @@
 
 #include "cpu/isa/panel.h"
 #include "cpu/isa/panel_element.h"
+#include "cpu/isa/partial.h"
 #include "cpu/isa/step.h"
 #include "cpu/isa/team.h"
 
@@ -67,7 +68,7 @@ FUSEDRNN_HD void multiply_vectors(const A* row, int64_t row_stride, const W* con
 // some bytes would cost more than a row of weights.
 template <class V, class W>
 FUSEDRNN_HD V load_tail(const W* ptr, int n, const typename V::Mask& inside, const W* end) {
-  if (end - ptr < V::kLanes) return V::load_partial(ptr, n);
+  if (end - ptr < V::kLanes) return load_partial<V>(ptr, n);
   return select(inside, load_panel<V>(ptr), V(0.0f));
 }
 
@@ -88,10 +89,10 @@ void multiply_direct(const A* row, int64_t row_stride, const W* unit_0, int64_t 
   const int64_t whole = k_size / V::kLanes * V::kLanes;
   const int tail = static_cast<int>(k_size - whole);
   const V one(A(1));
-  const typename V::Mask inside = V(A(0)) < V::load_partial(reinterpret_cast<const A*>(&one), tail);
+  const typename V::Mask inside = V(A(0)) < load_partial<V>(reinterpret_cast<const A*>(&one), tail);
   V row_tails[kRows];
   for (int i = 0; i < kRows; ++i) {
-    row_tails[i] = tail > 0 ? V::load_partial(row + i * row_stride + whole, tail) : V(A(0));
+    row_tails[i] = tail > 0 ? load_partial<V>(row + i * row_stride + whole, tail) : V(A(0));
   }
   for (int first = 0; first < V::kLanes; first += kUnits) {
     const W* units[kUnits];
@@ -166,7 +167,7 @@ FUSEDRNN_HD V apply_scale(const V& sums, const DirectOperands<A, W>& operands, i
   if constexpr (std::is_same_v<W, int8_t>) {
     const float* scale = operands.scale + first;
     if (count >= V::kLanes) return sums * V::load(scale);
-    return sums * V::load_partial(scale, static_cast<int>(count));
+    return sums * load_partial<V>(scale, static_cast<int>(count));
   } else {
     return sums;
   }

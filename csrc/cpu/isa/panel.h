@@ -39,6 +39,10 @@ constexpr int kStreamedRows = 6;
 constexpr int kStreamedBytes = 8192;
 constexpr int kLineBytes = 64;
 
+// Values of k side by side in the loop of a tile. The tiles of AVX2, of 12 sums, were 4 to 7 %
+// faster by four than by one, and those of AVX-512, which have twice the sums, no faster.
+constexpr int kUnrolledK = kVectorBytes < 64 ? 4 : 1;
+
 // The most k that one float is the sum of: of more, such sums are added up. The rounding errors of
 // one long sum would be several times those of a BLAS.
 constexpr int64_t kSumDepth = 128;
@@ -100,6 +104,7 @@ FUSEDRNN_HD void multiply_tile(const Left& left, const P* tile, int64_t k_size, 
 #pragma GCC unroll 24
     for (int col = 0; col < kTileCols; ++col) acc[row][col] = V(0.0f);
   }
+#pragma GCC unroll kUnrolledK
   for (int64_t k = 0; k < k_size; ++k) {
     V weights[kTileCols];
 #pragma GCC unroll 24

@@ -6,19 +6,9 @@
 
 #include <type_traits>
 
+#include "cpu/isa/intrinsics.h"
 #include "cpu/sweep.h"
 #include "math/pack.h"
-#if defined(__AVX2__)
-#if defined(__GNUC__) && !defined(__clang__)
-// GCC before 13 warns of the undefined operands in its own header.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#else
-#include <immintrin.h>
-#endif
-#endif
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {

@@ -7,6 +7,7 @@
 
 #include "cells/cell.h"
 #include "common/macros.h"
+#include "cpu/isa/partial.h"
 #include "cpu/sweep.h"
 #include "math/group.h"
 #include "math/pack.h"
@@ -24,7 +25,7 @@ FUSEDRNN_HD V load_lanes(const T* src, AllLanes) {
 }
 template <class V, class T>
 FUSEDRNN_HD V load_lanes(const T* src, int lanes) {
-  return V::load_partial(src, lanes);
+  return load_partial<V>(src, lanes);
 }
 // Loads as load_lanes does; zeros where src is null.
 template <class V, class T, class Count>
@@ -37,7 +38,7 @@ FUSEDRNN_HD void store_lanes(const V& value, T* dst, AllLanes) {
 }
 template <class V, class T>
 FUSEDRNN_HD void store_lanes(const V& value, T* dst, int lanes) {
-  value.store_partial(dst, lanes);
+  store_partial(value, dst, lanes);
 }
 
 // dst += value.

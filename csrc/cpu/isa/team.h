@@ -5,10 +5,8 @@
 #include <cstdint>
 
 #include "common/macros.h"
+#include "cpu/isa/intrinsics.h"
 #include "cpu/sweep.h"
-#if defined(__x86_64__) || defined(_M_X64)
-#include <immintrin.h>
-#endif
 
 namespace fusedrnn {
 inline namespace FUSEDRNN_ISA {
