@@ -41,7 +41,7 @@ test: $(BUILT)  ## the native tests, then every Python test
 	@echo && cat $(PART_TIMES)
 
 test-libraries: $(LIBRARIES_VENV)/.installed  ## the libraries of docs/libraries, in an environment of their own
-	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -v -rs
+	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -vv -rs
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
 # `make test`, under fewer.
