@@ -12,6 +12,7 @@ LIBRARIES_VENV ?= .venv-libraries
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BUILT := $(VENV)/.built
+comma := ,
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
@@ -25,13 +26,22 @@ demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
 	$(BIN)/python examples/language_model/drop_in.py
 
+# One of the parts of `test`: its name, and what it runs. The times are printed again at the end.
+PART_TIMES := build/part_times
+define part
+@printf '\n==> %s\n' '$(1)'
+@start=$$(date +%s); $(2) || exit; echo "$(1): $$(($$(date +%s) - start)) s" >> $(PART_TIMES)
+endef
+
 test: $(BUILT)  ## the native tests, then every Python test
-	$(NATIVE) all
-	$(NATIVE) run
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	@mkdir -p $(dir $(PART_TIMES)) && rm -f $(PART_TIMES)
+	$(call part,1 of 3: compile the native tests,$(NATIVE) all)
+	$(call part,2 of 3: run the native tests,$(NATIVE) run)
+	$(call part,3 of 3: the Python tests$(comma) $(JOBS) at once,$(BIN)/python -m pytest -n $(JOBS) --dist worksteal)
+	@echo && cat $(PART_TIMES)
 
 test-libraries: $(LIBRARIES_VENV)/.installed  ## the libraries of docs/libraries, in an environment of their own
-	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -v -rs
+	$(LIBRARIES_VENV)/bin/python -m pytest tests_libraries -vv -rs
 
 # The simulator runs a CUDA kernel under so many scheduling seeds; under the sanitizers, and in
 # `make test`, under fewer.

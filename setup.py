@@ -37,6 +37,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+REPOSITORY = "https://github.com/fusedrnn/fusedrnn"
 os.chdir(ROOT)
 sys.path.insert(0, str(ROOT / "tools"))
 import build_environment  # noqa: E402
@@ -116,6 +117,18 @@ def version() -> str:
     return f"{public}+torch{torch_release()}.{device}"
 
 
+def long_description() -> str:
+    """README with its relative links and pictures as addresses, since PyPI shows it alone."""
+    tag = f"v{version().partition('+')[0]}"
+
+    def absolute(link: re.Match[str]) -> str:
+        kind = "raw" if link[1].startswith("!") else "blob"
+        return f"{link[1]}({REPOSITORY}/{kind}/{tag}/{link[2]})"
+
+    text = Path("README.md").read_text(encoding="utf-8")
+    return re.sub(r"(!?\[[^\[\]]*\])\((?!https?:|#)([^)\s]+)\)", absolute, text)
+
+
 def openmp_flags() -> list[str]:
     """Flags with which the extension shares torch's OpenMP threads; none where it cannot."""
     if not torch.backends.openmp.is_available() or sys.platform == "darwin":
@@ -187,6 +200,7 @@ def build_with_torch() -> type[build_ext]:
                 ]
                 self.extensions[0].extra_objects = [each.result() for each in built]
             super().build_extensions()
+            build_environment.note_torch()
             missing = cuda_missing()
             print(
                 "\nfusedrnn was built\n"
@@ -229,6 +243,8 @@ if torch is not None:
 
 setup(
     version=version(),
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
     install_requires=[torch_requirement()],
     ext_modules=[make_extension()],
     cmdclass={"build_ext": build_with_torch() if torch else BuildWithoutTorch},

@@ -207,7 +207,7 @@ def show(options: argparse.Namespace) -> int:
     for machine, own in machines.items():
         if len(machines) > 1:
             print(f"\n{'=' * 100}\n{machine.name}\n")
-        print(report.render(own))
+        print(side_by_side.machine_report(own))
     if options.png:
         plots.save(machines, options.png)
         print(f"\ndrawn to {options.png}")

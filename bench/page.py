@@ -13,6 +13,7 @@ from bench import plots, report, side_by_side
 from bench.machine import Machine
 from bench.plots import Machines
 from bench.side_by_side import Table
+from bench.store import Record
 
 PAGE = Template("""<!doctype html>
 <html lang="en">
@@ -53,8 +54,10 @@ RATIO = re.compile(r"(ratio|mean|least)$")
 def write(machines: Machines, path: Path) -> None:
     """Write the page."""
     first, *others = side_by_side.tables(machines)
-    parts = [_table(first), _image(plots.svg(plots.mean_bars(machines)), "geometric means")]
-    parts += map(_table, others)
+    parts = [_table(first)]
+    if any(map(report.compared, machines.values())):
+        parts += [_image(plots.svg(plots.mean_bars(machines)), "geometric means")]
+        parts += map(_table, others)
     note = f" {side_by_side.NOTE}" if any(machine.forced_isa for machine in machines) else ""
     letters = side_by_side.letters(len(machines))
     text = PAGE.substitute(
@@ -65,10 +68,13 @@ def write(machines: Machines, path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _machine(letter: str, machine: Machine, records: list[report.Record]) -> str:
+def _machine(letter: str, machine: Machine, records: list[Record]) -> str:
     heading = f"<h2>{letter}: {html.escape(machine.name)}</h2>"
-    picture = _image(plots.svg(plots.heat_maps({machine: records})), f"ratios on {machine.name}")
-    text = html.escape(report.render(records))
+    picture = ""
+    if report.compared(records):
+        svg = plots.svg(plots.heat_maps({machine: records}))
+        picture = _image(svg, f"ratios on {machine.name}")
+    text = html.escape(side_by_side.machine_report(records))
     details = f"<details><summary>the whole report</summary><pre>{text}</pre></details>"
     return f"{heading}\n{picture}\n{details}"
 

@@ -29,7 +29,8 @@ def render(records: Sequence[Record]) -> str:
         threads = f"{case.threads} thread{'s' if case.threads > 1 else ''}"
         title = f"{dtype}, {threads if case.device == 'cpu' else where}"
         if is_timed:
-            parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
+            if any(record["provider"] == OURS for record in chosen):
+                parts += [f"{title}: {OURS} beside its best peer\n{ratio_table(chosen)}"]
             parts += [f"{title}: median ms\n{provider_table(chosen, _median_ms)}"]
             streams = [r for r in chosen if case_of(r).form in STREAMING and r["status"] == "ok"]
             parts += [f"{title}: microseconds a step\n{step_table(streams)}"] if streams else []

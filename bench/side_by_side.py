@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from bench import model, report
 from bench.cases import Case
 from bench.machine import Machine
 from bench.report import OURS, align, best_peer, compared, is_disturbed, means, percent, roofs
@@ -48,6 +49,12 @@ def tables(machines: Mapping[Machine, Sequence[Record]]) -> list[Table]:
 def render(machines: Mapping[Machine, Sequence[Record]]) -> str:
     forced = [NOTE] if any(machine.forced_isa for machine in machines) else []
     return "\n\n".join([*map(str, tables(machines)), *forced])
+
+
+def machine_report(records: Sequence[Record]) -> str:
+    """The report of one machine's records; of forced schedules, the planner's rankings as well."""
+    forced = [record for record in records if "modelled_seconds" in record]
+    return "\n\n".join([report.render(records), *([model.render(forced)] if forced else [])])
 
 
 def machine_table(machines: Mapping[Machine, Sequence[Record]]) -> Table:

@@ -180,14 +180,14 @@ def recurrent_modules(model: nn.Module) -> dict[str, nn.Module]:
 def _is_recurrent(module: nn.Module) -> bool:
     return (
         isinstance(module, (nn.RNNBase, nn.RNNCellBase))
-        or _is_of_torch_ao(module)
+        or is_of_torch_ao(module)
         # A traced cell is plain products, and known by its name.
         or (isinstance(module, torch.jit.ScriptModule) and module.original_name in CLASS_NAMES)
         or bool(_OUR_OPERATOR.search(graph := _graph(module)) or _THEIR_OPERATOR.search(graph))
     )
 
 
-def _is_of_torch_ao(module: nn.Module) -> bool:
+def is_of_torch_ao(module: nn.Module) -> bool:
     return any(
         base.__module__.startswith("torch.ao.nn.") and base.__name__ in CLASS_NAMES
         for base in type(module).__mro__
@@ -227,7 +227,7 @@ def skipped_ids(
 
 
 def _fused_class(module: nn.Module, space: Any, subclasses: bool) -> type[nn.Module] | str | None:
-    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or _is_of_torch_ao(module):
+    if not isinstance(module, (nn.RNNBase, nn.RNNCellBase)) or is_of_torch_ao(module):
         return _reason_of_another_kind(module)
     cls = exact_type(module)
     ours = isinstance(module, (LayersMixin, CellMixin))
@@ -354,7 +354,9 @@ def class_label(module: nn.Module) -> str:
 
 
 def _label(cls: type) -> str:
-    package = "torch.nn" if cls.__module__.startswith("torch.nn.") else cls.__module__
-    return (
-        f"{package.removesuffix('.modules.layers').removesuffix('.modules.cells')}.{cls.__name__}"
-    )
+    package = cls.__module__
+    if package.startswith("torch.nn."):
+        package = "torch.nn"
+    elif getattr(modules, cls.__name__, None) is cls:
+        package = "fusedrnn"
+    return f"{package}.{cls.__name__}"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Collection
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from fusedrnn import compat, modules
 from fusedrnn._quantized import DTYPES, store
@@ -14,6 +14,7 @@ from fusedrnn.convert import (
     CLASS_NAMES,
     class_label,
     exact_type,
+    is_of_torch_ao,
     recurrent_modules,
     skipped_ids,
     torch_classes,
@@ -57,8 +58,9 @@ def quantize(
         enabled. Under autocast, input becomes float32, and so is the result.
 
     Raises:
-        TypeError: dtype is none of these, a recurrent module has a class or a `forward` of its
-            own, or skip is no collection of names and modules.
+        TypeError: dtype is none of these, a recurrent module is of another class (`PeepholeLSTM`, a
+            subclass, a graph) or has a `forward` of its own, or skip is no collection of names and
+            modules.
         ValueError: nothing in the model is recurrent, nothing that an item of skip names is, or a
             weight is not finite in dtype.
         RuntimeError: a weight is not float32, or is computed, as by a parametrization.
@@ -93,11 +95,10 @@ def quantize(
 
 
 def _check(name: str, module: nn.Module, dtype: torch.dtype) -> None:
-    cls = exact_type(module)
-    if cls not in _CLASSES:
+    if exact_type(module) not in _CLASSES:
         raise TypeError(
-            f"{name}: expected a class of torch.nn or fusedrnn, got {class_label(module)}, "
-            "whose own code may rely on its weights; name it in skip="
+            f"{name}: expected one of {', '.join(CLASS_NAMES)} of torch.nn or fusedrnn, got "
+            f"{class_label(module)}, {_why_not(module)}"
         )
     if "forward" in vars(module):
         raise TypeError(
@@ -122,6 +123,25 @@ def _check(name: str, module: nn.Module, dtype: torch.dtype) -> None:
                 raise ValueError(
                     f"{name}.{key}: expected elements that are finite in {dtype}, got others"
                 )
+
+
+def _why_not(module: nn.Module) -> str:
+    """Why a module of another class stays as it is, and what to do."""
+    if hasattr(module, "stored_dtype"):
+        return "which is quantized already; quantize the float32 model, or name it in skip="
+    if isinstance(module, modules.RecurrentBase):
+        return (
+            f"a RecurrentBase of the cell {module.cell}, which has no kernels for weights in fewer "
+            "bytes; name it in skip=, where it stays float32"
+        )
+    if isinstance(module, (torch.jit.ScriptModule, fx.GraphModule)):
+        return (
+            "whose operators are fixed; quantize the Python model before it is scripted, traced or "
+            "exported, or name it in skip="
+        )
+    if is_of_torch_ao(module):
+        return "whose weights are torch.ao's; quantize the float32 model, or name it in skip="
+    return "whose own code may rely on its weights; name it in skip="
 
 
 def _weight_names(module: nn.Module) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from bench_records import case, record
 from processes import run_process
 
 from bench import model, store
+from bench.__main__ import main
 from bench.timing import Summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +76,22 @@ def test_wrong_rankings_come_first_with_what_they_cost() -> None:
     assert text.endswith(f"  {case('GRU').name}: persistent costs 25.0 % over per_step")
     assert "GRU   infer       2t      1  1.25   1.25     1.25" in text
     assert model.render(right[:1]).startswith("no rankings")
+
+
+def test_a_report_of_the_file_prints_the_same_rankings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = pair("GRU", Summary(0.8, 0.7, 0.9), (0.010, 0.020))
+    plain = [record(case("LSTM"), "fusedrnn", 0.01, Summary(2.0, 1.9, 2.1))]
+    for name, stored in (("model", records), ("plain", plain)):
+        store.append(tmp_path / f"{name}.jsonl", stored)
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path / "model.jsonl"), "--html", str(page)]) == 0
+    printed = capsys.readouterr().out
+    assert model.render(records) in printed and "beside its best peer" not in printed
+    assert html.escape(model.render(records)) in page.read_text(encoding="utf-8")
+    assert main(["report", str(tmp_path / "plain.jsonl")]) == 0
+    assert "rankings" not in capsys.readouterr().out
 
 
 def test_a_model_run_from_end_to_end(compiled_part: None, tmp_path: Path) -> None:

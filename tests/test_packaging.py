@@ -119,6 +119,23 @@ def test_version_says_what_a_wheel_is_built_for(
     assert metadata["Version"] == f"{fusedrnn.__version__}+torch{MINOR}.{expected}"
 
 
+def test_description_has_no_link_that_only_the_repository_resolves(
+    tree: Path, tmp_path: Path
+) -> None:
+    """PyPI shows README alone: its links and pictures lead to the release's files."""
+    metadata = prepare(tree, tmp_path)
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    text = metadata.get_payload()
+    links = re.findall(r"\]\(([^)\s]+)", text)
+    source = dict(each.split(", ") for each in metadata.get_all("Project-URL"))["Source"]
+    own = re.compile(rf"{source}/(blob|raw)/v{re.escape(fusedrnn.__version__)}/([^#]+)")
+    found = [match.groups() for match in map(own.match, links) if match]
+    assert not [link for link in links if not re.match(r"https?://|#", link)]
+    assert {kind for kind, _ in found} == {"blob", "raw"} and len(found) > 20
+    assert not [path for _, path in found if not (ROOT / path).exists()]
+    assert "](docs/" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_source_archive_is_for_every_supported_torch(tree: Path, tmp_path: Path) -> None:
     """And it is the same with torch and without, and has what its wheels are built from."""
     call = f"build_backend.build_sdist({str(tmp_path)!r})"
@@ -275,6 +292,91 @@ print(found and found.__version__)
         command = [sys.executable, "-S", "-c", code]
         done = run_process(command, cwd=tmp_path, env=environment, check=True)
         assert done.stdout.strip() == str(expected)
+
+
+def test_a_build_leaves_a_link_to_its_torch(tmp_path: Path) -> None:
+    """Which is made again for another torch, and where there was none."""
+    code = f"""
+import sys, types
+sys.path.insert(0, {str(ROOT / "tools")!r})
+import build_environment
+build_environment.ROOT = build_environment.Path({str(tmp_path)!r})
+for folder in ("one", "two"):
+    sys.modules["torch"] = types.ModuleType("torch")
+    sys.modules["torch"].__file__ = folder + "/torch/__init__.py"
+    build_environment.note_torch()
+    print(build_environment.os.readlink({str(tmp_path / "build" / "torch")!r}))
+"""
+    done = run_process([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert done.stdout.split() == ["one/torch", "two/torch"]
+
+
+BACKEND = """
+import os, zipfile
+from pathlib import Path
+
+def build_wheel(folder, *_):
+    with open("builds", "a") as log:
+        log.write(".")
+    link = Path("build/torch")
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.environ["TORCH"])
+    name = "fusedrnn-1.0"
+    metadata = {"METADATA": "Metadata-Version: 2.1\\nName: fusedrnn\\nVersion: 1.0\\n",
+                "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+                "RECORD": ""}
+    with zipfile.ZipFile(Path(folder, f"{name}-py3-none-any.whl"), "w") as wheel:
+        for file, text in metadata.items():
+            wheel.writestr(f"{name}.dist-info/{file}", text)
+    return f"{name}-py3-none-any.whl"
+"""
+
+
+def test_uv_builds_again_when_a_source_or_the_torch_changed(tmp_path: Path) -> None:
+    """uv itself, on a project with this one's cache-keys whose build is not worth the name."""
+    uv = pytest.importorskip("uv").find_uv_bin()
+    [keys] = re.findall(
+        r"^\[tool\.uv\]\n.*?^\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+    )
+    project, torch_folder = tmp_path / "project", tmp_path / "site-packages" / "torch"
+    source, version = project / "csrc" / "cells" / "gru.h", torch_folder / "version.py"
+    for file in (source, version):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    (project / "backend.py").write_text(BACKEND)
+    (project / "pyproject.toml").write_text(
+        '[project]\nname = "fusedrnn"\nversion = "1.0"\n[build-system]\nrequires = []\n'
+        f'build-backend = "backend"\nbackend-path = ["."]\n{keys}\n'
+    )
+    requirements = tmp_path / "requirements.txt"  # a folder that is named itself is always built
+    requirements.write_text(f"fusedrnn @ {project.as_uri()}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment |= {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_OFFLINE": "1"}
+
+    def builds(**changed: str) -> int:
+        where = ["--python", sys.executable, "--target", tmp_path / "target"]
+        run_process(
+            [uv, "pip", "install", *where, "-r", requirements],
+            cwd=project,
+            env=environment | {"TORCH": str(torch_folder), "PWD": str(project)} | changed,
+            check=True,
+        )
+        return len((project / "builds").read_text())
+
+    def replace(file: Path) -> None:
+        """As an installer does: a new file under the old name."""
+        file.with_suffix(".new").touch()
+        file.with_suffix(".new").replace(file)
+
+    builds()
+    settled = builds()  # the first build has left its link
+    assert builds() == settled
+    replace(version)
+    assert builds() == settled + 1
+    replace(source)
+    assert builds() == settled + 2
+    assert builds(VIRTUAL_ENV=str(tmp_path)) == settled + 3
 
 
 def test_release_is_told_alike_everywhere() -> None:

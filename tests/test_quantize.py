@@ -27,6 +27,7 @@ from torch.nn.utils import parametrizations
 
 import fusedrnn
 from fusedrnn import compat
+from fusedrnn._cells import CELLS as REGISTERED
 from fusedrnn.modules import quantized
 
 STORED = (torch.bfloat16, torch.float16, torch.int8)
@@ -382,7 +383,7 @@ def test_what_cannot_be_quantized_is_an_error_that_says_why() -> None:
         (ValueError, "expected a recurrent layer or cell in it, got Linear", nn.Linear(5, 7), None),
         (
             TypeError,
-            "0: expected a class of torch.nn .* got .*Mine",
+            "0: expected one of RNN, .* of torch.nn .* got .*Mine",
             nn.Sequential(Mine(5, 7)),
             None,
         ),
@@ -400,6 +401,71 @@ def test_what_cannot_be_quantized_is_an_error_that_says_why() -> None:
         with pytest.raises(error, match=match):
             quantize(model, dtype or torch.int8)
     assert quantize(huge, torch.bfloat16).weight_hh_l0.dtype == torch.bfloat16
+
+
+class Subclass(nn.LSTM):
+    pass
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.LSTM(5, 7))
+
+
+def exported() -> nn.Module:
+    return torch.export.export(nn.LSTM(5, 7), (torch.randn(2, 1, 5),)).module()
+
+
+def quantized_by_torch() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.LSTM(5, 7)), {nn.LSTM})[0]
+
+
+# Every recurrent class that is public here, with layers of every cell that is registered, made as
+# `class Mine(RecurrentBase)`; then what is whosever.
+PUBLIC = [getattr(fusedrnn.modules, name) for name in fusedrnn.modules.__all__]
+OF_CELLS = [type(f"Of_{cell}", (fusedrnn.RecurrentBase,), {"cell": cell}) for cell in REGISTERED]
+REFUSED: dict[str, tuple[Any, str]] = {
+    **{
+        cls.__name__: (lambda cls=cls: cls(5, 7), f"a RecurrentBase of the cell {cls.cell}, ")
+        for cls in [*PUBLIC, *OF_CELLS]
+        if issubclass(cls, fusedrnn.RecurrentBase) and cls is not fusedrnn.RecurrentBase
+    },
+    **{
+        f"Quantized{name}": (
+            lambda name=name: fusedrnn.quantize(getattr(nn, name)(5, 7), torch.int8),
+            "quantized already; quantize the float32 model",
+        )
+        for name in NAMES
+    },
+    "Subclass": (lambda: Subclass(5, 7), "own code may rely on its weights"),
+    "TorchScript LSTM": (scripted, "fixed; quantize the Python model before it is scripted"),
+    "torch.fx.GraphModule": (exported, "fixed; quantize the Python model before it is scripted"),
+    "torch.ao.nn.quantized.dynamic": (quantized_by_torch, "torch.ao's; quantize the float32 model"),
+}
+
+
+def test_every_public_class_is_quantized_or_named_as_refused() -> None:
+    named = {cls.__name__ for cls in PUBLIC} - {"RecurrentBase"}
+    assert named == set(NAMES) | (named & set(REFUSED))
+    assert {f"Of_{cell}" for cell in REGISTERED} | {"PeepholeLSTM"} <= set(REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_names_what_is_expected_what_was_found_and_the_remedy(name: str) -> None:
+    """And the remedy works: what skip= names is left, and what lies beside it is quantized."""
+    if name == "torch.ao.nn.quantized.dynamic" and torch.backends.quantized.engine == "none":
+        pytest.skip("this torch has no engine for torch.ao's layers")
+    make, why = REFUSED[name]
+    model = nn.Sequential(make(), nn.GRU(5, 7))
+    expected = "0: expected one of RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell of torch.nn or "
+    with pytest.raises(TypeError) as caught:
+        fusedrnn.quantize(model, torch.int8)
+    text = str(caught.value)
+    assert text.startswith(expected) and name in text and why in text and "skip=" in text
+    small = fusedrnn.quantize(model, torch.int8, skip=["0"])
+    assert type(small[0]).__name__ == type(model[0]).__name__
+    assert type(small[1]) is quantized.QuantizedGRU
 
 
 def test_calls_of_another_dtype_or_size_raise_torchs_types() -> None:

@@ -11,6 +11,7 @@ wrong one is refused by the installer and not met at run time.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import site
@@ -134,6 +135,19 @@ def _import() -> ModuleType | None:
         reason = error
     force = "uv pip install --reinstall" if tool() == "uv" else "pip install --force-reinstall"
     stop(f"torch cannot be imported ({reason})", f"{force} torch && {again()}")
+
+
+def note_torch() -> None:
+    """Leaves build/torch, a link to the torch that was built for.
+
+    By it uv sees that another one was installed in its place, so that a wheel which it has kept is
+    out of date ([tool.uv] in pyproject.toml).
+    """
+    link = ROOT / "build" / "torch"
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Windows wants a privilege
+        link.symlink_to(Path(sys.modules["torch"].__file__ or "").parent, target_is_directory=True)
 
 
 def stop_without_torch() -> NoReturn:
