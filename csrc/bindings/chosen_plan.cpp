@@ -64,7 +64,10 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
           proj_size,
           static_cast<int>(directions),
           training,
-          packed};
+          packed,
+          /*runs_forward=*/true,
+          WeightFormat::kSame,
+          chosen_chunk_bytes()};
 }
 
 // torch's own products go by float32Precision. Context::allowTF32CuBLAS() raises where allow_tf32

@@ -232,9 +232,26 @@ struct CudaKernels {
 
 CudaKernels cuda_kernels(CellKind cell, DType dtype);
 
-// cell.cu, which is compiled for each header of cells, has cell_kernels, and rows.cu the others.
-template <template <class> class Cell>
-CudaCellKernels cell_kernels(DType dtype);
+// cell.cu, compiled for each header of cells and storage type, has cell_kernels; rows.cu the
+// others.
+template <template <class> class Cell, class S>
+CudaCellKernels cell_kernels();
 CudaDTypeKernels dtype_kernels(DType dtype);
+
+// Calls body(S{}) for the storage type.
+template <class Body>
+auto visit_dtype(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::kFloat64:
+      return body(double{});
+    case DType::kBFloat16:
+      return body(BFloat16{});
+    case DType::kFloat16:
+      return body(Float16{});
+    case DType::kFloat32:
+      break;
+  }
+  return body(float{});
+}
 
 }  // namespace fusedrnn

@@ -26,7 +26,8 @@ int64_t choose_chunk_steps(const Problem& problem) {
   const int64_t row_bytes = problem.directions * cell_info(problem.cell).gates *
                             problem.hidden_size * accum_bytes(problem.dtype);
   const int64_t step_bytes = row_bytes * ceil_div(problem.total_rows, problem.seq_len);
-  const int64_t steps = step_bytes < kChunkBytes ? kChunkBytes / step_bytes : 1;
+  const int64_t bytes = problem.chunk_bytes > 0 ? problem.chunk_bytes : kChunkBytes;
+  const int64_t steps = step_bytes < bytes ? bytes / step_bytes : 1;
   return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));
 }
 
