@@ -52,6 +52,12 @@ Status clear_empty_sum(const GemmArgs& product, cudaStream_t stream) {
 
 }  // namespace
 
+// Gives the memory of recorded steps back when torch has no other left.
+class ReleaseGraphs final : public c10::FreeMemoryCallback {
+ public:
+  bool Execute() override { return LaunchGraphs::release_all(); }
+};
+
 TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
     : device_(device), stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
 
@@ -94,3 +100,7 @@ void* TorchCudaRuntime::allocate(size_t bytes) {
 }
 
 }  // namespace fusedrnn
+
+namespace c10 {
+REGISTER_FREE_MEMORY_CALLBACK("fusedrnn_launch_graphs", fusedrnn::ReleaseGraphs)
+}  // namespace c10

@@ -45,6 +45,9 @@ struct CudaSizes {
   Schedule schedule;  // kPerStep or kSingleBlock
   StepForm form;      // per_step only
   Recording recording;
+  bool programmatic;     // fused: a step may begin before the one before has ended
+  bool on_tensor_cores;  // fused, of float32: products round to TF32; 16-bit types always are there
+  int row_tile;  // fused on tensor cores: rows of a block, as the kernel has them; 0: it chooses
   Candidate not_recorded;  // per_step that is not: a graph, as it was considered
   // single_block: a block has batch_tile rows of one direction. Its threads are row groups of
   // `unit_threads`, hidden_size rounded up to whole warps; each thread has thread_rows rows.
