@@ -50,6 +50,14 @@ Status clear_empty_sum(const GemmArgs& product, cudaStream_t stream) {
   return Status::error("zeros of an empty product: %s", cudaGetErrorString(error));
 }
 
+Status copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  return Status::error("a copy of %zu bytes: %s", bytes, cudaGetErrorString(error));
+}
+
 }  // namespace
 
 // Gives the memory of recorded steps back when torch has no other left.
@@ -92,6 +100,14 @@ Status TorchCudaRuntime::launch_together(const KernelSequence& sequence) {
       LaunchGraphs::of_device(device_.index()).launch(sequence, stream_, &at_once);
   launched_graph_ = launched_graph_ || at_once;
   return status;
+}
+
+Status TorchCudaRuntime::to_device(void* device, const void* host, size_t bytes) {
+  return copy(device, host, bytes, static_cast<cudaStream_t>(stream_));
+}
+
+Status TorchCudaRuntime::to_host(void* host, const void* device, size_t bytes) {
+  return copy(host, device, bytes, static_cast<cudaStream_t>(stream_));
 }
 
 void* TorchCudaRuntime::allocate(size_t bytes) {

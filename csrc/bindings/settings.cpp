@@ -19,6 +19,7 @@ struct Variable {
 constexpr Variable kVariables[] = {
     {"FUSEDRNN_CPU_ISA", &Settings::cpu_isa},         {"FUSEDRNN_SCHEDULE", &Settings::schedule},
     {"FUSEDRNN_CUDA_GRAPH", &Settings::cuda_graph},   {"FUSEDRNN_DEBUG", &Settings::debug},
+    {"FUSEDRNN_CUDA_SELFTEST", &Settings::cuda_selftest},
     {"FUSEDRNN_CHUNK_BYTES", &Settings::chunk_bytes},
 };
 

@@ -9,11 +9,12 @@ namespace fusedrnn {
 
 // The values as they were given; empty where there is none.
 struct Settings {
-  std::string cpu_isa;      // FUSEDRNN_CPU_ISA
-  std::string schedule;     // FUSEDRNN_SCHEDULE
-  std::string cuda_graph;   // FUSEDRNN_CUDA_GRAPH
-  std::string debug;        // FUSEDRNN_DEBUG
-  std::string chunk_bytes;  // FUSEDRNN_CHUNK_BYTES
+  std::string cpu_isa;        // FUSEDRNN_CPU_ISA
+  std::string schedule;       // FUSEDRNN_SCHEDULE
+  std::string cuda_graph;     // FUSEDRNN_CUDA_GRAPH
+  std::string cuda_selftest;  // FUSEDRNN_CUDA_SELFTEST
+  std::string debug;          // FUSEDRNN_DEBUG
+  std::string chunk_bytes;    // FUSEDRNN_CHUNK_BYTES
 };
 
 // The settings of the next call; the reference is valid for ever.

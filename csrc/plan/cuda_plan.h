@@ -46,6 +46,7 @@ struct CudaSizes {
   StepForm form;      // per_step only
   Recording recording;
   bool programmatic;     // fused: a step may begin before the one before has ended
+  const char* instance;  // the compiled kernel of the steps, as the table of cuda_cost.cpp names it
   bool on_tensor_cores;  // fused, of float32: products round to TF32; 16-bit types always are there
   int row_tile;  // fused on tensor cores: rows of a block, as the kernel has them; 0: it chooses
   Candidate not_recorded;  // per_step that is not: a graph, as it was considered

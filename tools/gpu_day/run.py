@@ -37,7 +37,7 @@ SANITIZED = "same_bits_in_every_order"
 SANITIZER = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
 HAS_KERNELS = "import fusedrnn._library as l; assert l.has_cuda_kernels(), l.reason"
 # Forced where a part must not pass because it found no GPU, or let a kernel be replaced.
-STRICT = {"FUSEDRNN_REQUIRE_CUDA": "1", "OMP_NUM_THREADS": "2"}
+STRICT = {"FUSEDRNN_REQUIRE_CUDA": "1", "OMP_NUM_THREADS": "2", "FUSEDRNN_CUDA_SELFTEST": "0"}
 
 
 class Part(NamedTuple):
@@ -91,6 +91,7 @@ def parts(out: Path) -> list[Part]:
             75,
             "cuDNN beside every forced schedule",
             (PYTHON, "tools/gpu_day/compare.py", "--seconds", "70"),
+            {"FUSEDRNN_CUDA_SELFTEST": "0"},
         ),
         Part(
             "profile",
