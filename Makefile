@@ -54,7 +54,7 @@ native-aarch64:  ## the CPU library's native tests, compiled for AArch64, under 
 	$(NATIVE) $(AARCH64) run-test_cells run-test_plan run-test_math_generic && \
 	$(NATIVE) $(AARCH64) run-test_kernels_generic ARGS=matches_plain_loops
 
-native-plans:  ## the planner's choices for five GPUs and ten problems
+native-plans:  ## the planner's choices for seven GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
 
 cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
