@@ -18,7 +18,7 @@ from fusedrnn import _library
 
 __all__ = ["collect"]
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_OTHER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE")
 
 
 def collect() -> dict[str, Any]:
@@ -60,7 +60,7 @@ def collect() -> dict[str, Any]:
         "environment": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith("FUSEDRNN_") or name in _THREAD_VARIABLES
+            if name.startswith("FUSEDRNN_") or name in _OTHER_VARIABLES
         },
     }
 

@@ -17,10 +17,13 @@ struct Variable {
   std::string Settings::* value;
 };
 constexpr Variable kVariables[] = {
-    {"FUSEDRNN_CPU_ISA", &Settings::cpu_isa},         {"FUSEDRNN_SCHEDULE", &Settings::schedule},
-    {"FUSEDRNN_CUDA_GRAPH", &Settings::cuda_graph},   {"FUSEDRNN_DEBUG", &Settings::debug},
+    {"FUSEDRNN_CPU_ISA", &Settings::cpu_isa},
+    {"FUSEDRNN_SCHEDULE", &Settings::schedule},
+    {"FUSEDRNN_CUDA_GRAPH", &Settings::cuda_graph},
+    {"FUSEDRNN_DEBUG", &Settings::debug},
     {"FUSEDRNN_CUDA_SELFTEST", &Settings::cuda_selftest},
     {"FUSEDRNN_CHUNK_BYTES", &Settings::chunk_bytes},
+    {"NVIDIA_TF32_OVERRIDE", &Settings::nvidia_tf32_override},
 };
 
 const Settings* read_environment() {

@@ -1,5 +1,5 @@
-// The environment variables that the library obeys. They are read once, when it is loaded: getenv
-// in a call would read what another thread may be changing.
+// The environment variables that the library obeys, one of them NVIDIA's. They are read once, when
+// it is loaded: getenv in a call would read what another thread may be changing.
 #pragma once
 
 #include <cstdint>
@@ -9,12 +9,13 @@ namespace fusedrnn {
 
 // The values as they were given; empty where there is none.
 struct Settings {
-  std::string cpu_isa;        // FUSEDRNN_CPU_ISA
-  std::string schedule;       // FUSEDRNN_SCHEDULE
-  std::string cuda_graph;     // FUSEDRNN_CUDA_GRAPH
-  std::string cuda_selftest;  // FUSEDRNN_CUDA_SELFTEST
-  std::string debug;          // FUSEDRNN_DEBUG
-  std::string chunk_bytes;    // FUSEDRNN_CHUNK_BYTES
+  std::string cpu_isa;               // FUSEDRNN_CPU_ISA
+  std::string schedule;              // FUSEDRNN_SCHEDULE
+  std::string cuda_graph;            // FUSEDRNN_CUDA_GRAPH
+  std::string cuda_selftest;         // FUSEDRNN_CUDA_SELFTEST
+  std::string debug;                 // FUSEDRNN_DEBUG
+  std::string nvidia_tf32_override;  // NVIDIA_TF32_OVERRIDE
+  std::string chunk_bytes;           // FUSEDRNN_CHUNK_BYTES
 };
 
 // The settings of the next call; the reference is valid for ever.
