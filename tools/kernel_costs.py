@@ -25,8 +25,7 @@ import kernel_resources
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "csrc" / "plan" / "cuda_kernel_costs.h"
 ARCHITECTURE = "sm_90a"
-# One cell for each number of gates, and one of the 16-bit types.
-CELLS = {"RnnTanh": 1, "Gru": 3, "Lstm": 4}
+# One of the 16-bit types stands for both.
 STORAGES = {"float": 4, "double": 8, "BFloat16": 2}
 # Multiply-adds of a thread's share of an instruction.
 WORK = {r"[FD]FMA\b": 1, r"HMMA\.16816\b": 64, r"HMMA\.1688\b": 32}
@@ -109,14 +108,26 @@ def measure(instructions: list[tuple[int, str]], tile_fmas: int) -> tuple[int, i
     return length, fmas, whole - length
 
 
+def cells() -> dict[str, int]:
+    """The cell that stands for those with as many gates, by the shortest name, and the gates."""
+    of_gates: dict[int, str] = {}
+    for header in sorted((ROOT / "csrc" / "cells").glob("*.h")):
+        text = header.read_text()
+        gates = [int(number) for number in re.findall(r"\bkGates = (\d+);", text)]
+        for name in re.findall(r"^FUSEDRNN_CELL\((\w+)\)", text, re.MULTILINE):
+            known = of_gates.get(gates[0], name)
+            of_gates[gates[0]] = max(name, known, key=lambda n: (-len(n), n))
+    return {name: gates for gates, name in of_gates.items()}
+
+
 def read(library: Path) -> list[Cost]:
     kernels = disassemble(library)
     names = kernel_resources.demangle(list(kernels))
-    costs = []
+    costs, gates = [], cells()
     for name, instructions in zip(names, kernels.values(), strict=True):
         pattern = r"(Forward|Backward)(PerStep|SingleBlock)<(\w+), (\w+), (.*)>$"
         match = re.match(pattern, name)
-        if not match or match[3] not in CELLS or match[4] not in STORAGES:
+        if not match or match[3] not in gates or match[4] not in STORAGES:
             continue
         form = match[5]
         rows = 0
@@ -130,7 +141,7 @@ def read(library: Path) -> list[Cost]:
             kernel = "kFused"
         else:
             kernel = "kPointwise"
-        key = (kernel, match[1] == "Backward", CELLS[match[3]], STORAGES[match[4]], rows)
+        key = (kernel, match[1] == "Backward", gates[match[3]], STORAGES[match[4]], rows)
         costs.append(Cost(*key, *measure(instructions, TILE_FMAS if kernel == "kFused" else 0)))
     return sorted(costs)
 

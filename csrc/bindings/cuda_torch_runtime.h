@@ -12,7 +12,7 @@ namespace fusedrnn {
 
 // A runtime for the current stream of `device`, which must be the current device while this lives.
 // Memory goes back to torch's allocator with it, for later work on the same stream.
-class TorchCudaRuntime final : public TestingRuntime {
+class TorchCudaRuntime final : public RuntimeWithCopies {
  public:
   explicit TorchCudaRuntime(c10::Device device);
   Status gemm(const GemmArgs& product) override;

@@ -61,7 +61,7 @@ class CudaRuntime {
 };
 
 // A runtime that can also copy; both wait for the stream. Self-tests have one.
-class TestingRuntime : public CudaRuntime {
+class RuntimeWithCopies : public CudaRuntime {
  public:
   virtual Status to_device(void* device, const void* host, size_t bytes) = 0;
   virtual Status to_host(void* host, const void* device, size_t bytes) = 0;

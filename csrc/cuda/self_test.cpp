@@ -243,7 +243,7 @@ SmallLayer solve(CellTag<Cell>, DType dtype) {
 // The problem's tensors on the device: inputs are copied there, results are compared with theirs.
 class Tensors {
  public:
-  Tensors(DType dtype, double eps, TestingRuntime& runtime)
+  Tensors(DType dtype, double eps, RuntimeWithCopies& runtime)
       : dtype_(dtype), eps_(eps), runtime_(runtime) {}
 
   const void* in(const Doubles& values) {
@@ -296,7 +296,7 @@ class Tensors {
 
   DType dtype_;
   double eps_;
-  TestingRuntime& runtime_;
+  RuntimeWithCopies& runtime_;
   Status status_;
   std::vector<Result> results_;
 };
@@ -323,7 +323,7 @@ std::string KernelFamily::text() const {
 }
 
 Status test_family(const KernelFamily& family, const CudaInfo& device, const CudaKernels& kernels,
-                   TestingRuntime& runtime) {
+                   RuntimeWithCopies& runtime) {
   Problem problem{};
   problem.cell = family.cell;
   problem.dtype = family.dtype;

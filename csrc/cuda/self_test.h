@@ -31,7 +31,7 @@ struct KernelFamily {
 
 // Runs the family's kernels on a small problem; an error says what differs, or what was refused.
 Status test_family(const KernelFamily& family, const CudaInfo& device, const CudaKernels& kernels,
-                   TestingRuntime& runtime);
+                   RuntimeWithCopies& runtime);
 
 // Whether results on a GPU of this architecture are stored with the project, under bench/results.
 // There are none yet.

@@ -1,6 +1,7 @@
-// Steps that are launched together: what the drivers hand over, and launch_graphs.cu on a stand-in
-// for CUDA. No kernel runs. A stream keeps what was enqueued on it, with the bytes of its
-// arguments; a layer must leave the same there whether its steps were recorded or not.
+// Steps that are launched together; long because the stand-in for CUDA is here as well: what the
+// drivers hand over, and launch_graphs.cu on a stand-in for CUDA. No kernel runs. A stream keeps
+// what was enqueued on it, with the bytes of its arguments; a layer must leave the same there
+// whether its steps were recorded or not.
 #include <cstring>
 #include <string>
 #include <vector>

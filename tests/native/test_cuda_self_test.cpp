@@ -17,7 +17,7 @@ constexpr CudaInfo kDevice{"a GPU", 90,    132,   232448, 233472, 60 << 20, 1.98
 constexpr const char* kSchedules[] = {"per_step/product", "per_step/fused", "single_block"};
 
 // The simulator's device memory is the host's.
-class CopyingRuntime : public TestingRuntime {
+class SimulatedRuntime : public RuntimeWithCopies {
  public:
   Status gemm(const GemmArgs& product) override { return runtime_.gemm(product); }
   void* allocate(size_t bytes) override { return runtime_.allocate(bytes); }
@@ -37,7 +37,7 @@ class CopyingRuntime : public TestingRuntime {
 
 Status run_test(const KernelFamily& family, const CudaKernels& kernels) {
   begin_run();
-  CopyingRuntime runtime;
+  SimulatedRuntime runtime;
   return test_family(family, kDevice, kernels, runtime);
 }
 
