@@ -16,11 +16,11 @@ comma := ,
 JOBS := $(or $(MAX_JOBS),$(shell getconf _NPROCESSORS_ONLN))
 NATIVE := $(MAKE) -C tests/native -j $(JOBS)
 
-CPP := $(shell find csrc tests/native bench/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
+CPP := $(shell find csrc tests/native bench/native tools -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | sort)
 CSRC := $(filter csrc/%,$(CPP))
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-libraries native-test native-sanitize native-aarch64 native-plans cuda-build gpu-check lint format docs docs-serve bench clean help
+.PHONY: demo test test-libraries native-test native-sanitize native-aarch64 native-plans cuda-build gpu-day lint format docs docs-serve bench clean help
 
 demo: $(BUILT)  ## train with torch.nn and with fusedrnn, compare, generate text
 	$(BIN)/python examples/language_model
@@ -64,15 +64,15 @@ native-aarch64:  ## the CPU library's native tests, compiled for AArch64, under 
 	$(NATIVE) $(AARCH64) run-test_cells run-test_plan run-test_math_generic && \
 	$(NATIVE) $(AARCH64) run-test_kernels_generic ARGS=matches_plain_loops
 
-native-plans:  ## the planner's choices for five GPUs and ten problems
+native-plans:  ## the planner's choices for seven GPUs and ten problems
 	@$(NATIVE) -s run-test_plan ARGS=--plans
 
 cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
 	$(CUDA_VENV)/bin/python tools/cuda_build.py
 	$(NATIVE) -s test_cuda_kernels_gpu
 
-gpu-check:  ## on a machine with a GPU: build for it, test, sanitize, benchmark
-	$(PYTHON) tools/gpu_check.py
+gpu-day: $(CUDA_VENV)/.installed  ## a folder for a machine with a GPU, to test and time everything in minutes
+	$(CUDA_VENV)/bin/python tools/gpu_day/prepare.py
 
 lint: $(INSTALLED)  ## ruff, mypy and clang-format, changing nothing
 	$(BIN)/ruff check .

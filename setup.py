@@ -1,7 +1,7 @@
 """Builds fusedrnn/_C, the shared library whose load registers the operators.
 
 Three source lists: bindings, compiled with torch; the CPU library, its kernels once for each
-instruction set; and CUDA, where there are sources and a toolkit. Nothing uses Python's C API, so
+instruction set; and CUDA, where there is a toolkit, by nvcc alone. Nothing uses Python's C API, so
 one build serves every Python version.
 
 Environment
@@ -12,8 +12,8 @@ Environment
                    not a GPU is visible
     CUDA_HOME      that toolkit's folder (default: where the nvcc on PATH lies)
     TORCH_CUDA_ARCH_LIST
-                   compute capabilities to compile for (default: 7.5;8.0;8.9;9.0a); PTX of the
-                   newest is added, for later GPUs
+                   compute capabilities to compile for (default:
+                   7.5;8.0;8.9;9.0a;10.0;12.0); PTX of the newest is added, for later GPUs
 
 torch is not among the build requirements, because the library must be built against the torch it
 will run with: tools/build_environment.py finds that one. A wheel requires its minor version and
@@ -23,6 +23,7 @@ neither and needs no torch.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -30,8 +31,10 @@ import shlex
 import shutil
 import sys
 import sysconfig
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -55,9 +58,11 @@ CPU = files("csrc/cpu/*.cpp", "csrc/plan/*.cpp")
 CELLS = [path for path in files("csrc/cells/*.h") if Path(path).stem not in ("cell", "registry")]
 TABLE_SOURCE, CELL_SOURCE = "csrc/cpu/isa/table.cpp", "csrc/cpu/isa/cell.cpp"
 KERNEL_HEADERS = files(*(f"csrc/{folder}/**/*.h" for folder in ("common", "math", "plan", "cpu")))
+CUDA = files("csrc/cuda/**/*.cpp", "csrc/bindings/cuda*.cpp")
 CUDA_CELL_SOURCE = "csrc/cuda/cell.cu"
-CUDA = files("csrc/cuda/**/*.cu", "csrc/cuda/**/*.cpp", "csrc/bindings/cuda*.cpp")
-CUDA.remove(CUDA_CELL_SOURCE)
+CUDA_SOURCES = files("csrc/cuda/**/*.cu")
+CUDA_SOURCES.remove(CUDA_CELL_SOURCE)
+STORAGES = ("BFloat16", "Float16", "float", "double")
 ARCHITECTURES = os.environ.get("TORCH_CUDA_ARCH_LIST") or cuda_toolkit.DEFAULT_ARCHITECTURES
 HEADERS = files("csrc/**/*.h", "csrc/**/*.cuh")
 
@@ -73,6 +78,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 OPTIMIZE = ["/O2"] if MSVC else ["-O3", "-g0", "-Wall"]
 KERNEL = ["/std:c++17"] if MSVC else ["-std=c++17", "-ffp-contract=fast", "-fno-math-errno"]
 KERNEL += [] if MSVC else ["-fno-trapping-math"]
+NVCC = ["-O3", "-std=c++17", "-Icsrc", *([] if MSVC else ["-Xcompiler", "-fPIC"])]
 
 
 def cuda_missing() -> str:
@@ -136,38 +142,43 @@ def openmp_flags() -> list[str]:
     return ["/openmp"] if MSVC else ["-fopenmp"]
 
 
-def cuda_cell_sources() -> list[str]:
-    """Writes a source for each header of cells, which torch compiles as it does any other."""
-    folder = ROOT / "build" / "cuda_cells"
-    folder.mkdir(parents=True, exist_ok=True)
-    sources = []
-    for header in CELLS:
-        source = folder / f"cell_{Path(header).stem}.cu"
-        text = (
-            f'#define FUSEDRNN_CELL_HEADER "{header.removeprefix("csrc/")}"\n'
-            f'#include "{CUDA_CELL_SOURCE.removeprefix("csrc/")}"\n'
-        )
-        if not source.exists() or source.read_text() != text:
-            source.write_text(text)
-        sources.append(source.relative_to(ROOT).as_posix())
-    return sources
+class CudaObject(NamedTuple):
+    """A source that nvcc compiles: once, or once for each header of cells and storage type."""
+
+    source: str
+    name: str
+    flags: list[str]
+
+
+def cuda_objects() -> list[CudaObject]:
+    """Those that take longest come first."""
+    gencode = cuda_toolkit.gencode_flags(ARCHITECTURES)
+    objects = []
+    for storage in STORAGES:
+        # No GPU of a generation computes in float64 by other instructions than its first one.
+        flags = cuda_toolkit.gencode_flags(ARCHITECTURES, one_a_generation=storage == "double")
+        for cells in CELLS:
+            header = f'-DFUSEDRNN_CELL_HEADER="{cells.removeprefix("csrc/")}"'
+            name = f"cell_{Path(cells).stem}.{storage}"
+            flags_of_cells = [*flags, header, f"-DFUSEDRNN_STORAGE={storage}"]
+            objects.append(CudaObject(CUDA_CELL_SOURCE, name, flags_of_cells))
+    return objects + [CudaObject(source, Path(source).stem, gencode) for source in CUDA_SOURCES]
 
 
 def make_extension() -> Extension:
     """The extension; without torch, only what other commands need: its list of sources."""
-    depends = [TABLE_SOURCE, CELL_SOURCE, CUDA_CELL_SOURCE, *HEADERS]
+    depends = [TABLE_SOURCE, CELL_SOURCE, CUDA_CELL_SOURCE, *CUDA_SOURCES, *HEADERS]
     if torch is None:
         return Extension("fusedrnn._C", BINDINGS + CPU, depends=depends)
     with_cuda = not cuda_missing()
-    nvcc = ["-O3", *cuda_toolkit.gencode_flags(ARCHITECTURES)] if with_cuda else []
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     macros = [f"-DFUSEDRNN_BUILD_{isa.upper()}" for isa in ISA_FLAGS if isa != "generic"]
     return kind(
         "fusedrnn._C",
-        BINDINGS + CPU + (CUDA + cuda_cell_sources() if with_cuda else []),
+        BINDINGS + CPU + (CUDA if with_cuda else []),
         include_dirs=[str(ROOT / "csrc")],
         depends=depends,
-        extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros], "nvcc": nvcc},
+        extra_compile_args={"cxx": [*OPTIMIZE, *openmp_flags(), *macros]},
         extra_link_args=[] if MSVC else openmp_flags(),
         py_limited_api=True,
     )
@@ -194,6 +205,10 @@ def build_with_torch() -> type[build_ext]:
             jobs = int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))
             with ThreadPoolExecutor(max(jobs, 1)) as pool:
                 built = [
+                    pool.submit(self.build_cuda, each)
+                    for each in ([] if cuda_missing() else cuda_objects())
+                ]
+                built += [
                     pool.submit(self.build_kernels, isa, cells)
                     for isa in reversed(ISA_FLAGS)  # those that take longest first
                     for cells in (*CELLS, None)
@@ -209,6 +224,33 @@ def build_with_torch() -> type[build_ext]:
                 f"  OpenMP            {'yes' if openmp_flags() else 'no: one thread'}\n"
                 f"  CUDA              {'no: ' + missing if missing else 'for ' + ARCHITECTURES}\n"
             )
+
+        def build_cuda(self, given: CudaObject) -> str:
+            """Compiles it, unless neither its command nor a file that it includes has changed.
+
+            Beside the object lie its `.d`, those files, and its `.json`: the command and the
+            seconds that it took.
+            """
+            built = Path(self.build_temp, "cuda", given.name + (".obj" if MSVC else ".o"))
+            built.parent.mkdir(parents=True, exist_ok=True)
+            included, record = built.with_suffix(".d"), built.with_suffix(".json")
+            flags = [*NVCC, *given.flags, "-MD", "-MF", str(included)]
+            nvcc = str(Path(os.environ["CUDA_HOME"], "bin", "nvcc"))
+            command = [nvcc, *flags, "-c", given.source, "-o", str(built)]
+            try:
+                same = json.loads(record.read_text())["command"] == command
+                _, names = included.read_text().replace("\\\n", " ").split(": ", 1)
+                newest = max(os.path.getmtime(name) for name in names.split())
+                if same and os.path.getmtime(built) >= newest:
+                    return str(built)
+            except (OSError, ValueError):
+                pass  # it was never compiled, or not to the end
+            record.unlink(missing_ok=True)
+            start = time.monotonic()
+            self.spawn(command)
+            seconds = round(time.monotonic() - start, 1)
+            record.write_text(json.dumps({"command": command, "seconds": seconds}))
+            return str(built)
 
         def build_kernels(self, isa: str, cells: str | None) -> str:
             """Compiles those of a header's cells, or the table, unless nothing has changed."""

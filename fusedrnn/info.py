@@ -18,7 +18,7 @@ from fusedrnn import _library
 
 __all__ = ["collect"]
 
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_OTHER_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE")
 
 
 def collect() -> dict[str, Any]:
@@ -29,7 +29,8 @@ def collect() -> dict[str, Any]:
         this process may use; the compiled ``extension``'s path, or why
         there is none; the instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
         ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``,
-        the ``cuda_architectures`` it was built for, and ``cuda_found``; ``threads``, the
+        the ``cuda_architectures`` it was built for, ``cuda_found``, and the ``cuda_self_tests``
+        that kernels went through in this process; ``threads``, the
         ``openmp_runtimes`` of this process (more than one means two thread pools), and the
         ``environment`` variables in force.
     """
@@ -53,12 +54,13 @@ def collect() -> dict[str, Any]:
         "cuda_built": built,
         "cuda_architectures": torch.ops.fusedrnn.cuda_architectures() if built else None,
         "cuda_found": _cuda_found(),
+        "cuda_self_tests": _cuda_self_tests() if built else [],
         "threads": torch.get_num_threads(),
         "openmp_runtimes": _openmp_runtimes(),
         "environment": {
             name: value
             for name, value in sorted(os.environ.items())
-            if name.startswith("FUSEDRNN_") or name in _THREAD_VARIABLES
+            if name.startswith("FUSEDRNN_") or name in _OTHER_VARIABLES
         },
     }
 
@@ -100,6 +102,13 @@ def _cuda_found() -> str:
     )
 
 
+def _cuda_self_tests() -> list[str]:
+    """A line a family of kernels, of every device, that was used in this process."""
+    count = torch.cuda.device_count()
+    lines = {idx: torch.ops.fusedrnn.cuda_self_tests(idx) for idx in range(count)}
+    return [f"cuda:{idx} {line}" for idx, ones in lines.items() for line in ones]
+
+
 def _openmp_runtimes() -> list[str]:
     """OpenMP libraries loaded into this process; empty where /proc does not tell."""
     try:
@@ -128,6 +137,7 @@ _TABLE = {
         "cuda_built": "kernels built",
         "cuda_architectures": "built for",
         "cuda_found": "found",
+        "cuda_self_tests": "self-tests, so far",
     },
 }
 

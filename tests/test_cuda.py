@@ -158,6 +158,22 @@ def test_more_steps_than_a_grid_dimension_has(
         assert_close(result, wanted, tolerance(torch.float32, 16))
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_family_of_kernels_passes_its_self_test(
+    cell: str, dtype: torch.dtype, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
+    monkeypatch.setenv("FUSEDRNN_CUDA_SELFTEST", "1")
+    operator(make_layer(cell, dtype, device="cuda"))
+    assert OPS.last_cuda_plan() == schedule
+    name = f"{cell} {str(dtype).removeprefix('torch.')} {schedule}"
+    tested = OPS.cuda_self_tests(torch.cuda.current_device())
+    for test_pass in ("forward", "backward"):
+        assert f"{name} {test_pass}: passed" in tested
+
+
 def forced_graph(monkeypatch: pytest.MonkeyPatch, graph: bool) -> None:
     """Each step is a kernel of ours, and all of them are recorded, or none."""
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", "per_step/fused")

@@ -226,6 +226,19 @@ def test_what_it_cannot_explain_is_refused(
 
 
 @compiled
+def test_nvidia_may_forbid_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    matmul = torch.backends.cuda.matmul
+    try:
+        matmul.allow_tf32 = True
+        for value, allowed in (("0", False), ("1", True), ("", True)):
+            monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+            assert torch.ops.fusedrnn.allows_tf32() == allowed
+    finally:
+        matmul.allow_tf32 = False
+        matmul.fp32_precision = "none"
+
+
+@compiled
 @pytest.mark.parametrize(
     ("settings", "allowed"),
     [

@@ -3,8 +3,9 @@
     make cuda-build
 
 Builds into build/cuda with the torch of the running interpreter, imports the result, checks that
-every operator has a CUDA implementation, and prints each kernel's registers and stack. The status
-is 1 where something is missing or a kernel spills.
+every operator has a CUDA implementation, prints each kernel's registers and stack, and compares the
+planner's table of instructions with the machine code. The status is 1 where something is missing, a
+kernel spills, or the table is off by more than a fifth.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+import kernel_costs
 import kernel_resources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +77,10 @@ def main() -> int:
     kernels = kernel_resources.read(LIBRARY / "fusedrnn" / "_C.so")
     print(kernel_resources.render(kernels))
     spilled = [f"{k.name} spills on {k.arch}" for k in kernel_resources.spilled(kernels)]
+    if any(kernel.arch == kernel_costs.ARCHITECTURE for kernel in kernels):
+        costs = kernel_costs.read(LIBRARY / "fusedrnn" / "_C.so")
+        missing += kernel_costs.differences(kernel_costs.stored(), costs)
+        print(f"{len(costs)} kernels counted, as the planner does")
     failures = missing + spilled + ([] if kernels else ["there are no CUDA kernels"])
     print(f"\n{len(kernels)} compiled kernels, {len(spilled)} that spill")
     print("\n".join(failures) or "cuda-build: passed")

@@ -66,7 +66,7 @@ def read(library: Path) -> list[Kernel]:
     command = [cuobjdump, "--dump-resource-usage", str(library)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     kernels = parse(text)
-    names = _demangle([kernel.name for kernel in kernels])
+    names = demangle([kernel.name for kernel in kernels])
     return [kernel._replace(name=name) for kernel, name in zip(kernels, names, strict=True)]
 
 
@@ -93,7 +93,7 @@ def spilled(kernels: list[Kernel]) -> list[Kernel]:
     return [kernel for kernel in kernels if kernel.stack or kernel.local]
 
 
-def _demangle(names: list[str]) -> list[str]:
+def demangle(names: list[str]) -> list[str]:
     """Short readable names where there is a demangler, else the names as they are."""
     if not names or shutil.which("c++filt") is None:
         return names

@@ -64,12 +64,17 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
           proj_size,
           static_cast<int>(directions),
           training,
-          packed};
+          packed,
+          /*runs_forward=*/true,
+          WeightFormat::kSame,
+          chosen_chunk_bytes()};
 }
 
 // torch's own products go by float32Precision. Context::allowTF32CuBLAS() raises where allow_tf32
-// and fp32_precision were both set and disagree.
+// and fp32_precision were both set and disagree. NVIDIA's libraries never round to TF32 where their
+// own variable says so, whatever torch asks for.
 bool allows_tf32() {
+  if (settings().nvidia_tf32_override == "0") return false;
   return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) ==
          at::Float32Precision::TF32;
 }

@@ -1,6 +1,7 @@
 // The operators on CUDA: checks, buffers, the plan, and one call of the library for all
 // directions. Compiled where CUDA kernels are built.
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGraphsC10Utils.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <cuda_runtime_api.h>
 #include <torch/library.h>
@@ -9,7 +10,9 @@
 #include <cstring>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "bindings/checks.h"
 #include "bindings/chosen_plan.h"
@@ -18,6 +21,7 @@
 #include "bindings/layer_args.h"
 #include "bindings/settings.h"
 #include "cuda/cuda_library.h"
+#include "cuda/self_test.h"
 
 namespace fusedrnn {
 namespace {
@@ -68,6 +72,41 @@ PlannedPass plan_pass(const CheckedLayer& layer, bool training, Pass pass) {
   return {problem, pass, info, make_checked_plan(problem, pass, info)};
 }
 
+// Whether the kernels of the pass may run here. Where no stored result of a GPU covers the device,
+// each family is tested when it is used first, outside of captures, because that waits.
+bool may_run(const CheckedLayer& layer, const PlannedPass& planned) {
+  const std::string& wish = settings().cuda_selftest;
+  TORCH_CHECK_VALUE(wish.empty() || wish == "0" || wish == "1",
+                    "FUSEDRNN_CUDA_SELFTEST: expected 0 or 1, got '", wish, "'");
+  const CudaInfo& info = planned.info;
+  if (wish == "0" || (wish.empty() && has_stored_results(info.sm_arch))) return true;
+  const c10::Device device = layer.tensors[kInput]->device();
+  const c10::cuda::CUDAGuard guard(device);
+  const Problem& problem = planned.problem;
+  const KernelFamily family{problem.cell, problem.dtype, planned.pass, planned.plan.name,
+                            planned.plan.on_tensor_cores};
+  const auto test = [&]() -> std::optional<Status> {
+    if (c10::cuda::currentStreamCaptureStatusMayInitCtx() != c10::cuda::CaptureStatus::None) {
+      return std::nullopt;
+    }
+    TorchCudaRuntime runtime(device);
+    return test_family(family, info, cuda_kernels(problem.cell, problem.dtype), runtime);
+  };
+  const auto warn = [&](const std::string& found) {
+    TORCH_WARN("fusedrnn: a self-test failed on ", info.name, " (compute capability ",
+               info.sm_arch / 10, ".", info.sm_arch % 10, "): ", found,
+               ". Such layers run as torch operators there, right and slowly. Please report this "
+               "line with the output of: python -m fusedrnn.info");
+  };
+  return SelfTests::of_device(device.index()).allow(family, test, warn);
+}
+
+// Says that torch operators ran in the place of kernels.
+void note_composed() {
+  last_plan = "composition";
+  last_launched_graph = false;
+}
+
 // Runs `call(plan, runtime)`, which enqueues the pass on the current stream of the device.
 template <class Call>
 void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call& call) {
@@ -92,13 +131,24 @@ void run_pass(const CheckedLayer& layer, const PlannedPass& planned, const Call&
 ForwardResult layer_forward(const LayerGiven& given, const Keep& keep) {
   const CheckedLayer layer = check_layer(to_places(given), keep.recompute);
   if (layer.is_composed) return composed_forward(layer, keep);
+  std::optional<PlannedPass> planned;
+  if (layer.total_rows > 0) {
+    planned = plan_pass(layer, keep.save, Pass::kForward);
+    if (!may_run(layer, *planned)) {
+      note_composed();
+      ForwardResult result = composed_forward(layer, keep);
+      // Of the same shape as from kernels; the composition's backward does not read it.
+      if (keep.save) result.saved = empty_forward_result(layer, keep).saved.zero_();
+      return result;
+    }
+  }
   ForwardResult result = empty_forward_result(layer, keep);
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerForwardArgs, 2> args{};
     for (int d = 0; d < layer.directions; ++d) args[d] = forward_args(layer, result, d);
     return layer_forward_cuda(args.data(), layer.directions, plan, runtime);
   };
-  if (layer.total_rows > 0) run_pass(layer, plan_pass(layer, keep.save, Pass::kForward), run);
+  if (planned.has_value()) run_pass(layer, *planned, run);
   if (keep.save) keep_output(&result);
   return result;
 }
@@ -108,17 +158,22 @@ LayerGrads layer_backward(const BackwardArgs& args) {
       check_layer({&check_cell(args.cell), args.tensors, args.sequence, {}}, args.recompute);
   const CheckedGrads given = check_grads(layer, args);
   if (layer.is_composed) return composed_backward(layer, given, args.mask);
+  if (layer.total_rows == 0) return empty_grads(layer, args.mask);
+  // Backward reads what forward saved, and runs it again with recompute.
+  const PlannedPass forward = plan_pass(layer, true, Pass::kForward);
+  const PlannedPass backward = plan_pass(layer, true, Pass::kBackward);
+  if (!may_run(layer, forward) || !may_run(layer, backward)) {
+    note_composed();
+    return composed_backward(layer, given, args.mask);
+  }
   const LayerGrads result = empty_grads(layer, args.mask);
-  if (layer.total_rows == 0) return result;
-  CudaPlan forward_plan{};
-  if (layer.recompute > 0) forward_plan = plan_pass(layer, true, Pass::kForward).plan;
   const auto run = [&](const CudaPlan& plan, CudaRuntime& runtime) {
     std::array<LayerBackwardArgs, 2> directions{};
     for (int d = 0; d < layer.directions; ++d)
       directions[d] = backward_args(layer, given, result, d);
-    return layer_backward_cuda(directions.data(), layer.directions, plan, forward_plan, runtime);
+    return layer_backward_cuda(directions.data(), layer.directions, plan, forward.plan, runtime);
   };
-  run_pass(layer, plan_pass(layer, true, Pass::kBackward), run);
+  run_pass(layer, backward, run);
   return result;
 }
 
@@ -149,6 +204,13 @@ TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
   m.impl("cuda_architectures", [] { return std::string(cuda_architectures()); });
   m.impl("last_cuda_plan", [] { return std::string(last_plan); });
   m.impl("last_cuda_graph", [] { return last_launched_graph; });
+  m.impl("cuda_self_tests", [](int64_t device) {
+    std::vector<std::string> lines;
+    for (const auto& [family, result] : SelfTests::of_device(static_cast<int>(device)).results()) {
+      lines.push_back(family + ": " + result);
+    }
+    return lines;
+  });
 }
 
 }  // namespace fusedrnn

@@ -50,7 +50,21 @@ Status clear_empty_sum(const GemmArgs& product, cudaStream_t stream) {
   return Status::error("zeros of an empty product: %s", cudaGetErrorString(error));
 }
 
+Status copy(void* to, const void* from, size_t bytes, cudaStream_t stream) {
+  cudaError_t error = cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream);
+  if (error == cudaSuccess) error = cudaStreamSynchronize(stream);
+  if (error == cudaSuccess) return {};
+  cudaGetLastError();
+  return Status::error("a copy of %zu bytes: %s", bytes, cudaGetErrorString(error));
+}
+
 }  // namespace
+
+// Gives the memory of recorded steps back when torch has no other left.
+class ReleaseGraphs final : public c10::FreeMemoryCallback {
+ public:
+  bool Execute() override { return LaunchGraphs::release_all(); }
+};
 
 TorchCudaRuntime::TorchCudaRuntime(c10::Device device)
     : device_(device), stream_(c10::cuda::getCurrentCUDAStream(device.index()).stream()) {}
@@ -88,9 +102,21 @@ Status TorchCudaRuntime::launch_together(const KernelSequence& sequence) {
   return status;
 }
 
+Status TorchCudaRuntime::to_device(void* device, const void* host, size_t bytes) {
+  return copy(device, host, bytes, static_cast<cudaStream_t>(stream_));
+}
+
+Status TorchCudaRuntime::to_host(void* host, const void* device, size_t bytes) {
+  return copy(host, device, bytes, static_cast<cudaStream_t>(stream_));
+}
+
 void* TorchCudaRuntime::allocate(size_t bytes) {
   buffers_.push_back(c10::cuda::CUDACachingAllocator::get()->allocate(bytes));
   return buffers_.back().get();
 }
 
 }  // namespace fusedrnn
+
+namespace c10 {
+REGISTER_FREE_MEMORY_CALLBACK("fusedrnn_launch_graphs", fusedrnn::ReleaseGraphs)
+}  // namespace c10

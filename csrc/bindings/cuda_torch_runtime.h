@@ -12,12 +12,14 @@ namespace fusedrnn {
 
 // A runtime for the current stream of `device`, which must be the current device while this lives.
 // Memory goes back to torch's allocator with it, for later work on the same stream.
-class TorchCudaRuntime final : public CudaRuntime {
+class TorchCudaRuntime final : public RuntimeWithCopies {
  public:
   explicit TorchCudaRuntime(c10::Device device);
   Status gemm(const GemmArgs& product) override;
   void* allocate(size_t bytes) override;
   void* stream() override { return stream_; }
+  Status to_device(void* device, const void* host, size_t bytes) override;
+  Status to_host(void* host, const void* device, size_t bytes) override;
   Status launch_together(const KernelSequence& sequence) override;
 
   // Whether kernels that came together were one launch.

@@ -6,6 +6,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
+#include "bindings/settings.h"
+
 namespace fusedrnn {
 namespace {
 
@@ -88,7 +90,8 @@ Problem to_problem(const CheckedLayer& layer, bool training) {
           training,
           layer.sequence.batch_sizes.has_value(),
           /*runs_forward=*/true,
-          layer.format};
+          layer.format,
+          chosen_chunk_bytes()};
 }
 
 ForwardResult empty_forward_result(const CheckedLayer& layer, const Keep& keep) {

@@ -91,9 +91,10 @@ TORCH_LIBRARY(fusedrnn, m) {
       "explain_layer_cuda(str cell, ScalarType dtype, int seq_len, int batch_size, "
       "int input_size, int hidden_size, int proj_size, int directions, bool training, "
       "bool packed, int device_index) -> str");
-  m.def("cuda_architectures() -> str");  // compute capabilities that there are kernels for
-  m.def("last_cuda_plan() -> str");      // the schedule that this thread's last call ran
-  m.def("last_cuda_graph() -> bool");    // whether it launched its steps as one graph
+  m.def("cuda_architectures() -> str");           // compute capabilities that there are kernels for
+  m.def("last_cuda_plan() -> str");               // the schedule that this thread's last call ran
+  m.def("last_cuda_graph() -> bool");             // whether it launched its steps as one graph
+  m.def("cuda_self_tests(int device) -> str[]");  // a line a family of kernels that was tested
   // Environment variables that are obeyed; set_variable changes what one of them said.
   m.def("variable_names() -> str[]");
   m.def("set_variable(str name, str value) -> ()");

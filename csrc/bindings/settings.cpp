@@ -4,6 +4,7 @@
 #include <torch/library.h>
 
 #include <atomic>
+#include <charconv>
 #include <cstdlib>
 #include <mutex>
 #include <string_view>
@@ -20,6 +21,9 @@ constexpr Variable kVariables[] = {
     {"FUSEDRNN_SCHEDULE", &Settings::schedule},
     {"FUSEDRNN_CUDA_GRAPH", &Settings::cuda_graph},
     {"FUSEDRNN_DEBUG", &Settings::debug},
+    {"FUSEDRNN_CUDA_SELFTEST", &Settings::cuda_selftest},
+    {"FUSEDRNN_CHUNK_BYTES", &Settings::chunk_bytes},
+    {"NVIDIA_TF32_OVERRIDE", &Settings::nvidia_tf32_override},
 };
 
 const Settings* read_environment() {
@@ -51,6 +55,17 @@ void set_variable(std::string_view name, std::string value) {
 }  // namespace
 
 const Settings& settings() { return *current.load(std::memory_order_acquire); }
+
+int64_t chosen_chunk_bytes() {
+  const std::string& text = settings().chunk_bytes;
+  if (text.empty()) return 0;
+  int64_t bytes = 0;
+  const char* end = text.data() + text.size();
+  const auto [read, error] = std::from_chars(text.data(), end, bytes);
+  TORCH_CHECK_VALUE(error == std::errc{} && read == end && bytes > 0,
+                    "FUSEDRNN_CHUNK_BYTES: expected a positive number of bytes, got '", text, "'");
+  return bytes;
+}
 
 TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
   m.impl("set_variable", [](std::string_view name, std::string_view value) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <initializer_list>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "cuda/cuda_forward.h"
@@ -59,7 +60,7 @@ class Backward {
   void run_part() {
     if (layer_.is_single_block()) {
       sweep();
-    } else if (layer_.plan.recording != Recording::kNever) {
+    } else if (layer_.is_fused()) {
       steps_together();
     } else {
       for (int64_t s = part_end_ - 1; s >= last_step() && layer_.status.ok; --s) step(s);
@@ -334,10 +335,20 @@ class Backward {
   }
 
   void steps_together() {
-    std::vector<BackwardStepArgs> args;
-    args.reserve(static_cast<size_t>(part_end_ - last_step()));
-    for (int64_t s = part_end_ - 1; s >= last_step(); --s) args.push_back(step_args(s));
-    layer_.launch_together(layer_.kernels.cell.backward_step, args);
+    // Steps differ in their rows, and in where the gradients of the step after lie: in the chunk,
+    // or for its last step, those that the chunk after has left.
+    SequenceKey key;
+    key.add(sizes_);
+    key.add(end_);
+    key.add(int64_t{wants_first_h()});
+    for (int d = 0; d < layer_.directions; ++d) {
+      key.add(buffers_[d]);
+      key.add(dgr_end_[d]);
+      key.add_steps(layer_.steps[d], last_step(), part_end_);
+    }
+    layer_.launch_together(layer_.kernels.cell.backward_step, std::move(key),
+                           part_end_ - last_step(),
+                           [&](int64_t i) { return step_args(part_end_ - 1 - i); });
   }
 
   void step(int64_t s) {

@@ -4,7 +4,7 @@
 #include "cuda/cuda_forward.h"
 
 #include <algorithm>
-#include <vector>
+#include <utility>
 
 #include "cuda/cuda_library.h"
 
@@ -42,7 +42,7 @@ void CudaForwardPass::run_steps(int64_t begin, int64_t end) {
     if (chunk != projected_chunk_) project_input(chunk);
     if (layer_.is_single_block()) {
       sweep(begin, part_end);
-    } else if (layer_.plan.recording != Recording::kNever) {
+    } else if (layer_.is_fused()) {
       steps_together(begin, part_end);
     } else {
       for (int64_t s = begin; s < part_end && layer_.status.ok; ++s) step(s);
@@ -139,10 +139,15 @@ ForwardStepArgs CudaForwardPass::step_args(int64_t s) const {
 }
 
 void CudaForwardPass::steps_together(int64_t begin, int64_t end) {
-  std::vector<ForwardStepArgs> args;
-  args.reserve(static_cast<size_t>(end - begin));
-  for (int64_t s = begin; s < end; ++s) args.push_back(step_args(s));
-  layer_.launch_together(layer_.kernels.cell.forward_step, args);
+  // Steps differ in their rows, and the first one may have another c before it.
+  SequenceKey key;
+  key.add(sizes_);
+  for (int d = 0; d < layer_.directions; ++d) {
+    key.add(buffers_at(d, begin));
+    key.add_steps(layer_.steps[d], begin, end);
+  }
+  layer_.launch_together(layer_.kernels.cell.forward_step, std::move(key), end - begin,
+                         [&](int64_t i) { return step_args(begin + i); });
 }
 
 void CudaForwardPass::step(int64_t s) {

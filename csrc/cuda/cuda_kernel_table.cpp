@@ -9,7 +9,7 @@ namespace {
 
 template <template <class> class Cell>
 CudaCellKernels kernels_of(CellTag<Cell>, DType dtype) {
-  return cell_kernels<Cell>(dtype);
+  return visit_dtype(dtype, [](auto storage) { return cell_kernels<Cell, decltype(storage)>(); });
 }
 
 }  // namespace

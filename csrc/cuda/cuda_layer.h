@@ -2,7 +2,9 @@
 // Everything is enqueued; the first error is kept, and nothing is enqueued after it.
 #pragma once
 
+#include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "cells/registry.h"
@@ -25,6 +27,31 @@ Status run_forward(const LayerForwardArgs* args, int directions, const CudaPlan&
                    const CudaKernels& kernels, CudaRuntime& runtime);
 Status run_backward(const LayerBackwardArgs* args, int directions, const CudaPlan& plan,
                     const CudaPlan& forward_plan, const CudaKernels& kernels, CudaRuntime& runtime);
+
+// What decides the arguments of a sequence of kernels, as bytes.
+class SequenceKey {
+ public:
+  template <class T>
+  void add(const T& value) {
+    static_assert(std::has_unique_object_representations_v<T>, "equal values have equal bytes");
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
+  }
+  // The rows of the sweep steps [begin, end) and of their neighbours.
+  void add_steps(const Steps& steps, int64_t begin, int64_t end) {
+    const bool is_packed = steps.offsets != nullptr;
+    for (int64_t value : {begin, end, steps.seq_len, steps.batch_size, int64_t{is_packed}}) {
+      add(value);
+    }
+    add(steps.direction);
+    if (!is_packed) return;
+    add(steps.row(begin < 0 ? 0 : begin));
+    for (int64_t s = begin - 1; s <= end; ++s) add(steps.rows(s));
+  }
+  const std::string& bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
 
 class CudaLayer {
  public:
@@ -63,32 +90,47 @@ class CudaLayer {
     if (status.ok) status = launched;
   }
 
-  // Launches the kernel of each of these steps, together.
-  template <class Args>
-  void launch_together(Status (*launch_step)(const Args&, int, StepForm, Stream),
-                       const std::vector<Args>& step_args) {
-    static_assert(std::has_unique_object_representations_v<Args>,
-                  "a sequence of kernels is known by the bytes of their arguments");
+  // Launches the kernels of so many steps of per_step/fused, one after the other; args_of(i) is
+  // given to the i-th. What decides those arguments is in the key.
+  template <class Args, class ArgsOf>
+  void launch_together(Status (*launch_step)(const Args&, int, StepForm, Stream), SequenceKey key,
+                       int64_t kernels, const ArgsOf& args_of) {
     if (!status.ok) return;
+    FusedStep fused{plan.on_tensor_cores ? StepMath::kTensor : StepMath::kFma, StepStart::kAlone,
+                    plan.row_tile};
+    key.add(reinterpret_cast<const void*>(launch_step));
+    key.add(shape.cell);
+    key.add(dtype);
+    key.add(int64_t{directions});
+    key.add(kernels);
+    key.add(fused);
+    key.add(int64_t{plan.programmatic});
     const auto enqueue = [&](Stream on) {
       Status launched;
-      for (const Args& args : step_args) {
-        if (launched.ok) launched = launch_step(args, directions, plan.form, on);
+      for (int64_t i = 0; launched.ok && i < kernels; ++i) {
+        Args args = args_of(i);
+        args.fused = fused;
+        if (plan.programmatic && i > 0) args.fused.start = StepStart::kAfterStep;
+        launched = launch_step(args, directions, StepForm::kFused, on);
       }
       return launched;
     };
-    note(runtime.launch_together({reinterpret_cast<const void*>(launch_step), directions,
-                                  step_args.data(), step_args.size() * sizeof(Args),
-                                  static_cast<int64_t>(step_args.size()),
-                                  plan.recording == Recording::kAlways, enqueue}));
+    if (plan.recording == Recording::kNever) {
+      note(enqueue(stream));
+    } else {
+      note(runtime.launch_together(
+          {key.bytes(), kernels, plan.recording == Recording::kAlways, enqueue}));
+    }
   }
 
   // Rows of the sweep steps [begin, end) of a direction.
   RowRange chunk_rows(int direction, int64_t begin, int64_t end) const;
 
   bool is_single_block() const { return plan.schedule == Schedule::kSingleBlock; }
+  // Whether a step is one kernel.
+  bool is_fused() const { return !is_single_block() && plan.form == StepForm::kFused; }
   // Whether a step's product is the runtime's.
-  bool has_step_product() const { return !is_single_block() && plan.form == StepForm::kProduct; }
+  bool has_step_product() const { return !is_single_block() && !is_fused(); }
 
   Status status;
   const LayerShape& shape;  // of direction 0

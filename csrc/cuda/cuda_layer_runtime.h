@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string_view>
 
 #include "common/status.h"
 #include "common/types.h"
+#include "cuda/device/stream.h"
 
 namespace fusedrnn {
 
@@ -28,17 +30,14 @@ struct GemmArgs {
   int64_t ldc;
 };
 
-// Kernels that follow each other. Those with equal `launcher`, `directions` and bytes at `args`
-// are the same kernels with the same arguments.
+// Kernels that follow each other. Those with an equal key are the same kernels with the same
+// arguments.
 struct KernelSequence {
-  const void* launcher;  // the function that launches each of them
-  int directions;
-  const void* args;   // of all of them
-  size_t args_bytes;  // which have no padding
-  int64_t kernels;    // how many
-  bool record_now;    // as Recording::kAlways
-  // Launches them, and does nothing else, on this cudaStream_t.
-  std::function<Status(void* stream)> enqueue;
+  std::string_view key;
+  int64_t kernels;  // how many
+  bool record_now;  // as Recording::kAlways
+  // Launches them, and does nothing else.
+  std::function<Status(Stream)> enqueue;
 };
 
 class CudaRuntime {
@@ -59,6 +58,13 @@ class CudaRuntime {
   virtual Status launch_together(const KernelSequence& sequence) {
     return sequence.enqueue(stream());
   }
+};
+
+// A runtime that can also copy; both wait for the stream. Self-tests have one.
+class RuntimeWithCopies : public CudaRuntime {
+ public:
+  virtual Status to_device(void* device, const void* host, size_t bytes) = 0;
+  virtual Status to_host(void* host, const void* device, size_t bytes) = 0;
 };
 
 }  // namespace fusedrnn

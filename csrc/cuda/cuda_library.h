@@ -1,5 +1,5 @@
-// Entry points of the CUDA library: the only header of cuda/ that the bindings include besides
-// cuda_layer_runtime.h.
+// Entry points of the CUDA library. The bindings also include cuda_layer_runtime.h, which they
+// implement, launch_graphs.h and self_test.h.
 #pragma once
 
 #include "common/args.h"

@@ -5,8 +5,20 @@
 #include <cstring>
 
 #include "cuda/cuda_library.h"
+#include "cuda/device/launch_shape.h"
 
 namespace fusedrnn {
+
+namespace {
+
+// 90 for compute capability 9.0.
+int newest_compiled_arch() {
+  int newest = 0;
+  for (int arch : {__CUDA_ARCH_LIST__}) newest = arch > newest ? arch : newest;
+  return newest / 10;
+}
+
+}  // namespace
 
 Status query_cuda(int device, CudaInfo* info) {
   cudaError_t error = cudaSuccess;
@@ -22,6 +34,13 @@ Status query_cuda(int device, CudaInfo* info) {
   info->smem_bytes_per_block = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   info->smem_bytes_per_sm = attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   info->l2_bytes = attribute(cudaDevAttrL2CacheSize);
+  info->registers_per_sm = attribute(cudaDevAttrMaxRegistersPerMultiprocessor);
+  info->cooperative = attribute(cudaDevAttrCooperativeLaunch) != 0;
+  // The most of the architecture; whether so many fit at once is asked of a kernel.
+  const bool has_clusters = attribute(cudaDevAttrClusterLaunch) != 0;
+  info->max_cluster = !has_clusters ? 1 : info->sm_arch / 10 == 12 ? 8 : kMaxCluster;
+  // Code of an older architecture, compiled anew for a later one, would not wait.
+  info->programmatic = info->sm_arch >= 90 && newest_compiled_arch() >= 90;
   info->clock_ghz = attribute(cudaDevAttrClockRate) * 1e-6;  // of kHz
   // There are two transfers a clock, of so many bits each.
   info->memory_bytes_per_second = 2e3 * attribute(cudaDevAttrMemoryClockRate) *

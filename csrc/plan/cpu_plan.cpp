@@ -89,6 +89,7 @@ int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
   if (rows < kMinChunkRows) rows = kMinChunkRows;
   const int64_t most = cpu.l3_bytes / 2 / row_bytes;
   if (rows > most) rows = most > kMinChunkRows / 4 ? most : kMinChunkRows / 4;
+  if (problem.chunk_bytes > 0) rows = problem.chunk_bytes / row_bytes;
   const int64_t rows_of_step = ceil_div(problem.total_rows, problem.seq_len);
   const int64_t steps = rows > rows_of_step ? rows / rows_of_step : 1;
   return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));

@@ -1,13 +1,15 @@
 // The time model of CUDA schedules: seconds of a pass over all directions of a layer.
 //
 // A step of the recurrence costs its kernels' launches, or, where the sequence is one kernel, a
-// barrier of its blocks, and the larger part of its arithmetic and its weight traffic. What is
-// not recurrent is the same for all schedules.
+// barrier of its blocks, and the larger part of the instructions that its kernel issues, of its
+// arithmetic and of its weight traffic. Instructions are those of the machine code
+// (cuda_kernel_costs.h). What is not recurrent is the same for all schedules.
 //
 // Nothing here was measured: the rates are those of the makers' tables, the latencies and shares
 // are assumptions. They rank schedules until a GPU has given figures.
 #include "cells/registry.h"
 #include "plan/arithmetic.h"
+#include "plan/cuda_kernel_costs.h"
 #include "plan/cuda_plan.h"
 
 namespace fusedrnn {
@@ -37,10 +39,8 @@ constexpr double kProductCallSeconds = 5e-6;
 // from torch's allocator.
 constexpr double kGraphKernelSeconds = 1.3e-6;
 constexpr double kGraphLaunchSeconds = 15e-6;
-// Shares of the rates that large products, small ones and our own loops reach.
+// Share of the rates that large products and small ones reach.
 constexpr double kLargeProductShare = 0.7;
-constexpr double kFusedShare = 0.4;
-constexpr double kSingleBlockShare = 0.5;
 // A product's block computes so many rows and columns: fewer blocks than SMs leave some idle.
 constexpr double kProductTile = 64;
 // Bytes a clock that an SM reads from L2 and from its shared memory.
@@ -48,9 +48,25 @@ constexpr double kL2BytesPerClock = 48;
 constexpr double kSmemBytesPerClock = 128;
 // Share of L2 that is left for weights.
 constexpr double kUsableL2 = 0.7;
-// Clocks of a step of single_block besides its product: barrier, gate mathematics, the latency
-// of its loops.
-constexpr double kStepClocks = 700;
+// Warp instructions that an SM issues a clock; with fewer than kBusyWarps warps for each of its
+// schedulers some wait for their operands.
+constexpr double kIssuedPerClock = 4;
+constexpr double kBusyWarps = 1.5;
+// Clocks of an iteration of the fused product besides its instructions: its barriers, and what is
+// left of the latency of its loads; on tensor cores there are no barriers.
+constexpr double kTileClocks = 150;
+// Clocks of a step besides its instructions, within a kernel and as a kernel of its own: barriers,
+// the latency of what it loads and stores.
+constexpr double kStepClocks = 300;
+constexpr double kKernelClocks = 700;
+// Registers of a thread of single_block.
+constexpr int kSingleBlockRegisters = 65536 / kSingleBlockMaxThreads;
+// Of a device that does not tell.
+constexpr double kUnknownClock = 1.5e9;
+constexpr double kUnknownBandwidth = 0.3e12;
+// Below compute capability 8.0 tensor cores have no bfloat16, and shuffles make up for it.
+constexpr double kEmulatedInstructions = 8;
+constexpr double kWarpSize = 32;
 constexpr int64_t kReservedSmemBytes = 1024;  // that a block takes besides what it asks for
 constexpr int64_t kThreadsOfSm = 1024;        // no fewer on any architecture
 
@@ -63,6 +79,25 @@ const SmRates& rates_of(int sm_arch) {
 }
 
 double larger(double a, double b) { return a > b ? a : b; }
+double at_least_one(double value) { return larger(value, 1); }
+
+// The kernel's row in the table, of as many gates as there is one with; null where it has none.
+const KernelCost* find_cost(KernelForm form, Pass pass, const Problem& problem, int rows) {
+  const int gates = cell_info(problem.cell).gates;
+  const int storage = static_cast<int>(dtype_bytes(problem.dtype));
+  const KernelCost* found = nullptr;
+  for (const KernelCost& cost : kKernelCosts) {
+    if (cost.form != form || cost.pass != pass || cost.rows != rows ||
+        cost.storage_bytes != storage) {
+      continue;
+    }
+    const auto distance = [&](const KernelCost& of) {
+      return of.gates > gates ? of.gates - gates : gates - of.gates;
+    };
+    if (found == nullptr || distance(cost) < distance(*found)) found = &cost;
+  }
+  return found;
+}
 double whole(double items, double group) {
   return static_cast<double>(static_cast<int64_t>((items + group - 1) / group));
 }
@@ -72,9 +107,12 @@ class CudaModel {
   CudaModel(const Problem& problem, Pass pass, const CudaInfo& device)
       : problem_(problem),
         device_(device),
+        pass_(pass),
         backward_(pass == Pass::kBackward),
-        clock_(device.clock_ghz * 1e9),
-        sms_(device.sm_count),
+        clock_(device.clock_ghz > 0 ? device.clock_ghz * 1e9 : kUnknownClock),
+        bandwidth_(device.memory_bytes_per_second > 0 ? device.memory_bytes_per_second
+                                                      : kUnknownBandwidth),
+        sms_(at_least_one(device.sm_count)),
         gates_(cell_info(problem.cell).gates),
         hidden_(static_cast<double>(problem.hidden_size)),
         output_(static_cast<double>(problem.output_size())),
@@ -105,18 +143,24 @@ class CudaModel {
   }
 
   double per_step_fused(const CudaSizes& sizes) const {
-    const double rows = rows_ / steps_;
-    const double row_tiles = whole(rows, kFusedRows);
-    const double blocks = directions_ * row_tiles * whole(hidden_, kFusedUnits);
-    const double arithmetic = gates_ * hidden_ * kFusedUnits * kFusedRows / (fma_ * kFusedShare);
+    const double rows = at_least_one(rows_ / steps_);
+    const bool tensor = sizes.row_tile > 0;
+    const double block_rows = tensor ? sizes.row_tile : kFusedRows;
+    const double units = tensor ? kTensorUnits[static_cast<int>(pass_)] : kFusedUnits;
+    const double row_tiles = whole(rows, block_rows);
+    const double blocks = directions_ * row_tiles * whole(hidden_, units);
+    const double fmas = gates_ * hidden_ * units * block_rows;  // of a block
+    const KernelForm form = tensor ? KernelForm::kFusedTensor : KernelForm::kFused;
+    const double clocks =
+        kernel_clocks(find_cost(form, pass_, problem_, sizes.row_tile), fmas, kFusedThreads,
+                      whole(blocks, sms_), 2, tensor ? product_ : fma_, tensor ? 0 : kTileClocks);
     const double traffic = row_tiles * l2_clocks(directions_ * weights() * storage_);
-    const double clocks = larger(whole(blocks, sms_) * arithmetic, traffic);
+    const double step = (larger(clocks, traffic) + kKernelClocks) / clock_;
     if (sizes.recording == Recording::kNever) {
-      return outside() + steps_ * (kKernelSeconds + clocks / clock_);
+      return outside() + steps_ * (kKernelSeconds + step);
     }
     const double graphs = whole(steps_, static_cast<double>(sizes.chunk_steps));
-    return outside() + graphs * kGraphLaunchSeconds +
-           steps_ * (kGraphKernelSeconds + clocks / clock_);
+    return outside() + graphs * kGraphLaunchSeconds + steps_ * (kGraphKernelSeconds + step);
   }
 
   double single_block(const CudaSizes& sizes) const {
@@ -126,14 +170,21 @@ class CudaModel {
     const double on_sm = whole(blocks, sms_);
     int64_t fit = device_.smem_bytes_per_sm / (sizes.smem_bytes + kReservedSmemBytes);
     if (fit > kThreadsOfSm / sizes.threads) fit = kThreadsOfSm / sizes.threads;
+    const int64_t registers = int64_t{kSingleBlockRegisters} * sizes.threads;
+    if (device_.registers_per_sm > 0 && fit > device_.registers_per_sm / registers) {
+      fit = device_.registers_per_sm / registers;
+    }
     if (fit < 1) fit = 1;
     const double resident = smaller(on_sm, static_cast<double>(fit));
-    const double lanes = smaller(fma_, sizes.threads * fma_ / 128);
-    const double arithmetic = weights() * sizes.batch_tile / (lanes * kSingleBlockShare);
+    // Idle lanes of the last warp issue as well.
+    const double fmas = gates_ * hidden_ * sizes.thread_rows * sizes.threads;
+    const KernelCost* cost =
+        find_cost(KernelForm::kSingleBlock, pass_, problem_, sizes.thread_rows);
+    const double clocks = kernel_clocks(cost, fmas, sizes.threads, resident, kBusyWarps, fma_, 0);
     // A row group reads all weights, four bytes a lane and clock at most.
     const double groups = static_cast<double>(sizes.threads) / sizes.unit_threads;
-    const double traffic = groups * weights() * larger(storage_, 4) / kSmemBytesPerClock;
-    const double step = kStepClocks + resident * larger(arithmetic, traffic);
+    const double traffic = resident * groups * weights() * larger(storage_, 4) / kSmemBytesPerClock;
+    const double step = kStepClocks + larger(clocks, traffic);
     const double load = l2_clocks(blocks * weights() * storage_);
     return outside() + kKernelSeconds + (whole(on_sm, resident) * steps_ * step + load) / clock_;
   }
@@ -141,11 +192,26 @@ class CudaModel {
  private:
   double weights() const { return gates_ * hidden_ * output_; }
 
+  // Clocks in which an SM runs a step in so many of its blocks: what they issue, with at least
+  // `warps` warps a scheduler, or their multiply-adds at `rate` a clock.
+  double kernel_clocks(const KernelCost* cost, double fmas, int threads, double blocks,
+                       double warps, double rate, double iteration_clocks) const {
+    const double floor = blocks * fmas / rate;
+    if (cost == nullptr || cost->fmas == 0) return floor;
+    const double iterations = fmas / (static_cast<double>(cost->fmas) * threads);
+    const double of_scheduler = larger(warps, blocks * threads / kWarpSize / kIssuedPerClock);
+    double instructions = iterations * cost->loop + cost->around * gates_ / cost->gates;
+    if (problem_.dtype == DType::kBFloat16 && cost->form == KernelForm::kFusedTensor &&
+        device_.sm_arch < 80) {
+      instructions *= kEmulatedInstructions;
+    }
+    return larger(floor, of_scheduler * instructions) + iterations * iteration_clocks;
+  }
+
   // Clocks in which the whole device reads so many bytes of weights, the same in every step.
   double l2_clocks(double bytes) const {
     const double cached = smaller(bytes, kUsableL2 * static_cast<double>(device_.l2_bytes));
-    return cached / (kL2BytesPerClock * sms_) +
-           (bytes - cached) / device_.memory_bytes_per_second * clock_;
+    return cached / (kL2BytesPerClock * sms_) + (bytes - cached) / bandwidth_ * clock_;
   }
 
   // Of the multiply-adds of products of whole sequences.
@@ -172,13 +238,19 @@ class CudaModel {
 
   double pointwise(double rows) const {
     const double values = directions_ * rows * hidden_ * (2 * gates_ + 4);
-    return kKernelSeconds + values * accum_ / (kL2BytesPerClock * sms_ * clock_);
+    const double traffic = values * accum_ / (kL2BytesPerClock * sms_);
+    const double warps = directions_ * rows * hidden_ / kWarpSize / sms_;
+    const KernelCost* cost = find_cost(KernelForm::kPointwise, pass_, problem_, 0);
+    const double issue = cost == nullptr ? 0 : larger(warps / kIssuedPerClock, 1) * cost->around;
+    return kKernelSeconds + (larger(traffic, issue) + kKernelClocks) / clock_;
   }
 
   const Problem& problem_;
   const CudaInfo& device_;
+  Pass pass_;
   bool backward_;
-  double clock_;  // a second
+  double clock_;      // a second
+  double bandwidth_;  // bytes a second
   double sms_;
   double gates_;
   double hidden_;
@@ -193,6 +265,10 @@ class CudaModel {
 };
 
 }  // namespace
+
+bool has_tensor_kernel(const Problem& problem, Pass pass, int rows) {
+  return find_cost(KernelForm::kFusedTensor, pass, problem, rows) != nullptr;
+}
 
 double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,
                              const CudaSizes& sizes) {

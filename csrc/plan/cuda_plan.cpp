@@ -17,6 +17,11 @@ constexpr int64_t kChunkBytes = int64_t{256} << 20;
 
 constexpr int kWarp = 32;
 
+// By half the rows of a thread.
+constexpr const char* kSingleBlockInstances[] = {"single_block, 1 row a thread",
+                                                 "single_block, 2 rows a thread",
+                                                 "single_block, 4 rows a thread"};
+
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 int64_t kib(int64_t bytes) { return ceil_div(bytes, 1024); }
 
@@ -26,7 +31,8 @@ int64_t choose_chunk_steps(const Problem& problem) {
   const int64_t row_bytes = problem.directions * cell_info(problem.cell).gates *
                             problem.hidden_size * accum_bytes(problem.dtype);
   const int64_t step_bytes = row_bytes * ceil_div(problem.total_rows, problem.seq_len);
-  const int64_t steps = step_bytes < kChunkBytes ? kChunkBytes / step_bytes : 1;
+  const int64_t bytes = problem.chunk_bytes > 0 ? problem.chunk_bytes : kChunkBytes;
+  const int64_t steps = step_bytes < bytes ? bytes / step_bytes : 1;
   return ceil_div(problem.seq_len, ceil_div(problem.seq_len, steps));
 }
 
@@ -45,11 +51,41 @@ struct CudaPlanner {
       return {"projection: only per_step/product has it"};
     }
     if (idx == kSingleBlock) return consider_single_block(sizes, seconds);
-    if (idx == kFused) {
-      sizes->batch_tile = kFusedRows;
-      sizes->threads = kFusedThreads;
+    sizes->instance = "pointwise";
+    if (idx == kProduct) return consider_per_step(sizes, seconds);
+    return consider_fused(sizes, seconds);
+  }
+
+  // The kernel of least modelled time among those that are compiled: 16-bit types have only those
+  // on tensor cores, and float32 has them where its products may round to TF32.
+  Reason consider_fused(CudaSizes* sizes, double* seconds) const {
+    const bool rounds = problem.dtype == DType::kFloat32 && device.allow_tf32;
+    const bool may = dtype_bytes(problem.dtype) == 2 || (rounds && device.sm_arch >= 80);
+    sizes->threads = kFusedThreads;
+    sizes->programmatic = device.programmatic;
+    CudaSizes best = *sizes;
+    best.batch_tile = kFusedRows;
+    best.instance = "fused";
+    Reason reason;
+    bool has_any = false;
+    for (int tiles = 1; may && tiles <= 2; ++tiles) {
+      CudaSizes tried = *sizes;
+      tried.batch_tile = tried.row_tile = tiles * kTensorRows;
+      if (!has_tensor_kernel(problem, pass, tried.row_tile)) continue;
+      tried.on_tensor_cores = true;
+      tried.instance =
+          tiles == 1 ? "fused on tensor cores, 16 rows" : "fused on tensor cores, 32 rows";
+      double its_seconds = 0;
+      reason = consider_per_step(&tried, &its_seconds);
+      if (reason.format != nullptr) return reason;
+      if (has_any && its_seconds >= *seconds) continue;
+      has_any = true;
+      best = tried;
+      *seconds = its_seconds;
     }
-    return consider_per_step(sizes, seconds);
+    if (!has_any) reason = consider_per_step(&best, seconds);
+    *sizes = best;
+    return reason;
   }
 
   // The tile of least modelled time among those that fit.
@@ -70,6 +106,7 @@ struct CudaPlanner {
         tried.threads = tried.unit_threads * row_groups;
         tried.thread_rows = thread_rows;
         tried.batch_tile = thread_rows * row_groups;
+        tried.instance = kSingleBlockInstances[thread_rows / 2];
         tried.smem_bytes = single_block_smem_bytes(problem, pass, tried.batch_tile);
         const bool wasteful = tried.batch_tile > 1 && tried.batch_tile >= 2 * problem.batch_size;
         if (tried.threads > kSingleBlockMaxThreads || wasteful ||
@@ -160,7 +197,9 @@ size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device
                  plan.batch_tile == 1 ? "" : "s", plan.threads,
                  static_cast<long long>(kib(plan.smem_bytes)));
   } else if (plan.form == StepForm::kFused) {
-    writer.write(", blocks of %d units and %d rows", kFusedUnits, kFusedRows);
+    const int units = plan.row_tile > 0 ? kTensorUnits[static_cast<int>(pass)] : kFusedUnits;
+    writer.write(", blocks of %d units and %d rows%s", units, plan.batch_tile,
+                 plan.row_tile > 0 ? " on tensor cores" : "");
   }
   if (plan.recording != Recording::kNever) writer.write(", recorded as a graph");
   writer.write("\n%s: %lld steps at once\n", forward ? "input projection" : "weight gradients",

@@ -36,6 +36,11 @@ constexpr int kFusedRows = 8;    // batch rows
 constexpr int kFusedDepth = 32;  // of the product at once in shared memory
 constexpr int kFusedThreads = 256;
 
+// The same kernels on tensor cores: units of a block, by Pass, and the rows of a tile, of which a
+// block has one or two.
+constexpr int kTensorUnits[] = {8, 16};
+constexpr int kTensorRows = 16;
+
 // single_block: a thread owns one hidden unit with all its gates for so many rows at most, 4 of
 // float and 2 of double, whose sums still fit in its registers.
 constexpr int max_thread_rows(DType dtype) { return static_cast<int>(16 / accum_bytes(dtype)); }
@@ -45,6 +50,10 @@ struct CudaSizes {
   Schedule schedule;  // kPerStep or kSingleBlock
   StepForm form;      // per_step only
   Recording recording;
+  bool programmatic;     // fused: a step may begin before the one before has ended
+  const char* instance;  // the compiled kernel of a step, by its form and size
+  bool on_tensor_cores;  // fused, of float32: products round to TF32; 16-bit types always are there
+  int row_tile;  // fused on tensor cores: rows of a block, as the kernel has them; 0: it chooses
   Candidate not_recorded;  // per_step that is not: a graph, as it was considered
   // single_block: a block has batch_tile rows of one direction. Its threads are row groups of
   // `unit_threads`, hidden_size rounded up to whole warps; each thread has thread_rows rows.
@@ -77,6 +86,10 @@ Status make_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
 // As print_plan.
 size_t print_cuda_plan(const Problem& problem, Pass pass, const CudaInfo& device,
                        const CudaPlan& plan, char* text, size_t size);
+
+// Whether the table of kernels has one on tensor cores for the fused steps of the pass, whose
+// blocks have so many rows.
+bool has_tensor_kernel(const Problem& problem, Pass pass, int rows);
 
 // Time model (cuda_cost.cpp): seconds of a pass over all directions with those sizes.
 double modelled_cuda_seconds(const Problem& problem, Pass pass, const CudaInfo& device,

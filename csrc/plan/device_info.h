@@ -24,9 +24,13 @@ struct CudaInfo {
   int64_t smem_bytes_per_block;  // the most that a kernel can ask for (opt-in)
   int64_t smem_bytes_per_sm;
   int64_t l2_bytes;
-  double clock_ghz;  // of the SMs, boost
-  double memory_bytes_per_second;
-  bool allow_tf32;  // float32 products may round their inputs, as torch is set now
+  double clock_ghz;                // of the SMs, boost; 0 where the device does not tell
+  double memory_bytes_per_second;  // 0 likewise
+  bool allow_tf32;                 // float32 products may round their inputs, as torch is set now
+  int registers_per_sm;
+  int max_cluster;    // blocks of a cluster, 1 where there are none
+  bool cooperative;   // blocks of a launch may wait for each other
+  bool programmatic;  // a kernel may begin before the one before has ended, and ours wait for it
 };
 
 }  // namespace fusedrnn

@@ -21,6 +21,7 @@ struct Problem {
   bool packed;                                // steps have rows of their own: batch_sizes are given
   bool runs_forward = true;                   // false: a backward that recomputes nothing
   WeightFormat format = WeightFormat::kSame;  // of the weights
+  int64_t chunk_bytes = 0;  // that input projections may take at once; 0: as the planner likes
 
   int64_t output_size() const { return proj_size > 0 ? proj_size : hidden_size; }
 };

@@ -402,13 +402,31 @@ TEST(printing_stops_at_the_end_of_its_buffer) {
 }
 
 // The makers' figures of GPUs that are not at hand.
-constexpr CudaInfo kH200{"NVIDIA H200", 90, 132, 232448, 233472, 60 << 20, 1.98, 4.8e12, false};
-constexpr CudaInfo kA100{"NVIDIA A100", 80, 108, 166912, 167936, 40 << 20, 1.41, 2.0e12, false};
-constexpr CudaInfo kRtx4090{"NVIDIA RTX 4090", 89,   128,     101376, 102400,
-                            72 << 20,          2.52, 1.01e12, false};
-constexpr CudaInfo kL4{"NVIDIA L4", 89, 58, 101376, 102400, 48 << 20, 2.04, 0.3e12, false};
-constexpr CudaInfo kV100{"NVIDIA V100", 70, 80, 98304, 98304, 6 << 20, 1.53, 0.9e12, false};
-constexpr CudaInfo kGpus[] = {kH200, kA100, kRtx4090, kL4, kV100};
+constexpr CudaInfo gpu(const char* name, int arch, int sms, int smem_kb, int l2_mb,
+                       double clock_ghz, double bandwidth) {
+  CudaInfo info{};
+  for (int i = 0; name[i] != 0; ++i) info.name[i] = name[i];
+  info.sm_arch = arch;
+  info.sm_count = sms;
+  info.smem_bytes_per_block = smem_kb * 1024;
+  info.smem_bytes_per_sm = (smem_kb + 1) * 1024;
+  info.l2_bytes = static_cast<int64_t>(l2_mb) << 20;
+  info.clock_ghz = clock_ghz;
+  info.memory_bytes_per_second = bandwidth;
+  info.registers_per_sm = 65536;
+  info.max_cluster = arch < 90 ? 1 : arch < 120 ? 16 : 8;
+  info.cooperative = true;
+  info.programmatic = arch >= 90;
+  return info;
+}
+constexpr CudaInfo kH200 = gpu("NVIDIA H200", 90, 132, 227, 60, 1.98, 4.8e12);
+constexpr CudaInfo kA100 = gpu("NVIDIA A100", 80, 108, 163, 40, 1.41, 2.0e12);
+constexpr CudaInfo kRtx4090 = gpu("NVIDIA RTX 4090", 89, 128, 99, 72, 2.52, 1.01e12);
+constexpr CudaInfo kL4 = gpu("NVIDIA L4", 89, 58, 99, 48, 2.04, 0.3e12);
+constexpr CudaInfo kRtx5090 = gpu("NVIDIA RTX 5090", 120, 170, 99, 96, 2.41, 1.79e12);
+constexpr CudaInfo kB200 = gpu("NVIDIA B200", 100, 148, 227, 126, 1.97, 8.0e12);
+constexpr CudaInfo kV100 = gpu("NVIDIA V100", 70, 80, 96, 6, 1.53, 0.9e12);
+constexpr CudaInfo kGpus[] = {kH200, kA100, kRtx4090, kL4, kRtx5090, kB200, kV100};
 constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
@@ -487,6 +505,36 @@ TEST(every_cuda_plan_is_one_that_can_run) {
     CHECK(plan.batch_tile == 1 || plan.batch_tile < 2 * problem.batch_size);
     CHECK(plan.smem_bytes == single_block_smem_bytes(problem, pass, plan.batch_tile));
     CHECK(plan.smem_bytes <= gpu.smem_bytes_per_block);
+  });
+}
+
+TEST(a_device_that_tells_nothing_has_a_plan_all_the_same) {
+  CudaInfo silent{};
+  silent.sm_arch = 90;
+  silent.smem_bytes_per_block = 48 * 1024;
+  for (const char* forced : {"", "per_step/product", "per_step/fused", "single_block"}) {
+    for (Pass pass : kPasses) {
+      for (DType dtype : kDTypes) {
+        const Problem problem = training_problem(kind_of<Gru>, dtype, 100, 16, 32);
+        const CudaPlan plan = cuda_plan_of(problem, pass, silent, forced);
+        CHECK(std::isfinite(plan.modelled_seconds) && plan.modelled_seconds > 0);
+        for (const Candidate& other : plan.rejections) CHECK(std::isfinite(other.modelled_seconds));
+      }
+    }
+  }
+}
+
+TEST(a_cuda_plan_names_the_kernel_it_wants) {
+  for_each_cuda_case([](const Problem& problem, Pass pass, const CudaInfo& gpu) {
+    const CudaPlan plan = cuda_plan_of(problem, pass, gpu);
+    const std::string instance = plan.instance;
+    if (plan.schedule == Schedule::kSingleBlock) {
+      CHECK(instance.find("single_block, " + std::to_string(plan.thread_rows)) == 0);
+    } else {
+      CHECK(instance.find(plan.form == StepForm::kFused ? "fused" : "pointwise") == 0);
+      CHECK((plan.row_tile > 0) == (instance.find("tensor cores") != std::string::npos));
+    }
+    CHECK(!plan.programmatic || (gpu.programmatic && plan.form == StepForm::kFused));
   });
 }
 

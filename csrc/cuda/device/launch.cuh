@@ -7,9 +7,9 @@
 //     static FUSEDRNN_DEV void run(const Args&);   // what a thread does
 //   };
 //
-// The launch is asynchronous on the stream and allocates nothing. A grid without blocks is
-// nothing to do. An error is CUDA's, with the kernel's name; it is not left behind for the next
-// call that asks CUDA.
+// The launch is asynchronous on the stream, or left to what records it, and allocates nothing. A
+// grid without blocks is nothing to do. An error is CUDA's, with the kernel's name; it is not left
+// behind for the next call that asks CUDA.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -52,13 +52,13 @@ Status launch(const LaunchShape& shape, const typename Kernel::Args& args, Strea
     error = cudaFuncSetAttribute(entry, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
   if (error == cudaSuccess) {
-    cudaLaunchAttribute attributes[2];
+    cudaLaunchAttribute attributes[3];
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(static_cast<unsigned>(shape.grid_x), static_cast<unsigned>(shape.grid_y),
                           static_cast<unsigned>(shape.grid_z));
     config.blockDim = dim3(static_cast<unsigned>(shape.threads));
     config.dynamicSmemBytes = static_cast<size_t>(shape.smem_bytes);
-    config.stream = static_cast<cudaStream_t>(stream);
+    config.stream = static_cast<cudaStream_t>(stream.handle);
     config.attrs = attributes;
     if (shape.cluster > 1) {
       attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
@@ -70,7 +70,14 @@ Status launch(const LaunchShape& shape, const typename Kernel::Args& args, Strea
       attributes[config.numAttrs].id = cudaLaunchAttributeCooperative;
       attributes[config.numAttrs++].val.cooperative = 1;
     }
+    if (shape.programmatic) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
     void* arguments[] = {const_cast<typename Kernel::Args*>(&args)};
+    if (stream.recorder != nullptr) {
+      return stream.recorder->record({entry, &config, arguments, Kernel::kName});
+    }
     error = cudaLaunchKernelExC(&config, entry, arguments);
   }
   if (error == cudaSuccess) return {};

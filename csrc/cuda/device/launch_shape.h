@@ -4,11 +4,9 @@
 #include <cstdint>
 
 #include "common/status.h"
+#include "cuda/device/stream.h"
 
 namespace fusedrnn {
-
-// A cudaStream_t; null is the default stream. Drivers pass it on without CUDA's headers.
-using Stream = void*;
 
 // kWholeGrid: every block is on the device at once, or the launch fails. It is for kernels whose
 // blocks wait for one another.
@@ -20,6 +18,7 @@ struct LaunchShape {
   int64_t smem_bytes = 0;                      // dynamic shared memory of a block
   int cluster = 1;                             // blocks of a cluster, along x
   Residency residency = Residency::kAny;
+  bool programmatic = false;  // may begin before the launch before has ended (programmatic.cuh)
 
   int64_t blocks() const { return grid_x * grid_y * grid_z; }
 };

@@ -1,4 +1,4 @@
-// cell_kernels: the launchers of one cell, for each storage type. cell.cu includes them, and tests
+// cell_kernels: the launchers of one cell and storage type. cell.cu includes them, and tests
 // that plant faults.
 #pragma once
 
@@ -7,22 +7,6 @@
 #include "cuda/schedules/unprojected.cuh"
 
 namespace fusedrnn {
-
-// Calls body(S{}) for the storage type.
-template <class Body>
-auto visit_dtype(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::kFloat64:
-      return body(double{});
-    case DType::kBFloat16:
-      return body(BFloat16{});
-    case DType::kFloat16:
-      return body(Float16{});
-    case DType::kFloat32:
-      break;
-  }
-  return body(float{});
-}
 
 template <template <class> class Cell, class S, class Barriers = BlockBarriers>
 struct CellLaunchers {
@@ -97,10 +81,9 @@ struct CellLaunchers {
   }
 };
 
-template <template <class> class Cell>
-CudaCellKernels cell_kernels(DType dtype) {
-  return visit_dtype(dtype,
-                     [](auto storage) { return CellLaunchers<Cell, decltype(storage)>::table(); });
+template <template <class> class Cell, class S>
+CudaCellKernels cell_kernels() {
+  return CellLaunchers<Cell, S>::table();
 }
 
 }  // namespace fusedrnn
