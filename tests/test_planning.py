@@ -17,12 +17,12 @@ compiled = pytest.mark.skipif(not _library.available, reason="needs the compiled
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The questions put to the planner, which answers with one line."""
+    """The questions put to the planner, which answers with one pass."""
     questions: list[tuple] = []
 
-    def explain_layer(*arguments: object) -> str:
+    def explain_layer(*arguments: object) -> list[tuple]:
         questions.append(arguments)
-        return "schedule: some\n"
+        return [("forward", "some", 1e-3, [("forward", "some, modelled 1.0 ms")])]
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
@@ -70,9 +70,9 @@ def test_steps_and_batch_are_read_off_the_input(
 def test_a_cuda_tensor_asks_about_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def explain_layer_cuda(*arguments: object) -> str:
+    def explain_layer_cuda(*arguments: object) -> list[tuple]:
         asked.append(arguments)
-        return "schedule: some\n"
+        return []
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(_library, "has_cuda_kernels", lambda: True)
@@ -106,13 +106,17 @@ def test_autocast_decides_the_dtype(asked: list[tuple]) -> None:
 def test_the_table_is_printed_and_returned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def explain_layer(cell: str, dtype: object, *sizes: int) -> str:
-        return (
-            f"gru float32: seq_len 11, batch_size 3, input_size {sizes[2]}, training\n"
-            "persistent: modelled 67.1 us, 1 thread\n"
-            "input projection: 50 steps at once\n"
-            "not per_step: modelled 1.2 ms against 67.1 us\n"
-        )
+    def explain_layer(cell: str, dtype: object, *sizes: int) -> list[tuple]:
+        forward = [
+            ("problem", f"gru float32, seq_len 11, batch_size 3, input_size {sizes[2]}"),
+            ("forward", "persistent, modelled 67.1 us, 1 thread"),
+            ("input projection", "50 steps at once"),
+        ]
+        backward = [("backward", "per_step, modelled 1.2 ms, 1 thread")]
+        return [
+            ("forward", "persistent", 67.1e-6, forward),
+            ("backward", "per_step", 1.2e-3, backward),
+        ]
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
@@ -120,9 +124,9 @@ def test_the_table_is_printed_and_returned(
     explanation = fusedrnn.explain(module, torch.randn(11, 3, 5))
     assert capsys.readouterr().out == f"{explanation}\n"
     rows = [
-        "  schedule          persistent, modelled 67.1 us, 1 thread",
+        "  forward           persistent, modelled 67.1 us, 1 thread",
         "  input projection  50 steps at once",
-        "  not per_step      modelled 1.2 ms against 67.1 us",
+        "  backward          per_step, modelled 1.2 ms, 1 thread",
     ]
     assert str(explanation).splitlines() == [
         "GRU(5, 7, num_layers=3): seq_len 11, batch_size 3, float32, training",
@@ -135,31 +139,22 @@ def test_the_table_is_printed_and_returned(
     ]
 
 
-def test_the_table_has_all_that_a_plan_on_a_gpu_says() -> None:
-    text = (
-        "gru float32: seq_len 11, batch_size 3, input_size 5, hidden_size 7, training\n"
-        "forward on Some GPU: single_block, modelled 5.0 us, 1 block of 3 rows\n"
-        "input projection: 11 steps at once\n"
-        "not per_step/fused: modelled 9.0 us against 5.0 us\n"
-        "backward on Some GPU: per_step/product, modelled 7.0 us\n"
-    )
-    assert str(planning.Explanation("GRU(5, 7)", (text,))).splitlines() == [
-        "GRU(5, 7)",
-        "",
-        "layer 0, input_size 5",
-        "  forward on Some GPU   single_block, modelled 5.0 us, 1 block of 3 rows",
-        "  input projection      11 steps at once",
-        "  not per_step/fused    modelled 9.0 us against 5.0 us",
-        "  backward on Some GPU  per_step/product, modelled 7.0 us",
-    ]
+def test_a_plan_comes_in_parts_and_as_text(asked: list[tuple]) -> None:
+    plan = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
+    assert plan.input_sizes == (5,)
+    [[forward]] = plan.plans
+    assert (forward.name, forward.schedule, forward.modelled_seconds) == ("forward", "some", 1e-3)
+    assert plan.layers == ("forward: some, modelled 1.0 ms",)
 
 
 def test_without_the_extension_the_fallback_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "available", False)
     monkeypatch.setattr(_library, "reason", "no such file")
     explanation = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
-    assert explanation.layers == ("PyTorch fallback: no such file",)
-    assert str(explanation).endswith("\nlayer 0\n  runs as  PyTorch fallback: no such file")
+    assert explanation.layers == ("runs as: PyTorch fallback: no such file",)
+    assert str(explanation).endswith(
+        "\nlayer 0, input_size 5\n  runs as  PyTorch fallback: no such file"
+    )
 
 
 @compiled
@@ -169,7 +164,14 @@ def test_a_forced_schedule_is_the_one_explained(
 ) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
     explanation = fusedrnn.explain(fusedrnn.LSTM(32, 64), torch.randn(11, 3, 32))
-    assert explanation.layers[0].splitlines()[1].startswith(f"{schedule}: modelled ")
+    [passes] = explanation.plans
+    assert [(one.name, one.schedule) for one in passes] == [
+        ("forward", schedule),
+        ("backward", schedule),
+    ]
+    for one in passes:
+        [(_, value)] = [fact for fact in one.facts if fact[0] == one.name]
+        assert value.startswith(f"{schedule}, modelled ") and one.modelled_seconds > 0
 
 
 @compiled
@@ -182,10 +184,11 @@ def test_an_unknown_forced_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch)
 @compiled
 def test_a_rejected_schedule_comes_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
-    [text] = fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)).layers
-    chosen = text.splitlines()[1].partition(":")[0]
-    [rejected] = {"per_step", "persistent"} - {chosen}
-    assert f"\nnot {rejected}: " in text
+    [passes] = fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)).plans
+    assert [one.name for one in passes] == ["forward", "backward"]
+    for one in passes:
+        [rejected] = {"per_step", "persistent"} - {one.schedule}
+        assert "modelled " in dict(one.facts)[f"not {rejected}"]
 
 
 @compiled

@@ -94,9 +94,10 @@ def test_threads_of_the_caller(two_threads: None) -> None:
 
 def explained(*sizes: int, directions: int = 1) -> str:
     seq_len, batch_size, input_size, hidden_size = sizes
-    return OPS.explain_layer(
+    [(*_, facts)] = OPS.explain_layer(
         "lstm", torch.float32, seq_len, batch_size, input_size, hidden_size, 0, directions, False
     )
+    return "\n".join(map(": ".join, facts))
 
 
 def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -165,8 +166,9 @@ for cell in CELLS:
         for name, result in operator(layer).items():
             if not (bidirectional and name == "grad_input"):
                 whole.update(result.detach().numpy().tobytes())
-text = torch.ops.fusedrnn.explain_layer("lstm", torch.float32, 100, 1, 1024, 1024, 0, 1, False)
-print(whole.hexdigest(), text.splitlines()[1].split(", ")[1])
+sizes = (100, 1, 1024, 1024, 0, 1)
+[(*_, facts)] = torch.ops.fusedrnn.explain_layer("lstm", torch.float32, *sizes, False)
+print(whole.hexdigest(), dict(facts)["forward"].split(", ")[2])
 """
 
 

@@ -87,7 +87,6 @@ Problem to_problem(const CheckedLayer& layer, bool training) {
           layer.directions,
           training,
           layer.sequence.batch_sizes.has_value(),
-          /*runs_forward=*/true,
           layer.format};
 }
 
