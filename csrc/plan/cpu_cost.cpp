@@ -29,12 +29,12 @@ struct Rates {
 };
 constexpr Rates kRates[] = {
     {18e9, 18e9, 18e9, 1.8e-9, 1.0e-9, 0.5e-9},
-    {89e9, 79e9, 95e9, 0.67e-9, 0.45e-9, 0.35e-9},
-    {178e9, 163e9, 175e9, 0.48e-9, 0.3e-9, 0.25e-9},
+    {89e9, 77e9, 95e9, 0.67e-9, 0.45e-9, 0.35e-9},
+    {178e9, 150e9, 176e9, 0.48e-9, 0.3e-9, 0.25e-9},
 };
 // A product of the library takes as long as one with this many rows more at its rate, a single
 // row apart.
-constexpr double kFewRows = 6;
+constexpr double kFewRows = 8;
 constexpr double kSingleRow = 4;
 // And each doubling of the threads leaves it this share.
 constexpr double kPerStepScaling = 0.85;
@@ -46,13 +46,13 @@ constexpr double kL3Rate = 45e9;
 constexpr double kMemoryRate = 16e9;
 constexpr double kMemorySharers = 4;
 // Bytes a second that a core reads and writes when it packs weights.
-constexpr double kPackRate = 17e9;
+constexpr double kPackRate = 25e9;
 // Share of a cache that is left for weights.
 constexpr double kUsableCache = 0.9;
 
 // Products of weights in place run at this share of the rate; and seconds that it takes to add up
 // the lanes of a sum.
-constexpr double kInPlaceShare = 0.5;
+constexpr double kInPlaceShare = 0.75;
 constexpr double kLaneSumSeconds = 1.0e-9;
 
 constexpr double kCallSeconds = 0.3e-6;  // of one product or pointwise kernel

@@ -67,9 +67,10 @@ struct CpuPlanner {
     if (cpu.socket_cores > 1 && cpu.socket_cores < cpu.num_threads) try_splits(cpu.socket_cores);
     if (problem.directions == 2 && cpu.num_threads > 1) try_threads(Split::kUnits, 1, 2);
     Reason reason;
-    if (!sweeps && cpu.isa != Isa::kGeneric && problem.seq_len > kMaxThreadDependentSteps) {
-      reason.drawback = "its bits depend on the number of threads";
-    }
+    const bool may_depend =
+        cpu.isa == Isa::kGeneric || (problem.seq_len <= kMaxThreadDependentSteps &&
+                                     problem.batch_size >= kMinThreadDependentRows);
+    if (!sweeps && !may_depend) reason.drawback = "its bits depend on the number of threads";
     return reason;
   }
 

@@ -21,9 +21,10 @@ enum class Split : int8_t {
 // of more than 16 bytes.
 constexpr int kStoragePanelRows = 4;
 
-// The most steps of a call whose bits may depend on the number of threads: up to so many, the
-// schedule that is the fastest on so many threads may be one of the runtime's products.
+// Calls of at most so many steps of at least so many rows may have bits that depend on the number
+// of threads: there the runtime's products may be the fastest.
 constexpr int64_t kMaxThreadDependentSteps = 4;
+constexpr int64_t kMinThreadDependentRows = 8;
 
 // How a persistent pass reads the weights; backward has them packed.
 enum class Weights : int8_t {

@@ -88,7 +88,8 @@ TEST(the_choice_is_the_schedule_of_less_modelled_time) {
     const double per_step = plan_of(problem, cpu, "per_step").modelled_seconds;
     const double persistent = plan_of(problem, cpu, "persistent").modelled_seconds;
     const Plan plan = plan_of(problem, cpu);
-    const bool may = cpu.isa == Isa::kGeneric || problem.seq_len <= kMaxThreadDependentSteps;
+    const bool may = cpu.isa == Isa::kGeneric || (problem.seq_len <= kMaxThreadDependentSteps &&
+                                                  problem.batch_size >= kMinThreadDependentRows);
     CHECK(plan.modelled_seconds == (may ? std::fmin(per_step, persistent) : persistent));
     CHECK(plan.modelled_seconds == modelled_seconds(problem, Pass::kForward, cpu, plan));
   });
