@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -252,3 +253,59 @@ def test_tf32_is_allowed_as_torch_has_it_for_products(
     finally:
         matmul.allow_tf32 = False
         matmul.fp32_precision = "none"
+
+
+EPYC = fusedrnn.Machine(cores=64, sockets=2, isa="avx2", l1=32 << 10, l2=512 << 10, l3=32 << 20)
+
+
+@compiled
+def test_a_machine_that_is_not_at_hand_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
+
+    def threads(module: nn.Module, machine: fusedrnn.Machine) -> list[int]:
+        plan = fusedrnn.explain(module, torch.randn(100, 1, module.input_size), machine=machine)
+        assert plan.title.endswith(f"; on {machine}")
+        [passes] = plan.plans
+        return [int(re.findall(r"(\d+) thread", one.facts[0][1])[0]) for one in passes]
+
+    # A barrier of 64 threads is not for a layer of 64 units, nor one of two sockets for a sequence.
+    assert threads(fusedrnn.GRU(64, 64), EPYC) == [1, 1]
+    assert threads(fusedrnn.LSTM(512, 512), EPYC) == [32, 32]
+    assert threads(fusedrnn.LSTM(512, 512), fusedrnn.Machine(cores=8, isa="avx512")) == [8, 8]
+    assert threads(fusedrnn.LSTM(512, 512), fusedrnn.Machine(cores=1)) == [1, 1]
+
+
+@compiled
+def test_a_machine_is_this_one_in_what_is_left_out() -> None:
+    here = torch.ops.fusedrnn.describe_cpu()
+    assert fusedrnn.Machine()._numbers() == here
+    assert fusedrnn.Machine(cores=16, l2=512 << 10)._numbers() == [
+        16,
+        0,
+        here[2],
+        512 << 10,
+        here[4],
+    ]
+    assert EPYC._numbers() == [64, 32, 32 << 10, 512 << 10, 32 << 20]
+    assert str(EPYC) == "64 cores on 2 sockets, avx2, L1 32 KiB, L2 512 KiB, L3 32 MiB"
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cores": 8, "sockets": 3}, "sockets: expected a divisor of cores, got 3 for 8"),
+        ({"sockets": 2}, "sockets: expected a divisor of cores, got 2 for None"),
+        ({"cores": 0}, "machine: expected 1 to 4096 threads"),
+        (
+            {"cores": 8, "l2": 0},
+            "machine: expected 1 to 4096 threads, .* caches of at least a byte",
+        ),
+        ({"isa": "neon"}, "isa: expected generic, avx2 or avx512, got 'neon'"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fusedrnn.explain(
+            fusedrnn.GRU(5, 7), torch.randn(3, 2, 5), machine=fusedrnn.Machine(**options)
+        )

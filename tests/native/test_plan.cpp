@@ -23,6 +23,7 @@ constexpr CpuInfo kManyCores{Isa::kAvx512, 64, true, 48 << 10, 2 << 20, 96 << 20
 constexpr CpuInfo kPlainPool{Isa::kAvx2, 8, false, 32 << 10, 512 << 10, 16 << 20};
 constexpr CpuInfo kMachines[] = {kOneThread, kTwoCores, kManyCores, kPlainPool};
 constexpr CpuInfo kConcurrentMachines[] = {kOneThread, kTwoCores, kManyCores};
+constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
 
 Problem make_problem(CellKind cell, int64_t seq_len, int64_t batch_size, int64_t hidden_size) {
   return {cell,        DType::kFloat32, seq_len, batch_size, seq_len * batch_size,
@@ -287,6 +288,99 @@ TEST(much_work_uses_every_core) {
   CHECK(plan.split == Split::kRows);
 }
 
+// The cores of a machine that is not at hand, on one socket or on two.
+CpuInfo many_cores(int cores, int sockets) {
+  return {
+      Isa::kAvx2, cores, true, 32 << 10, 512 << 10, 32 << 20, sockets > 1 ? cores / sockets : 0};
+}
+
+TEST(a_layer_of_few_units_has_few_threads_however_many_cores_there_are) {
+  for (int cores : {8, 16, 64}) {
+    for (int sockets : {1, 2}) {
+      for (Pass pass : kPasses) {
+        const CpuInfo cpu = many_cores(cores, sockets);
+        Problem problem = make_problem(kind_of<Gru>, 100, 1, 64);
+        problem.training = true;
+        CHECK(plan_of(problem, cpu, nullptr, pass).num_threads == 1);
+        // Units enough for all of them.
+        problem = make_problem(kind_of<Lstm>, 100, 1, 4096);
+        problem.training = true;
+        CHECK(plan_of(problem, cpu, nullptr, pass).num_threads >= 8);
+      }
+    }
+  }
+}
+
+TEST(no_more_threads_share_units_than_there_are_panels) {
+  for (Pass pass : kPasses) {
+    for (int cores : {8, 16, 64}) {
+      for (int64_t hidden_size : {1, 16, 65, 128, 512}) {
+        const Problem problem = make_problem(kind_of<Lstm>, 100, 3, hidden_size);
+        const CpuInfo cpu = many_cores(cores, 1);
+        const Plan plan = plan_of(problem, cpu, "persistent", pass);
+        const int64_t units = units_of_panel(problem, pass, cpu.isa);
+        CHECK(plan.num_threads == 1 || plan.num_threads <= (hidden_size + units - 1) / units);
+      }
+    }
+  }
+}
+
+TEST(a_second_socket_makes_a_barrier_dearer_and_never_a_plan_faster) {
+  for (Pass pass : kPasses) {
+    for (int64_t batch_size : {1, 16, 256}) {
+      const Problem problem = make_problem(kind_of<Lstm>, 100, batch_size, 1024);
+      const CpuSizes units{Schedule::kPersistent, Split::kUnits, 64, 1, Weights::kPacked};
+      const CpuSizes half{Schedule::kPersistent, Split::kUnits, 32, 1, Weights::kPacked};
+      const CpuInfo one = many_cores(64, 1), two = many_cores(64, 2);
+      CHECK(modelled_seconds(problem, pass, two, units) >
+            modelled_seconds(problem, pass, one, units));
+      CHECK(modelled_seconds(problem, pass, two, half) ==
+            modelled_seconds(problem, pass, one, half));
+      CHECK(plan_of(problem, two, nullptr, pass).modelled_seconds >=
+            plan_of(problem, one, nullptr, pass).modelled_seconds);
+    }
+  }
+  // One sequence stays on a socket.
+  CHECK(plan_of(make_problem(kind_of<Lstm>, 100, 1, 1024), many_cores(64, 1)).num_threads == 64);
+  CHECK(plan_of(make_problem(kind_of<Lstm>, 100, 1, 1024), many_cores(64, 2)).num_threads == 32);
+}
+
+TEST(what_depends_on_the_number_of_threads_is_not_chosen_for_its_time) {
+  bool is_kept_back = false;
+  for (Pass pass : kPasses) {
+    for_each_case([&](const Problem& problem, const CpuInfo& cpu) {
+      const Plan plan = plan_of(problem, cpu, nullptr, pass);
+      if (cpu.isa == Isa::kGeneric) return;
+      if (problem.seq_len > kMaxThreadDependentSteps ||
+          problem.batch_size < kMinThreadDependentRows)
+        CHECK(plan.schedule == Schedule::kPersistent);
+      CHECK(plan_of(problem, cpu, "per_step", pass).schedule == Schedule::kPerStep);
+      const bool says_so =
+          text_of(problem, cpu, plan, pass).find("not per_step: its bits depend") !=
+          std::string::npos;
+      CHECK(!says_so || plan.rejections[0].modelled_seconds < plan.modelled_seconds);
+      is_kept_back = is_kept_back || says_so;
+    });
+  }
+  CHECK(is_kept_back);
+}
+
+TEST(what_threads_hand_to_each_other_costs_more_with_more_rows) {
+  const auto over_rows = [](int64_t batch_size, Pass pass) {
+    const Problem problem = make_problem(kind_of<Gru>, 100, batch_size, 128);
+    const auto seconds = [&](Split split) {
+      return modelled_seconds(problem, pass, kTwoCores,
+                              {Schedule::kPersistent, split, 2, 1, Weights::kPacked});
+    };
+    return (seconds(Split::kUnits) - seconds(Split::kRows)) / 100;
+  };
+  // 15 rows by units took 2 to 3 us a step more than they would have by rows, backward three times
+  // as many bytes.
+  CHECK(over_rows(16, Pass::kForward) > 1e-6 && over_rows(16, Pass::kForward) < 5e-6);
+  CHECK(over_rows(128, Pass::kForward) > 3 * over_rows(16, Pass::kForward));
+  CHECK(over_rows(16, Pass::kBackward) > over_rows(16, Pass::kForward));
+}
+
 TEST(threads_that_cannot_wait_for_each_other_share_rows_only) {
   Plan plan = plan_of(make_problem(kind_of<Lstm>, 100, 256, 256), kPlainPool);
   CHECK(plan.schedule == Schedule::kPersistent);
@@ -413,7 +507,6 @@ constexpr CudaInfo kRtx4090{"NVIDIA RTX 4090", 89,   128,     101376, 102400,
 constexpr CudaInfo kL4{"NVIDIA L4", 89, 58, 101376, 102400, 48 << 20, 2.04, 0.3e12, false};
 constexpr CudaInfo kV100{"NVIDIA V100", 70, 80, 98304, 98304, 6 << 20, 1.53, 0.9e12, false};
 constexpr CudaInfo kGpus[] = {kH200, kA100, kRtx4090, kL4, kV100};
-constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 Problem training_problem(CellKind cell, DType dtype, int64_t seq_len, int64_t batch_size,
