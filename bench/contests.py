@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench import per_sample
 from bench.cases import Case, draw_lengths
-from bench.problem import Forward, Prepared, PreparedModule, Problem, make_module, valid_mask
+from bench.problem import Forward, Plan, Prepared, PreparedModule, Problem, make_module, valid_mask
 from bench.providers import BASELINE, PROVIDERS, ModuleProvider
 
 RESET_RATE = 0.01
@@ -33,7 +33,7 @@ class Contestant:
     def version(self) -> str:
         return ModuleProvider(self.namespace).version()
 
-    def plan(self, case: Case) -> str | None:
+    def plan(self, case: Case) -> Plan | None:
         return None
 
     def prepare(self, problem: Problem) -> Prepared:

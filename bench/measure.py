@@ -243,7 +243,8 @@ def _checked(name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "provider": name,
         "version": facts["version"],
-        "plan": facts["plan"],
+        "plan": facts["plan"].text if facts["plan"] else None,
+        "modelled_seconds": facts["plan"].modelled_seconds if facts["plan"] else None,
         "status": "ok",
         "error_output": errors["output"],
         "error_state": max(errors[result] for result in ("h_n", "c_n") if result in errors),

@@ -1,14 +1,14 @@
 """The planner's time model beside measurement: every schedule that can be forced, in turn.
 
-Of training the model counts the forward pass alone, and its schedule runs both passes: there the
-times cannot agree, the ranking can.
+A training step is both passes under one schedule, and so is its modelled time. Without a force, the
+passes are planned apart, and of a longer call per_step is not chosen even where it is the faster
+one, because its bits depend on the number of threads: the rankings are the model's, not the choice.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from bench.cases import Case
@@ -24,7 +24,6 @@ from bench.store import Record, case_of
 from bench.timing import Effort
 
 SCHEDULES = ("persistent", "per_step")
-UNITS = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 VERDICTS = ("right", "not resolved", "WRONG")
 KEY = ["cell", "mode", "threads", "B", "T", "I", "H"]
 
@@ -41,46 +40,31 @@ class Schedule(FusedProvider):
 
 
 def measure(case: Case, effort: Effort) -> list[Record]:
-    """One record a schedule, as those of `run`, with `modelled_seconds`."""
-    records = measure_providers(
-        case, SCHEDULES, effort, {name: Schedule(name) for name in SCHEDULES}
-    )
-    return [
-        record | {"modelled_seconds": modelled_seconds(record["plan"])}
-        if record["status"] == "ok"
-        else record
-        for record in records
-    ]
-
-
-def modelled_seconds(plan: str) -> float:
-    """What a plan's line says that it takes."""
-    match = re.search(r"modelled ([\d.]+) (s|ms|us)\b", plan)
-    if match is None:
-        raise ValueError(f"plan: expected 'modelled <number> s, ms or us', got {plan!r}")
-    return float(match[1]) * UNITS[match[2]]
+    """One record a schedule, as those of `run`."""
+    schedules = {name: Schedule(name) for name in SCHEDULES}
+    return measure_providers(case, SCHEDULES, effort, schedules)
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Two schedules of a case: the one that the model takes, and the other."""
+    """Two schedules of a case: the one that the model ranks first, and the other."""
 
-    chosen: Record
+    first: Record
     other: Record
 
     @property
     def ratio(self) -> float:
-        """How many times faster the chosen one was measured, within a round."""
-        return self.chosen["best_peer"]["speedup"]["median"]
+        """How many times faster the first one was measured, within a round."""
+        return self.first["best_peer"]["speedup"]["median"]
 
     @property
     def modelled_ratio(self) -> float:
-        return self.other["modelled_seconds"] / self.chosen["modelled_seconds"]
+        return self.other["modelled_seconds"] / self.first["modelled_seconds"]
 
     @property
     def verdict(self) -> str:
         """Whether the ranking is right; it is not resolved where the quantiles enclose 1."""
-        speedup = self.chosen["best_peer"]["speedup"]
+        speedup = self.first["best_peer"]["speedup"]
         right, not_resolved, wrong = VERDICTS
         if speedup["q20"] <= 1 <= speedup["q80"]:
             return not_resolved
@@ -99,7 +83,7 @@ def rankings(records: Iterable[Record]) -> Iterator[Ranking]:
 
 
 def render(records: Sequence[Record]) -> str:
-    """Every case, wrong rankings first; how far the times are apart; what the choices cost."""
+    """Every case, wrong rankings first; how far the times are apart; what the rankings cost."""
     found = sorted(
         rankings(records), key=lambda ranking: (ranking.verdict != "WRONG", ranking.ratio)
     )
@@ -109,19 +93,19 @@ def render(records: Sequence[Record]) -> str:
 
 
 def _ranking_table(found: Sequence[Ranking]) -> str:
-    head = [*KEY, "chosen", "modelled", "measured", "other", "modelled", "measured"]
-    head += ["other/chosen: modelled", "measured", "ranking"]
+    head = [*KEY, "first", "modelled", "measured", "other", "modelled", "measured"]
+    head += ["other/first: modelled", "measured", "ranking"]
     rows = []
     for ranking in found:
-        case = case_of(ranking.chosen)
+        case = case_of(ranking.first)
         row = [case.cell, case.mode, case.where, *map(str, vars(case.shape).values())]
-        for record in (ranking.chosen, ranking.other):
+        for record in (ranking.first, ranking.other):
             seconds = (record["modelled_seconds"], record["seconds"]["median"])
             row += [record["provider"], *map(milliseconds, seconds)]
-        mark = "*" if is_disturbed(ranking.chosen) else ""
+        mark = "*" if is_disturbed(ranking.first) else ""
         row += [f"{ranking.modelled_ratio:.2f}", f"{ranking.ratio:.2f}{mark}", ranking.verdict]
         rows.append(row)
-    title = "the schedule that the model chooses and the other; ms (* disturbed)\n"
+    title = "the schedule that the model ranks first and the other; ms (* disturbed)\n"
     return title + align([head, *rows], left=(0, 1, 7, 10, 15))
 
 
@@ -140,25 +124,25 @@ def _ratio_table(records: Iterable[Record]) -> str:
         for key, of in groups.items()
     ]
     head = ["schedule", "cell", "mode", "threads", "cases", "mean", "least", "largest"]
-    title = "measured over modelled time: geometric mean, least, largest; of train both passes\n"
+    title = "measured over modelled time: geometric mean, least, largest\n"
     return title + align([head, *rows], left=(0, 1, 2))
 
 
 def _summary(found: Sequence[Ranking]) -> str:
     groups: dict[tuple[str, str], list[Ranking]] = {}
     for ranking in found:
-        case = case_of(ranking.chosen)
+        case = case_of(ranking.first)
         groups.setdefault((case.mode, case.where), []).append(ranking)
     rows = [[*key, *_counts(of)] for key, of in sorted(groups.items())]
     head = ["mode", "threads", "cases", *VERDICTS, "over the faster"]
     table = align([head, *rows, ["all", "", *_counts(found)]], left=(0,))
     wrong = [ranking for ranking in found if ranking.verdict == "WRONG"]
     lines = [
-        "rankings, and the chosen schedule's time over the faster one's, geometric mean",
+        "rankings, and the time of the schedule ranked first over the faster one's, geometric mean",
         table,
     ]
     lines += [
-        f"  {case_of(ranking.chosen).name}: {ranking.chosen['provider']} costs "
+        f"  {case_of(ranking.first).name}: {ranking.first['provider']} costs "
         f"{100 * (1 / ranking.ratio - 1):.1f} % over {ranking.other['provider']}"
         for ranking in wrong
     ]

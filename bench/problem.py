@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -75,6 +75,13 @@ class Solver(Protocol):
     def prepare(self, problem: Problem) -> Prepared: ...
 
 
+class Plan(NamedTuple):
+    """What a provider chose to run."""
+
+    text: str  # a line
+    modelled_seconds: float | None  # what it expects that to take
+
+
 class Provider(Solver, Protocol):
     """A library that runs recurrent layers."""
 
@@ -89,8 +96,8 @@ class Provider(Solver, Protocol):
     def set_up(self, case: Case) -> None:
         """Prepares this process, before anything of the library has run in it."""
 
-    def plan(self, case: Case) -> str | None:
-        """What it chose to run, in a line, if it tells."""
+    def plan(self, case: Case) -> Plan | None:
+        """What it chose to run, if it tells."""
 
 
 def grad_mode(case: Case) -> torch.set_grad_enabled:

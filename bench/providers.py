@@ -21,6 +21,7 @@ from bench.peers.onnx_runtime import OnnxRuntime
 from bench.peers.open_vino import OpenVino
 from bench.problem import (
     Forward,
+    Plan,
     Prepared,
     PreparedCell,
     PreparedModule,
@@ -49,7 +50,7 @@ class ModuleProvider:
     def set_up(self, case: Case) -> None:
         """Nothing beyond `bench.measure.set_up`."""
 
-    def plan(self, case: Case) -> str | None:
+    def plan(self, case: Case) -> Plan | None:
         return None
 
     def prepare(self, problem: Problem) -> Prepared:
@@ -85,12 +86,20 @@ class FusedProvider(ModuleProvider):
     def __init__(self) -> None:
         super().__init__("fusedrnn")
 
-    def plan(self, case: Case) -> str | None:
-        """Of the first layer."""
+    def plan(self, case: Case) -> Plan | None:
+        """Of the first layer, each pass; the first fact of one is its schedule with its sizes."""
         from fusedrnn import _library
 
         if not _library.available:
-            return "PyTorch fallback"
+            return Plan("PyTorch fallback", None)
+        lines, seconds = [], 0.0
+        for name, _, its_seconds, facts in self._passes(case):
+            lines += [": ".join(fact) for fact in facts if fact[0].startswith(name)]
+            seconds += its_seconds
+        return Plan("; ".join(lines), seconds)
+
+    def _passes(self, case: Case) -> list[tuple[str, str, float, list[tuple[str, str]]]]:
+        """What the planner answers: of each pass its name, schedule, seconds and facts."""
         cell = "rnn_tanh" if case.cell == "RNN" else case.cell.lower()
         shape, dtype = case.shape, getattr(torch, case.dtype)
         sizes = (shape.seq_len, shape.batch_size, shape.input_size, shape.hidden_size)
@@ -98,10 +107,8 @@ class FusedProvider(ModuleProvider):
         question = (cell, dtype, *sizes, proj_size, case.directions, case.mode == "train")
         if case.device == "cuda":
             is_packed, device_index = case.form == "lengths", 0
-            text = torch.ops.fusedrnn.explain_layer_cuda(*question, is_packed, device_index)
-        else:
-            text = torch.ops.fusedrnn.explain_layer(*question)
-        return text.splitlines()[1]
+            return torch.ops.fusedrnn.explain_layer_cuda(*question, is_packed, device_index)
+        return torch.ops.fusedrnn.explain_layer(*question)
 
     def use_lengths(self, lengths: Tensor) -> Forward:
         return lambda module, input: module(input, lengths=lengths)

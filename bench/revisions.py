@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.cases import Case
 from bench.environment import REPOSITORY, UsageError, git
+from bench.problem import Plan
 from bench.providers import FusedProvider
 
 # The tests that compare results and gradients with torch or float64.
@@ -35,11 +36,11 @@ class TreeProvider(FusedProvider):
         """Imports the tree's package, with its compiled part."""
         use_tree(self.tree)
 
-    def plan(self, case: Case) -> str | None:
+    def plan(self, case: Case) -> Plan | None:
         """None of a revision that must be asked in another way."""
         try:
             return super().plan(case)
-        except (AttributeError, RuntimeError):
+        except (AttributeError, RuntimeError, ValueError):
             return None
 
 

@@ -10,6 +10,7 @@ Three ways to adopt them: use the classes; `fusedrnn.replace(model)` for a model
 
 from fusedrnn import compat, functional
 from fusedrnn._library import library_path, reload_environment
+from fusedrnn._machine import Machine
 from fusedrnn.convert import replace, to_torch
 from fusedrnn.modules import (
     GRU,
@@ -32,6 +33,7 @@ __all__ = [
     "GRUCell",
     "LSTM",
     "LSTMCell",
+    "Machine",
     "PeepholeLSTM",
     "RNN",
     "RNNCell",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +13,28 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fusedrnn import _library
 from fusedrnn._checks import check_tensor
+from fusedrnn._machine import Machine
 
-__all__ = ["Explanation", "explain"]
+__all__ = ["Explanation", "PassPlan", "explain"]
 
 _Recurrent = nn.RNNBase | nn.RNNCellBase
+
+
+@dataclasses.dataclass(frozen=True)
+class PassPlan:
+    """What would run for one pass over a layer.
+
+    Attributes:
+        name: ``"forward"`` or ``"backward"``; empty where no kernel runs the layer.
+        schedule: its name; empty where no kernel runs the layer.
+        modelled_seconds: what the planner's model says it takes, of all directions.
+        facts: what the planner says of it, by name, in the order of the table.
+    """
+
+    name: str
+    schedule: str
+    modelled_seconds: float | None
+    facts: tuple[tuple[str, str], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,47 +43,51 @@ class Explanation:
 
     Attributes:
         title: one line with the module and the input it was asked about.
-        layers: one text a layer, from the first to the last, as the planner writes it.
+        input_sizes: of each layer, from the first to the last.
+        plans: of each layer, its passes: forward and, in training, backward.
     """
 
     title: str
-    layers: tuple[str, ...]
+    input_sizes: tuple[int, ...]
+    plans: tuple[tuple[PassPlan, ...], ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """A text of each layer, a line ``name: value`` for each fact."""
+        return tuple(
+            "\n".join(f"{name}: {value}" for name, value in _facts(passes)) for passes in self.plans
+        )
 
     def __str__(self) -> str:
         # Layers of one plan, as those of a deep stack after the first, are one part of the table.
-        groups = [(text, len(list(same))) for text, same in itertools.groupby(self.layers)]
-        tables = [_rows(text) for text, _ in groups]
-        width = max((len(name) for rows in tables for name, _ in rows), default=0)
+        names = (name for passes in self.plans for name, _ in _facts(passes))
+        width = max(map(len, names), default=0)
         parts, first = [self.title], 0
-        for (text, count), rows in zip(groups, tables):
+        pairs = zip(self.input_sizes, self.plans)
+        for (input_size, passes), same in itertools.groupby(pairs):
+            count = len(list(same))
             which = f"layer {first}" if count == 1 else f"layers {first} to {first + count - 1}"
-            found = re.search(r"input_size \d+", text)
-            lines = [f"{which}, {found[0]}" if found else which]
-            lines += [f"  {name:<{width}}  {value}".rstrip() for name, value in rows]
+            lines = [f"{which}, input_size {input_size}"]
+            lines += [f"  {name:<{width}}  {value}".rstrip() for name, value in _facts(passes)]
             parts.append("\n".join(lines))
             first += count
         return "\n\n".join(parts)
 
     def __repr__(self) -> str:
-        return f"<Explanation of {len(self.layers)} layer(s): {self.title}>"
+        return f"<Explanation of {len(self.plans)} layer(s): {self.title}>"
 
 
-def _rows(text: str) -> list[tuple[str, str]]:
-    """A planner's lines as names and values, without the line that repeats the problem."""
-    lines = [
-        line for line in text.splitlines() if line and not re.match(r"\w+ \w+: seq_len ", line)
-    ]
-    if len(lines) == 1:
-        return [("runs as", lines[0])]
-    rows = []
-    for line in lines:
-        name, _, value = line.partition(": ")
-        chosen = value.startswith("modelled ") and " " not in name
-        rows.append(("schedule", f"{name}, {value}") if chosen else (name, value))
-    return rows
+def _facts(passes: tuple[PassPlan, ...]) -> list[tuple[str, str]]:
+    return [fact for one in passes for fact in one.facts]
 
 
-def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -> Explanation:
+def explain(
+    module: nn.Module,
+    input: Tensor | PackedSequence,
+    hx: Any = None,
+    *,
+    machine: Machine | None = None,
+) -> Explanation:
     """Prints which schedule would run each layer of `module` on `input`, and why not the others.
 
     Nothing is computed. The plan is the one for the grad mode and autocast state of the
@@ -78,13 +99,15 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
             ``requires_grad`` are read. For a packed sequence the plan is that of all its
             rows at full length.
         hx: the initial state the module would be called with, if any.
+        machine: a CPU that need not be at hand; without it, the machine of the call.
 
     Returns:
-        The same table as an `Explanation`, which also has the planner's text of each layer.
+        The same table as an `Explanation`, which also has each plan in parts.
 
     Raises:
         TypeError: `module` is not a recurrent module of fusedrnn, or `input` is not a tensor
             or a packed sequence.
+        ValueError: `machine` cannot be.
         RuntimeError: `input` does not fit the module, or an environment variable forces what
             is impossible.
 
@@ -107,32 +130,48 @@ def explain(module: nn.Module, input: Tensor | PackedSequence, hx: Any = None) -
         f"{batch_size}, {str(dtype).removeprefix('torch.')}, "
         f"{'training' if training else 'inference'}"
     )
-    layers = []
-    for input_size in _layer_input_sizes(module):
+    if machine is not None and _library.available:
+        title += f"; on {machine}"
+    input_sizes, plans = tuple(_layer_input_sizes(module)), []
+    for input_size in input_sizes:
+        question = _question(module, dtype, seq_len, batch_size, input_size, training)
         if not _library.available:
-            text = f"PyTorch fallback: {_library.reason}"
+            passes = _without_kernels(f"PyTorch fallback: {_library.reason}")
         elif dtype.is_complex:
-            text = f"composition of torch operators: no kernel takes {dtype}"
-        elif data.device.type == "cuda" and _library.has_cuda_kernels():
-            text = torch.ops.fusedrnn.explain_layer_cuda(
-                *_question(module, dtype, seq_len, batch_size, input_size, training),
-                isinstance(input, PackedSequence),
-                data.device.index,
+            passes = _without_kernels(f"composition of torch operators: no kernel takes {dtype}")
+        elif machine is not None:
+            answer = torch.ops.fusedrnn.explain_layer(
+                *question, stored, machine=machine._numbers(), isa=machine._isa()
             )
+            passes = _from_answer(answer)
+        elif data.device.type == "cuda" and _library.has_cuda_kernels():
+            answer = torch.ops.fusedrnn.explain_layer_cuda(
+                *question, isinstance(input, PackedSequence), data.device.index
+            )
+            passes = _from_answer(answer)
         elif data.device.type != "cpu":
-            text = (
+            passes = _without_kernels(
                 "composition of torch operators: this build of fusedrnn has no kernels for "
                 f"device {data.device.type!r}"
             )
         else:
-            text = torch.ops.fusedrnn.explain_layer(
-                *_question(module, dtype, seq_len, batch_size, input_size, training),
-                stored,
-            )
-        layers.append(text)
-    explanation = Explanation(title, tuple(layers))
+            passes = _from_answer(torch.ops.fusedrnn.explain_layer(*question, stored))
+        plans.append(passes)
+    explanation = Explanation(title, input_sizes, tuple(plans))
     print(explanation)
     return explanation
+
+
+def _from_answer(answer: list[Any]) -> tuple[PassPlan, ...]:
+    """The passes of an operator's answer, without the problem, which the title has."""
+    return tuple(
+        PassPlan(name, schedule, seconds, tuple(fact for fact in facts if fact[0] != "problem"))
+        for name, schedule, seconds, facts in answer
+    )
+
+
+def _without_kernels(text: str) -> tuple[PassPlan, ...]:
+    return (PassPlan("", "", None, (("runs as", text),)),)
 
 
 def _question(

@@ -83,7 +83,9 @@ def test_fusedrnn_tells_the_schedule_it_would_run(monkeypatch: pytest.MonkeyPatc
     for schedule in ("per_step", "persistent"):
         monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
         for cell in ("LSTM", "GRU", "RNN"):
-            assert PROVIDERS["fusedrnn"].plan(case(cell)).startswith(f"{schedule}: modelled ")
+            plan = PROVIDERS["fusedrnn"].plan(case(cell))
+            assert plan.text.startswith(f"forward: {schedule}, modelled ")
+            assert plan.modelled_seconds > 0
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "0,1,1,1", "a,b,c,d", "1,-2,3,4"])

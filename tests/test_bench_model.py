@@ -28,23 +28,6 @@ def pair(cell: str, speedup: Summary, modelled: tuple[float, float]) -> list[sto
     return found
 
 
-@pytest.mark.parametrize(
-    ("plan", "seconds"),
-    [
-        ("persistent: modelled 7.8 us, 1 thread", 7.8e-6),
-        ("per_step: modelled 76.9 ms, 2 threads", 76.9e-3),
-        ("per_step: modelled 1.5 s", 1.5),
-    ],
-)
-def test_a_plan_tells_its_modelled_time(plan: str, seconds: float) -> None:
-    assert model.modelled_seconds(plan) == pytest.approx(seconds)
-
-
-def test_a_plan_without_a_time_is_an_error() -> None:
-    with pytest.raises(ValueError, match="expected 'modelled <number>"):
-        model.modelled_seconds("persistent: 2 threads")
-
-
 def test_rankings_are_right_wrong_or_not_resolved() -> None:
     right = pair("LSTM", Summary(2.0, 1.9, 2.1), (1.0, 3.0))
     wrong = pair("GRU", Summary(0.8, 0.7, 0.9), (1.0, 2.0))
@@ -56,7 +39,7 @@ def test_rankings_are_right_wrong_or_not_resolved() -> None:
     ]
     # The model takes the second schedule, which is faster: right again.
     [turned] = model.rankings(pair("GRU", Summary(0.8, 0.7, 0.9), (2.0, 1.0)))
-    assert turned.chosen["provider"] == "per_step" and turned.verdict == "right"
+    assert turned.first["provider"] == "per_step" and turned.verdict == "right"
     assert turned.ratio == pytest.approx(1.25) and turned.modelled_ratio == 2
 
 
@@ -102,6 +85,7 @@ def test_a_model_run_from_end_to_end(compiled_part: None, tmp_path: Path) -> Non
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["provider"] for line in lines] == list(model.SCHEDULES)
     for line in lines:
-        assert line["plan"].startswith(f"{line['provider']}: modelled ")
+        assert line["plan"].startswith(f"forward: {line['provider']}, modelled ")
+        assert f"; backward: {line['provider']}, modelled " in line["plan"]
         assert line["modelled_seconds"] > 0 and line["seconds"]["median"] > 0
     assert "measured over modelled time" in done.stdout and "over the faster" in done.stdout

@@ -316,8 +316,13 @@ def test_missing_instruction_set_is_an_error(isa: str, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_forced_schedule_is_explained(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
-    text = OPS.explain_layer("gru", torch.float32, 50, 16, 64, 128, 0, 1, True)
-    assert text.splitlines()[1].startswith(f"{schedule}: ")
+    passes = OPS.explain_layer("gru", torch.float32, 50, 16, 64, 128, 0, 1, True)
+    assert [(name, chosen) for name, chosen, *_ in passes] == [
+        ("forward", schedule),
+        ("backward", schedule),
+    ]
+    for name, _, seconds, facts in passes:
+        assert dict(facts)[name].startswith(f"{schedule}, modelled ") and seconds > 0
 
 
 def test_unknown_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
@@ -339,7 +344,8 @@ def test_explain_takes_sizes_that_fit_and_refuses_others(
         with pytest.raises(ValueError, match=str(size)):
             OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
         return
-    assert "persistent" in OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
+    passes = OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
+    assert [chosen for _, chosen, *_ in passes] == ["persistent"] * (1 + training)
 
 
 def test_explain_refuses_impossible_sizes() -> None:

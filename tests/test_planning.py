@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -17,12 +18,12 @@ compiled = pytest.mark.skipif(not _library.available, reason="needs the compiled
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """The questions put to the planner, which answers with one line."""
+    """The questions put to the planner, which answers with one pass."""
     questions: list[tuple] = []
 
-    def explain_layer(*arguments: object) -> str:
+    def explain_layer(*arguments: object) -> list[tuple]:
         questions.append(arguments)
-        return "schedule: some\n"
+        return [("forward", "some", 1e-3, [("forward", "some, modelled 1.0 ms")])]
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
@@ -70,9 +71,9 @@ def test_steps_and_batch_are_read_off_the_input(
 def test_a_cuda_tensor_asks_about_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def explain_layer_cuda(*arguments: object) -> str:
+    def explain_layer_cuda(*arguments: object) -> list[tuple]:
         asked.append(arguments)
-        return "schedule: some\n"
+        return []
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(_library, "has_cuda_kernels", lambda: True)
@@ -106,13 +107,17 @@ def test_autocast_decides_the_dtype(asked: list[tuple]) -> None:
 def test_the_table_is_printed_and_returned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def explain_layer(cell: str, dtype: object, *sizes: int) -> str:
-        return (
-            f"gru float32: seq_len 11, batch_size 3, input_size {sizes[2]}, training\n"
-            "persistent: modelled 67.1 us, 1 thread\n"
-            "input projection: 50 steps at once\n"
-            "not per_step: modelled 1.2 ms against 67.1 us\n"
-        )
+    def explain_layer(cell: str, dtype: object, *sizes: int) -> list[tuple]:
+        forward = [
+            ("problem", f"gru float32, seq_len 11, batch_size 3, input_size {sizes[2]}"),
+            ("forward", "persistent, modelled 67.1 us, 1 thread"),
+            ("input projection", "50 steps at once"),
+        ]
+        backward = [("backward", "per_step, modelled 1.2 ms, 1 thread")]
+        return [
+            ("forward", "persistent", 67.1e-6, forward),
+            ("backward", "per_step", 1.2e-3, backward),
+        ]
 
     monkeypatch.setattr(_library, "available", True)
     monkeypatch.setattr(torch.ops.fusedrnn, "explain_layer", explain_layer, raising=False)
@@ -120,9 +125,9 @@ def test_the_table_is_printed_and_returned(
     explanation = fusedrnn.explain(module, torch.randn(11, 3, 5))
     assert capsys.readouterr().out == f"{explanation}\n"
     rows = [
-        "  schedule          persistent, modelled 67.1 us, 1 thread",
+        "  forward           persistent, modelled 67.1 us, 1 thread",
         "  input projection  50 steps at once",
-        "  not per_step      modelled 1.2 ms against 67.1 us",
+        "  backward          per_step, modelled 1.2 ms, 1 thread",
     ]
     assert str(explanation).splitlines() == [
         "GRU(5, 7, num_layers=3): seq_len 11, batch_size 3, float32, training",
@@ -135,31 +140,22 @@ def test_the_table_is_printed_and_returned(
     ]
 
 
-def test_the_table_has_all_that_a_plan_on_a_gpu_says() -> None:
-    text = (
-        "gru float32: seq_len 11, batch_size 3, input_size 5, hidden_size 7, training\n"
-        "forward on Some GPU: single_block, modelled 5.0 us, 1 block of 3 rows\n"
-        "input projection: 11 steps at once\n"
-        "not per_step/fused: modelled 9.0 us against 5.0 us\n"
-        "backward on Some GPU: per_step/product, modelled 7.0 us\n"
-    )
-    assert str(planning.Explanation("GRU(5, 7)", (text,))).splitlines() == [
-        "GRU(5, 7)",
-        "",
-        "layer 0, input_size 5",
-        "  forward on Some GPU   single_block, modelled 5.0 us, 1 block of 3 rows",
-        "  input projection      11 steps at once",
-        "  not per_step/fused    modelled 9.0 us against 5.0 us",
-        "  backward on Some GPU  per_step/product, modelled 7.0 us",
-    ]
+def test_a_plan_comes_in_parts_and_as_text(asked: list[tuple]) -> None:
+    plan = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
+    assert plan.input_sizes == (5,)
+    [[forward]] = plan.plans
+    assert (forward.name, forward.schedule, forward.modelled_seconds) == ("forward", "some", 1e-3)
+    assert plan.layers == ("forward: some, modelled 1.0 ms",)
 
 
 def test_without_the_extension_the_fallback_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_library, "available", False)
     monkeypatch.setattr(_library, "reason", "no such file")
     explanation = fusedrnn.explain(fusedrnn.GRU(5, 7), torch.randn(11, 3, 5))
-    assert explanation.layers == ("PyTorch fallback: no such file",)
-    assert str(explanation).endswith("\nlayer 0\n  runs as  PyTorch fallback: no such file")
+    assert explanation.layers == ("runs as: PyTorch fallback: no such file",)
+    assert str(explanation).endswith(
+        "\nlayer 0, input_size 5\n  runs as  PyTorch fallback: no such file"
+    )
 
 
 @compiled
@@ -169,7 +165,14 @@ def test_a_forced_schedule_is_the_one_explained(
 ) -> None:
     monkeypatch.setenv("FUSEDRNN_SCHEDULE", schedule)
     explanation = fusedrnn.explain(fusedrnn.LSTM(32, 64), torch.randn(11, 3, 32))
-    assert explanation.layers[0].splitlines()[1].startswith(f"{schedule}: modelled ")
+    [passes] = explanation.plans
+    assert [(one.name, one.schedule) for one in passes] == [
+        ("forward", schedule),
+        ("backward", schedule),
+    ]
+    for one in passes:
+        [(_, value)] = [fact for fact in one.facts if fact[0] == one.name]
+        assert value.startswith(f"{schedule}, modelled ") and one.modelled_seconds > 0
 
 
 @compiled
@@ -182,10 +185,11 @@ def test_an_unknown_forced_schedule_is_an_error(monkeypatch: pytest.MonkeyPatch)
 @compiled
 def test_a_rejected_schedule_comes_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
-    [text] = fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)).layers
-    chosen = text.splitlines()[1].partition(":")[0]
-    [rejected] = {"per_step", "persistent"} - {chosen}
-    assert f"\nnot {rejected}: " in text
+    [passes] = fusedrnn.explain(fusedrnn.LSTM(512, 512), torch.randn(100, 32, 512)).plans
+    assert [one.name for one in passes] == ["forward", "backward"]
+    for one in passes:
+        [rejected] = {"per_step", "persistent"} - {one.schedule}
+        assert "modelled " in dict(one.facts)[f"not {rejected}"]
 
 
 @compiled
@@ -262,3 +266,59 @@ def test_tf32_is_allowed_as_torch_has_it_for_products(
     finally:
         matmul.allow_tf32 = False
         matmul.fp32_precision = "none"
+
+
+EPYC = fusedrnn.Machine(cores=64, sockets=2, isa="avx2", l1=32 << 10, l2=512 << 10, l3=32 << 20)
+
+
+@compiled
+def test_a_machine_that_is_not_at_hand_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FUSEDRNN_SCHEDULE", raising=False)
+
+    def threads(module: nn.Module, machine: fusedrnn.Machine) -> list[int]:
+        plan = fusedrnn.explain(module, torch.randn(100, 1, module.input_size), machine=machine)
+        assert plan.title.endswith(f"; on {machine}")
+        [passes] = plan.plans
+        return [int(re.findall(r"(\d+) thread", one.facts[0][1])[0]) for one in passes]
+
+    # A barrier of 64 threads is not for a layer of 64 units, nor one of two sockets for a sequence.
+    assert threads(fusedrnn.GRU(64, 64), EPYC) == [1, 1]
+    assert threads(fusedrnn.LSTM(512, 512), EPYC) == [32, 32]
+    assert threads(fusedrnn.LSTM(512, 512), fusedrnn.Machine(cores=8, isa="avx512")) == [8, 8]
+    assert threads(fusedrnn.LSTM(512, 512), fusedrnn.Machine(cores=1)) == [1, 1]
+
+
+@compiled
+def test_a_machine_is_this_one_in_what_is_left_out() -> None:
+    here = torch.ops.fusedrnn.describe_cpu()
+    assert fusedrnn.Machine()._numbers() == here
+    assert fusedrnn.Machine(cores=16, l2=512 << 10)._numbers() == [
+        16,
+        0,
+        here[2],
+        512 << 10,
+        here[4],
+    ]
+    assert EPYC._numbers() == [64, 32, 32 << 10, 512 << 10, 32 << 20]
+    assert str(EPYC) == "64 cores on 2 sockets, avx2, L1 32 KiB, L2 512 KiB, L3 32 MiB"
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cores": 8, "sockets": 3}, "sockets: expected a divisor of cores, got 3 for 8"),
+        ({"sockets": 2}, "sockets: expected a divisor of cores, got 2 for None"),
+        ({"cores": 0}, "machine: expected 1 to 4096 threads"),
+        (
+            {"cores": 8, "l2": 0},
+            "machine: expected 1 to 4096 threads, .* caches of at least a byte",
+        ),
+        ({"isa": "neon"}, "isa: expected generic, avx2 or avx512, got 'neon'"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fusedrnn.explain(
+            fusedrnn.GRU(5, 7), torch.randn(3, 2, 5), machine=fusedrnn.Machine(**options)
+        )

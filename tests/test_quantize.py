@@ -341,7 +341,7 @@ def test_explain_says_how_weights_are_stored_and_read(compiled_part: None) -> No
         small = fusedrnn.quantize(nn.LSTM(64, 64), dtype)
         [step] = fusedrnn.explain(small, torch.randn(1, 1, 64)).layers
         assert "weights: read in place" in step
-        assert f"weights in {str(dtype).removeprefix('torch.')}" in step
+        assert f"weight dtype: {str(dtype).removeprefix('torch.')}" in step
         with torch.autocast("cpu", torch.bfloat16):
             assert fusedrnn.explain(small, torch.randn(1, 1, 64)).layers == (step,)
         packed = pack(torch.randn(1, 1, 64), [1])

@@ -90,9 +90,10 @@ def plan_of(layer: Layer) -> str:
     hidden_size = weights.weight_hh.size(0) // reference.CELLS[layer.cell].gates
     sizes = (seq_len, batch_size, input_size, hidden_size, proj_size)
     directions = 1 if layer.weights_reverse is None else 2
-    return torch.ops.fusedrnn.explain_layer(
+    [(*_, facts)] = torch.ops.fusedrnn.explain_layer(
         layer.cell, torch.float32, *sizes, directions, False, weights.weight_ih.dtype
     )
+    return "\n".join(map(": ".join, facts))
 
 
 @pytest.mark.parametrize("schedule", ["per_step", "persistent"])

@@ -94,9 +94,10 @@ def test_threads_of_the_caller(two_threads: None) -> None:
 
 def explained(*sizes: int, directions: int = 1) -> str:
     seq_len, batch_size, input_size, hidden_size = sizes
-    return OPS.explain_layer(
+    [(*_, facts)] = OPS.explain_layer(
         "lstm", torch.float32, seq_len, batch_size, input_size, hidden_size, 0, directions, False
     )
+    return "\n".join(map(": ".join, facts))
 
 
 def assert_same_bits(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -165,9 +166,47 @@ for cell in CELLS:
         for name, result in operator(layer).items():
             if not (bidirectional and name == "grad_input"):
                 whole.update(result.detach().numpy().tobytes())
-text = torch.ops.fusedrnn.explain_layer("lstm", torch.float32, 100, 1, 1024, 1024, 0, 1, False)
-print(whole.hexdigest(), text.splitlines()[1].split(", ")[1])
+sizes = (100, 1, 1024, 1024, 0, 1)
+[(*_, facts)] = torch.ops.fusedrnn.explain_layer("lstm", torch.float32, *sizes, False)
+print(whole.hexdigest(), dict(facts)["forward"].split(", ")[2])
 """
+
+
+# Compares layers with torch.nn, with so many threads as OMP_NUM_THREADS says, and prints a hash of
+# what they gave.
+COMPARE = """
+import hashlib, os, torch, fusedrnn
+assert torch.get_num_threads() == int(os.environ["OMP_NUM_THREADS"])
+whole = hashlib.sha256()
+for name in ("RNN", "LSTM", "GRU"):
+    for batch_size in (3, 70):
+        torch.manual_seed(5)
+        expected = getattr(torch.nn, name)(33, 96)
+        layer = getattr(fusedrnn, name)(33, 96)
+        layer.load_state_dict(expected.state_dict())
+        found = []
+        for module in (layer, expected):
+            input = torch.linspace(-1, 1, 20 * batch_size * 33).reshape(20, batch_size, 33)
+            output = module(input.requires_grad_())[0]
+            output.square().sum().backward()
+            found.append([output, input.grad, *(p.grad for p in module.parameters())])
+        for actual, wanted in zip(*found):
+            torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-4)
+            whole.update(actual.detach().numpy().tobytes())
+print(whole.hexdigest())
+"""
+
+
+@linux
+def test_many_more_threads_than_cores_give_torchs_results_and_the_bits_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ends, within the bound that every process has."""
+    found = set()
+    for threads in (1, 16, 64):
+        monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+        found.update(run_program(program=COMPARE))
+    assert len(found) == 1
 
 
 # Runs a layer whose products torch computes, with more threads than cores, and prints how many

@@ -23,6 +23,12 @@ Isa current_isa() {
   return isa;
 }
 
+Plan make_checked_plan(const Problem& problem, Pass pass, const CpuInfo& cpu) {
+  Plan plan;
+  check_status(make_plan(problem, pass, cpu, settings().schedule.c_str(), &plan));
+  return plan;
+}
+
 std::vector<std::string> isa_names(bool (*condition)(Isa)) {
   std::vector<std::string> names;
   for (Isa isa : kIsas) {
@@ -31,17 +37,54 @@ std::vector<std::string> isa_names(bool (*condition)(Isa)) {
   return names;
 }
 
-std::string explain_layer(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
-                          int64_t batch_size, int64_t input_size, int64_t hidden_size,
-                          int64_t proj_size, int64_t directions, bool training,
-                          std::optional<at::ScalarType> weight_dtype) {
+CpuInfo this_machine() {
+  return query_cpu(current_isa(), available_threads(), concurrent_threads());
+}
+
+// The one described: threads, those of one of several sockets or 0, bytes of L1, L2 and L3, and an
+// ISA, which need not be one that runs here.
+CpuInfo described_machine(at::IntArrayRef numbers, std::string_view isa) {
+  TORCH_CHECK_VALUE(numbers.size() == 5,
+                    "machine: expected threads, threads of a socket, bytes of "
+                    "L1, L2 and L3, got ",
+                    numbers.size(), " numbers");
+  constexpr int64_t kMostThreads = 4096;
+  TORCH_CHECK_VALUE(numbers[0] >= 1 && numbers[0] <= kMostThreads && numbers[1] >= 0 &&
+                        numbers[1] <= numbers[0] && numbers[2] > 0 && numbers[3] > 0 &&
+                        numbers[4] > 0,
+                    "machine: expected 1 to ", kMostThreads,
+                    " threads, no more on a socket, and caches of at least a byte, got ", numbers);
+  for (Isa known : kIsas) {
+    if (isa != isa_name(known)) continue;
+    return {known,      static_cast<int>(numbers[0]), true, numbers[2], numbers[3],
+            numbers[4], static_cast<int>(numbers[1])};
+  }
+  TORCH_CHECK_VALUE(false, "isa: expected generic, avx2 or avx512, got '", isa, "'");
+}
+
+std::vector<ExplainedPass> explain_layer(std::string_view cell, at::ScalarType dtype,
+                                         int64_t seq_len, int64_t batch_size, int64_t input_size,
+                                         int64_t hidden_size, int64_t proj_size, int64_t directions,
+                                         bool training, std::optional<at::ScalarType> weight_dtype,
+                                         at::OptionalIntArrayRef machine, std::string_view isa) {
   Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
                                   proj_size, directions, training, /*packed=*/false);
   if (weight_dtype.has_value()) problem.format = check_format("weight_dtype", *weight_dtype);
-  const CpuPlan chosen = make_cpu_plan(problem);
-  std::string text(4096, '\0');
-  text.resize(print_plan(problem, chosen.cpu, chosen.plan, text.data(), text.size()));
-  return text;
+  const CpuInfo cpu = machine.has_value() ? described_machine(*machine, isa) : this_machine();
+  std::vector<ExplainedPass> passes;
+  for (Pass pass : {Pass::kForward, Pass::kBackward}) {
+    if (pass == Pass::kBackward && !training) continue;
+    const Plan plan = make_checked_plan(problem, pass, cpu);
+    std::string text(4096, '\0');
+    text.resize(print_plan(problem, pass, cpu, plan, text.data(), text.size()));
+    passes.push_back(explain_pass(pass, plan, text));
+  }
+  return passes;
+}
+
+std::vector<int64_t> describe_cpu() {
+  const CpuInfo cpu = this_machine();
+  return {cpu.num_threads, cpu.socket_cores, cpu.l1_bytes, cpu.l2_bytes, cpu.l3_bytes};
 }
 
 }  // namespace
@@ -65,7 +108,6 @@ Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_l
           static_cast<int>(directions),
           training,
           packed,
-          /*runs_forward=*/true,
           WeightFormat::kSame,
           chosen_chunk_bytes()};
 }
@@ -81,16 +123,28 @@ bool allows_tf32() {
 
 void check_status(const Status& status) { TORCH_CHECK(status.ok, status.message); }
 
-CpuPlan make_cpu_plan(const Problem& problem) {
-  CpuPlan chosen;
-  chosen.isa = current_isa();
-  chosen.cpu = query_cpu(chosen.isa, available_threads(), concurrent_threads());
-  check_status(make_plan(problem, chosen.cpu, settings().schedule.c_str(), &chosen.plan));
-  return chosen;
+CpuPlan make_cpu_plan(const Problem& problem, Pass pass) {
+  const CpuInfo cpu = this_machine();
+  return {cpu.isa, make_checked_plan(problem, pass, cpu)};
+}
+
+ExplainedPass explain_pass(Pass pass, const Choice& choice, std::string_view text) {
+  std::vector<Fact> facts;
+  while (!text.empty()) {
+    const size_t end = std::min(text.find('\n'), text.size());
+    const std::string_view line = text.substr(0, end);
+    text.remove_prefix(std::min(end + 1, text.size()));
+    const size_t colon = line.find(": ");
+    TORCH_INTERNAL_ASSERT(colon != line.npos, "no fact: ", line);
+    facts.emplace_back(line.substr(0, colon), line.substr(colon + 2));
+  }
+  return {pass == Pass::kForward ? "forward" : "backward", choice.name, choice.modelled_seconds,
+          std::move(facts)};
 }
 
 TORCH_LIBRARY_IMPL(fusedrnn, CompositeExplicitAutograd, m) {
   m.impl("explain_layer", TORCH_FN(explain_layer));
+  m.impl("describe_cpu", describe_cpu);
   m.impl("allows_tf32", allows_tf32);
   m.impl("cpu_isa", [] { return std::string(isa_name(current_isa())); });
   m.impl("last_cpu_isa", [] { return std::string(isa_name(last_isa())); });

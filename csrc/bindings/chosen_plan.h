@@ -2,6 +2,11 @@
 // operators that explain plans share.
 #pragma once
 
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
 #include "bindings/checks.h"
 #include "cpu/cpu_library.h"
 
@@ -9,12 +14,17 @@ namespace fusedrnn {
 
 struct CpuPlan {
   Isa isa;
-  CpuInfo cpu;
   Plan plan;
 };
 
 // Honours FUSEDRNN_CPU_ISA and FUSEDRNN_SCHEDULE; raises when they ask for what cannot be.
-CpuPlan make_cpu_plan(const Problem& problem);
+CpuPlan make_cpu_plan(const Problem& problem, Pass pass);
+
+// A plan for Python: the pass, the schedule's name, its modelled seconds, and every fact of the
+// plan's text as its name and what is said of it.
+using Fact = std::tuple<std::string, std::string>;
+using ExplainedPass = std::tuple<std::string, std::string, double, std::vector<Fact>>;
+ExplainedPass explain_pass(Pass pass, const Choice& choice, std::string_view text);
 
 // The problem that explain_layer is asked about; raises when its numbers make no sense.
 Problem check_problem(std::string_view cell, at::ScalarType dtype, int64_t seq_len,

@@ -42,7 +42,7 @@ void run_directions(int directions, const Plan& plan, const Run& run) {
 // Every direction of a layer without lengths, or packed.
 void run_forward(const CheckedLayer& layer, bool save, const ForwardResult& result) {
   if (layer.total_rows == 0) return;
-  const CpuPlan chosen = make_cpu_plan(to_problem(layer, save));
+  const CpuPlan chosen = make_cpu_plan(to_problem(layer, save), Pass::kForward);
   if (layer.format != WeightFormat::kSame && chosen.plan.weights != Weights::kInPlace) {
     return run_forward(dequantize(layer), save, result);
   }
@@ -59,9 +59,10 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
     }
     return;
   }
-  Problem problem = to_problem(layer, true);
-  problem.runs_forward = layer.recompute > 0;
-  const CpuPlan chosen = make_cpu_plan(problem);
+  const Problem problem = to_problem(layer, true);
+  const CpuPlan chosen = make_cpu_plan(problem, Pass::kBackward);
+  Plan forward_plan{};
+  if (layer.recompute > 0) forward_plan = make_cpu_plan(problem, Pass::kForward).plan;
   // At the same time, the second direction has a grad_input of its own, added in the end.
   Tensor of_second;
   if (chosen.plan.directions_at_once > 1 && result[kInput].defined()) {
@@ -73,7 +74,7 @@ void run_backward(const CheckedLayer& layer, const CheckedGrads& given, const La
       args.grad_input = of_second.mutable_data_ptr();
       args.accumulate_grad_input = false;
     }
-    return layer_backward_cpu(args, chosen.plan, chosen.isa, runtime);
+    return layer_backward_cpu(args, chosen.plan, forward_plan, chosen.isa, runtime);
   });
   if (of_second.defined()) result[kInput].add_(of_second);
 }

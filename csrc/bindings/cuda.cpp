@@ -177,19 +177,21 @@ LayerGrads layer_backward(const BackwardArgs& args) {
   return result;
 }
 
-std::string explain_layer_cuda(std::string_view cell, at::ScalarType dtype, int64_t seq_len,
-                               int64_t batch_size, int64_t input_size, int64_t hidden_size,
-                               int64_t proj_size, int64_t directions, bool training, bool packed,
-                               int64_t device_index) {
+std::vector<ExplainedPass> explain_layer_cuda(std::string_view cell, at::ScalarType dtype,
+                                              int64_t seq_len, int64_t batch_size,
+                                              int64_t input_size, int64_t hidden_size,
+                                              int64_t proj_size, int64_t directions, bool training,
+                                              bool packed, int64_t device_index) {
   const Problem problem = check_problem(cell, dtype, seq_len, batch_size, input_size, hidden_size,
                                         proj_size, directions, training, packed);
   const CudaInfo info = device_info(static_cast<c10::DeviceIndex>(device_index));
-  std::string text;
+  std::vector<ExplainedPass> passes;
   for (Pass pass : {Pass::kForward, Pass::kBackward}) {
     if (pass == Pass::kBackward && !training) continue;
-    text += plan_text(problem, pass, info, make_checked_plan(problem, pass, info));
+    const CudaPlan plan = make_checked_plan(problem, pass, info);
+    passes.push_back(explain_pass(pass, plan, plan_text(problem, pass, info, plan)));
   }
-  return text;
+  return passes;
 }
 
 }  // namespace

@@ -89,7 +89,6 @@ Problem to_problem(const CheckedLayer& layer, bool training) {
           layer.directions,
           training,
           layer.sequence.batch_sizes.has_value(),
-          /*runs_forward=*/true,
           layer.format,
           chosen_chunk_bytes()};
 }

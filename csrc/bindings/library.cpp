@@ -81,16 +81,21 @@ TORCH_LIBRARY(fusedrnn, m) {
       "describe_cell(str cell) -> (str[] gates, str[] params, int states, int saved_width, "
       "bool has_projection)");
 
-  // What would run, as text: the planner's choice for one layer on this machine's CPU, or on a
-  // CUDA device of it. Those with cuda in their names are there where CUDA kernels were built.
+  // What would run: the planner's choice for each pass over one layer on this machine's CPU, one
+  // that is described, or a CUDA device. Of a pass: its name, the schedule, its modelled seconds,
+  // and facts by name. A machine is what describe_cpu says of this one: threads, threads of one of
+  // several sockets or 0, bytes of L1, L2 and L3. Those with cuda in their names are there where
+  // CUDA kernels were built.
   m.def(
       "explain_layer(str cell, ScalarType dtype, int seq_len, int batch_size, int input_size, "
       "int hidden_size, int proj_size, int directions, bool training, "
-      "ScalarType? weight_dtype=None) -> str");
+      "ScalarType? weight_dtype=None, int[]? machine=None, str isa='') "
+      "-> ((str, str, float, (str, str)[])[])");
+  m.def("describe_cpu() -> int[]");
   m.def(
       "explain_layer_cuda(str cell, ScalarType dtype, int seq_len, int batch_size, "
       "int input_size, int hidden_size, int proj_size, int directions, bool training, "
-      "bool packed, int device_index) -> str");
+      "bool packed, int device_index) -> ((str, str, float, (str, str)[])[])");
   m.def("cuda_architectures() -> str");           // compute capabilities that there are kernels for
   m.def("last_cuda_plan() -> str");               // the schedule that this thread's last call ran
   m.def("last_cuda_graph() -> bool");             // whether it launched its steps as one graph

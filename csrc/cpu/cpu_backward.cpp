@@ -16,8 +16,8 @@ namespace {
 
 class Backward {
  public:
-  Backward(const LayerBackwardArgs& args, const Plan& plan, const KernelTable& table,
-           CpuRuntime& runtime)
+  Backward(const LayerBackwardArgs& args, const Plan& plan, const Plan& forward_plan,
+           const KernelTable& table, CpuRuntime& runtime)
       : args_(args),
         layer_(args.shape, plan, table, runtime),
         conversions_(layer_),
@@ -25,7 +25,7 @@ class Backward {
     // A cell that saves nothing has nothing to compute again.
     if (args.shape.recompute == 0 || layer_.cell.saved_width() == 0) return;
     forward_args_ = forward_inputs(args);
-    forward_.emplace(forward_args_, plan, table, runtime);
+    forward_.emplace(forward_args_, forward_plan, table, runtime);
   }
 
   void run() {
@@ -427,11 +427,11 @@ void fill_zeros(const LayerBackwardArgs& args) {
 
 }  // namespace
 
-Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
-                          CpuRuntime& runtime) {
+Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, const Plan& forward_plan,
+                          Isa isa, CpuRuntime& runtime) {
   const KernelTable& table = use_kernel_table(isa);
   if (args.shape.batch_size > 0) {
-    Backward(args, plan, table, runtime).run();
+    Backward(args, plan, forward_plan, table, runtime).run();
   } else {
     fill_zeros(args);
   }

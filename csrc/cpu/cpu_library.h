@@ -11,11 +11,12 @@ namespace fusedrnn {
 
 // They run one layer in one direction over a whole sequence. Arguments are trusted:
 // bindings/checks.h has checked them. B = 0 and N = 0 are allowed. `isa` must be one that
-// select_isa returned.
+// select_isa returned. `forward_plan` is that of the forward pass, which runs again under
+// recompute.
 Status layer_forward_cpu(const LayerForwardArgs& args, const Plan& plan, Isa isa,
                          CpuRuntime& runtime);
-Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, Isa isa,
-                          CpuRuntime& runtime);
+Status layer_backward_cpu(const LayerBackwardArgs& args, const Plan& plan, const Plan& forward_plan,
+                          Isa isa, CpuRuntime& runtime);
 
 const char* isa_name(Isa isa);  // "generic", "avx2", "avx512"
 bool isa_built(Isa isa);        // compiled into this library
@@ -29,7 +30,7 @@ Isa last_isa();
 // Whether the running machine's processor is Intel's.
 bool has_intel_cpu();
 
-// Cache sizes of the running machine and the given ISA and threads.
+// Caches and sockets of the running machine and the given ISA and threads.
 CpuInfo query_cpu(Isa isa, int num_threads, bool concurrent_threads);
 
 }  // namespace fusedrnn

@@ -20,6 +20,9 @@
 #elif defined(__APPLE__)
 #include <sys/sysctl.h>
 #else
+#if defined(__linux__)
+#include <sched.h>
+#endif
 #include <unistd.h>
 #endif
 
@@ -153,6 +156,34 @@ int64_t cache_bytes(int level) {
 int64_t cache_bytes(int) { return 0; }
 #endif
 
+// Processors of the largest socket that this process may run on, or 0 if it is the only one or the
+// system does not say.
+#if defined(__linux__)
+int socket_cores() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 0;
+  constexpr int kMaxSockets = 64;
+  int cores[kMaxSockets] = {}, sockets = 0, most = 0;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    char path[96];
+    std::snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/physical_package_id",
+                  cpu);
+    std::FILE* file = std::fopen(path, "r");
+    if (file == nullptr) return 0;
+    int socket = -1;
+    const bool is_read = std::fscanf(file, "%d", &socket) == 1;
+    std::fclose(file);
+    if (!is_read || socket < 0 || socket >= kMaxSockets) return 0;
+    if (cores[socket]++ == 0) ++sockets;
+    if (cores[socket] > most) most = cores[socket];
+  }
+  return sockets > 1 ? most : 0;
+}
+#else
+int socket_cores() { return 0; }
+#endif
+
 int64_t cache_bytes_or(int level, int64_t otherwise) {
   const int64_t bytes = cache_bytes(level);
   return bytes > 0 ? bytes : otherwise;
@@ -219,7 +250,8 @@ CpuInfo query_cpu(Isa isa, int num_threads, bool concurrent_threads) {
   static const int64_t l1 = cache_bytes_or(1, 32 << 10);
   static const int64_t l2 = cache_bytes_or(2, 1 << 20);
   static const int64_t l3 = cache_bytes_or(3, 16 << 20);
-  return {isa, num_threads, concurrent_threads, l1, l2, l3};
+  static const int of_socket = socket_cores();
+  return {isa, num_threads, concurrent_threads, l1, l2, l3, of_socket};
 }
 
 }  // namespace fusedrnn

@@ -5,7 +5,8 @@
 //   kForcible   all that may be forced, for an error to name
 //   Sizes       those of a candidate; a Plan is Sizes and a Choice
 //   Reason consider(int idx, Sizes* sizes, double* seconds) const
-//               fills in a candidate's sizes and modelled time, or says why it is impossible
+//               fills in a candidate's sizes and modelled time, or says why it is impossible; with
+//               a drawback, it is chosen only if it is forced
 #pragma once
 
 #include <cstddef>
@@ -44,6 +45,8 @@ Status choose(const Planner& planner, const char* forced, Plan* plan) {
           candidates[refused].reason.wish == nullptr) {
         refused = i;
       }
+    } else if (forced == nullptr && candidate.reason.drawback != nullptr) {
+      continue;
     } else if (chosen < 0 || candidate.modelled_seconds < candidates[chosen].modelled_seconds) {
       chosen = i;
     }

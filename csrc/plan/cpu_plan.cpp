@@ -25,7 +25,7 @@ constexpr int64_t kMinRowsOfLargeInput = 64;
 // Rows of an input projection: enough for a large product to reach its rate, and no more than
 // stay in cache until the sweep reads them, or backward the gradients of their gates again.
 constexpr int64_t kMinChunkRows = 768;
-constexpr int64_t kChunkBytes = int64_t{512} << 10;
+constexpr int64_t kChunkShareOfL2 = 4;
 
 // What both directions at the same time must save: threads that have gone to sleep take tens of
 // microseconds to wake, and more where other processes have their cores.
@@ -36,16 +36,17 @@ struct CpuPlanner {
   static constexpr const char* kNames[] = {"per_step", "persistent"};  // by Schedule
   static constexpr const char* kForcible = "per_step, persistent";
 
-  // The best split and number of threads. Rows need no barrier; units do, which needs threads that
-  // run at the same time. A product a step is split as its library likes. Two directions on a
-  // thread each need no barrier either.
+  // The best split and number of threads: all, a half, a quarter, and so on, and those of a socket.
+  // Rows need no barrier; units do, which needs threads that run at the same time, and no more of
+  // them than there are panels. A product a step is split as its library likes. Two directions on
+  // a thread each need no barrier either.
   Reason consider(int idx, CpuSizes* sizes, double* seconds) const {
     const auto schedule = static_cast<Schedule>(idx);
     const Weights weights = choose_weights(schedule);
     *seconds = std::numeric_limits<double>::infinity();
     const auto try_threads = [&](Split split, int num_threads, int directions_at_once) {
       const CpuSizes tried{schedule, split, num_threads, directions_at_once, weights};
-      const double its_seconds = modelled_seconds(problem, cpu, tried);
+      const double its_seconds = modelled_seconds(problem, pass, cpu, tried);
       if (its_seconds + (directions_at_once > 1 ? kMinSavedSeconds : 0) < *seconds) {
         *sizes = tried;
         *seconds = its_seconds;
@@ -53,30 +54,41 @@ struct CpuPlanner {
     };
     try_threads(Split::kUnits, 1, 1);
     const bool sweeps = schedule == Schedule::kPersistent;
-    for (int threads = cpu.num_threads; threads > 1; threads /= 2) {
-      if (!sweeps || cpu.concurrent_threads) try_threads(Split::kUnits, threads, 1);
+    const int64_t panels = ceil_div(problem.hidden_size, units_of_panel(problem, pass, cpu.isa));
+    const auto try_splits = [&](int threads) {
+      if (!sweeps || (cpu.concurrent_threads && threads <= panels)) {
+        try_threads(Split::kUnits, threads, 1);
+      }
       if (sweeps && problem.batch_size >= kMinRowsOfThread * threads) {
         try_threads(Split::kRows, threads, 1);
       }
-    }
+    };
+    for (int threads = cpu.num_threads; threads > 1; threads /= 2) try_splits(threads);
+    if (cpu.socket_cores > 1 && cpu.socket_cores < cpu.num_threads) try_splits(cpu.socket_cores);
     if (problem.directions == 2 && cpu.num_threads > 1) try_threads(Split::kUnits, 1, 2);
-    return {};
+    Reason reason;
+    const bool may_depend =
+        cpu.isa == Isa::kGeneric || (problem.seq_len <= kMaxThreadDependentSteps &&
+                                     problem.batch_size >= kMinThreadDependentRows);
+    if (!sweeps && !may_depend) reason.drawback = "its bits depend on the number of threads";
+    return reason;
   }
 
   // As for one thread, however many there are: the sums of both are added up in another order, and
   // the number of threads must change no bit.
   Weights choose_weights(Schedule schedule) const {
-    if (schedule != Schedule::kPersistent || !problem.runs_forward) return Weights::kPacked;
+    if (schedule != Schedule::kPersistent || pass == Pass::kBackward) return Weights::kPacked;
     CpuInfo one_thread = cpu;
     one_thread.num_threads = 1;
     const auto seconds = [&](Weights weights) {
-      return modelled_seconds(problem, one_thread, {schedule, Split::kUnits, 1, 1, weights});
+      return modelled_seconds(problem, pass, one_thread, {schedule, Split::kUnits, 1, 1, weights});
     };
     return seconds(Weights::kInPlace) < seconds(Weights::kPacked) ? Weights::kInPlace
                                                                   : Weights::kPacked;
   }
 
   const Problem& problem;
+  const Pass pass;
   const CpuInfo& cpu;
 };
 
@@ -85,7 +97,7 @@ int64_t choose_chunk_steps(const Problem& problem, const CpuInfo& cpu) {
   if (problem.total_rows <= 0) return problem.seq_len;
   const int64_t row_bytes =
       cell_info(problem.cell).gates * problem.hidden_size * accum_bytes(problem.dtype);
-  int64_t rows = kChunkBytes / row_bytes;
+  int64_t rows = cpu.l2_bytes / kChunkShareOfL2 / row_bytes;
   if (rows < kMinChunkRows) rows = kMinChunkRows;
   const int64_t most = cpu.l3_bytes / 2 / row_bytes;
   if (rows > most) rows = most > kMinChunkRows / 4 ? most : kMinChunkRows / 4;
@@ -122,20 +134,22 @@ const char* weights_name(Weights weights) {
   return weights == Weights::kPacked ? "packed once a call" : "read in place";
 }
 
-Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan) {
-  const Status status = choose(CpuPlanner{problem, cpu}, forced, plan);
+Status make_plan(const Problem& problem, Pass pass, const CpuInfo& cpu, const char* forced,
+                 Plan* plan) {
+  const Status status = choose(CpuPlanner{problem, pass, cpu}, forced, plan);
   if (!status.ok) return status;
   plan->min_split_rows = cpu.concurrent_threads ? kMinRowsOfThread * plan->num_threads : 0;
   plan->chunk_steps = choose_chunk_steps(problem, cpu);
-  plan->multiplies_input = choose_multiplies_input(problem, cpu, *plan);
+  plan->multiplies_input = pass == Pass::kForward && choose_multiplies_input(problem, cpu, *plan);
   return status;
 }
 
-size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
-                  size_t size) {
+size_t print_plan(const Problem& problem, Pass pass, const CpuInfo& cpu, const Plan& plan,
+                  char* text, size_t size) {
   Writer writer(text, size);
-  write_problem(problem, &writer);
-  writer.write("%s: modelled ", plan.name);
+  const bool forward = pass == Pass::kForward;
+  if (forward) write_problem(problem, &writer);
+  writer.write("%s: %s, modelled ", forward ? "forward" : "backward", plan.name);
   writer.write_time(plan.modelled_seconds);
   writer.write(", %d thread%s", plan.num_threads, plan.num_threads == 1 ? "" : "s");
   if (plan.schedule == Schedule::kPersistent && plan.num_threads > 1) {
@@ -143,9 +157,10 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
                  plan.split == Split::kRows ? "no barrier" : "a barrier a step");
   }
   writer.write("\n");
-  if (plan.schedule == Schedule::kPersistent) {
+  if (forward && plan.schedule == Schedule::kPersistent) {
     writer.write("weights: %s\n", weights_name(plan.weights));
   }
+  if (forward) write_format(problem.format, &writer);
   if (problem.directions == 2) {
     writer.write("directions: %s\n", plan.directions_at_once == 2
                                          ? "both at the same time, on threads of their own"
@@ -154,7 +169,7 @@ size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, 
   if (plan.multiplies_input) {
     writer.write("input projection: in the sweep\n");
   } else {
-    writer.write("input projection: %lld steps at once\n",
+    writer.write("%s: %lld steps at once\n", forward ? "input projection" : "weight gradients",
                  static_cast<long long>(plan.chunk_steps));
   }
   if (plan.schedule == Schedule::kPersistent && cpu.num_threads > 1 && !cpu.concurrent_threads) {

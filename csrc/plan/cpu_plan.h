@@ -1,4 +1,4 @@
-// make_plan: the schedule of a layer on the CPU. cpu_cost.cpp has its time model.
+// make_plan: the schedule of a pass over a layer on the CPU. cpu_cost.cpp has its time model.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,12 @@ enum class Split : int8_t {
 // of more than 16 bytes.
 constexpr int kStoragePanelRows = 4;
 
-// How a persistent forward pass reads the weights.
+// Calls of at most so many steps of at least so many rows may have bits that depend on the number
+// of threads: there the runtime's products may be the fastest.
+constexpr int64_t kMaxThreadDependentSteps = 4;
+constexpr int64_t kMinThreadDependentRows = 8;
+
+// How a persistent pass reads the weights; backward has them packed.
 enum class Weights : int8_t {
   kPacked,   // copied once a call into panels that a step reads faster
   kInPlace,  // as they lie, weight_ih as well: few steps of few rows
@@ -45,16 +50,22 @@ const char* schedule_name(Schedule schedule);  // of those of the CPU
 const char* split_name(Split split);
 const char* weights_name(Weights weights);
 
-// Chooses a schedule for a layer: of least modelled time, or the one that `forced` names, unless
-// null or empty. Forcing an unknown schedule is an error.
-Status make_plan(const Problem& problem, const CpuInfo& cpu, const char* forced, Plan* plan);
+// Chooses a schedule for a pass over all directions of a layer: of least modelled time, or the one
+// that `forced` names, unless null or empty. Forcing an unknown schedule is an error.
+Status make_plan(const Problem& problem, Pass pass, const CpuInfo& cpu, const char* forced,
+                 Plan* plan);
 
-// Writes the plan as text, a line each for the choice, its sizes and every rejection.
-// Returns the length written, at most size - 1.
-size_t print_plan(const Problem& problem, const CpuInfo& cpu, const Plan& plan, char* text,
-                  size_t size);
+// Writes the plan as text, a fact a line (text.h): the problem, for forward, the choice, its sizes
+// and every rejection. Returns the length written, at most size - 1.
+size_t print_plan(const Problem& problem, Pass pass, const CpuInfo& cpu, const Plan& plan,
+                  char* text, size_t size);
 
-// Time model (cpu_cost.cpp): seconds of all directions of the layer.
-double modelled_seconds(const Problem& problem, const CpuInfo& cpu, const CpuSizes& sizes);
+// The units of a panel, which one thread computes: with Split::kUnits no more threads than panels
+// have work.
+int64_t units_of_panel(const Problem& problem, Pass pass, Isa isa);
+
+// Time model (cpu_cost.cpp): seconds of the pass over all directions of the layer.
+double modelled_seconds(const Problem& problem, Pass pass, const CpuInfo& cpu,
+                        const CpuSizes& sizes);
 
 }  // namespace fusedrnn

@@ -11,9 +11,6 @@
 
 namespace fusedrnn {
 
-// The pass a CUDA plan is for: forward and backward need different sizes.
-enum class Pass : int8_t { kForward, kBackward };
-
 // How per_step computes a step on CUDA.
 enum class StepForm : int8_t {
   kProduct,  // the runtime's product, then one pointwise kernel

@@ -14,7 +14,8 @@ struct CpuInfo {
   bool concurrent_threads;  // threads of a region all run at the same time: barriers work
   int64_t l1_bytes;         // data cache of a core
   int64_t l2_bytes;         // of a core
-  int64_t l3_bytes;         // shared
+  int64_t l3_bytes;         // shared by the cores of a socket, or of a part of one
+  int socket_cores = 0;  // of one of several sockets, on which as many threads are; 0: one socket
 };
 
 struct CudaInfo {

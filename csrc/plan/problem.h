@@ -19,7 +19,6 @@ struct Problem {
   int directions;                             // 1 or 2
   bool training;                              // backward will be asked for, or this is the backward
   bool packed;                                // steps have rows of their own: batch_sizes are given
-  bool runs_forward = true;                   // false: a backward that recomputes nothing
   WeightFormat format = WeightFormat::kSame;  // of the weights
   int64_t chunk_bytes = 0;  // that input projections may take at once; 0: as the planner likes
 

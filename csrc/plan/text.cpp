@@ -45,7 +45,7 @@ void Writer::write_time(double seconds) {
 }
 
 void write_problem(const Problem& problem, Writer* writer) {
-  writer->write("%s %s: seq_len %lld, batch_size %lld, input_size %lld, hidden_size %lld",
+  writer->write("problem: %s %s, seq_len %lld, batch_size %lld, input_size %lld, hidden_size %lld",
                 cell_info(problem.cell).name, dtype_name(problem.dtype),
                 static_cast<long long>(problem.seq_len), static_cast<long long>(problem.batch_size),
                 static_cast<long long>(problem.input_size),
@@ -53,12 +53,14 @@ void write_problem(const Problem& problem, Writer* writer) {
   if (problem.proj_size > 0) {
     writer->write(", proj_size %lld", static_cast<long long>(problem.proj_size));
   }
-  if (problem.format != WeightFormat::kSame) {
-    constexpr const char* kNames[] = {"", "bfloat16", "float16", "int8"};
-    writer->write(", weights in %s", kNames[static_cast<int>(problem.format)]);
-  }
   writer->write("%s, %s\n", problem.directions == 2 ? ", 2 directions" : "",
                 problem.training ? "training" : "inference");
+}
+
+void write_format(WeightFormat format, Writer* writer) {
+  if (format == WeightFormat::kSame) return;
+  constexpr const char* kNames[] = {"", "bfloat16", "float16", "int8"};
+  writer->write("weight dtype: %s\n", kNames[static_cast<int>(format)]);
 }
 
 void write_rejection(const Candidate& candidate, double chosen_seconds, const char* forced,
@@ -67,6 +69,9 @@ void write_rejection(const Candidate& candidate, double chosen_seconds, const ch
   if (candidate.reason.format != nullptr) {
     write_reason(candidate.reason, writer);
   } else {
+    const bool is_kept_back = candidate.reason.drawback != nullptr && forced == nullptr &&
+                              candidate.modelled_seconds < chosen_seconds;
+    if (is_kept_back) writer->write("%s; ", candidate.reason.drawback);
     if (forced != nullptr) writer->write("%s is forced; ", forced);
     writer->write("modelled ");
     writer->write_time(candidate.modelled_seconds);

@@ -1,4 +1,5 @@
-// How plans are written, for print_plan, print_cuda_plan and errors.
+// How plans are written, for print_plan, print_cuda_plan and errors: facts, a line each of a name
+// without a colon, ": " and what is said of it. bindings/chosen_plan.h hands them to Python.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +27,9 @@ class Writer {
 
 // A line with the problem's cell, dtype, sizes and purpose.
 void write_problem(const Problem& problem, Writer* writer);
+
+// A line with the dtype of weights that have one of their own.
+void write_format(WeightFormat format, Writer* writer);
 
 // A line that says why a candidate was not chosen: why it is not possible, or how long it would
 // take against the chosen one, which is named if it is forced (else null).

@@ -285,7 +285,8 @@ bool run_case(const Case& k, Run* run = nullptr) {
   backward.grad_bias_hh = grad(kBiasHh);
   backward.grad_weight_hr = grad(kWeightHr);
   backward.grad_params = grad(kParams);
-  if (!layer_backward_cpu(backward, plan, kIsa, runtime).ok || last_isa() != kIsa) return false;
+  if (!layer_backward_cpu(backward, plan, plan, kIsa, runtime).ok || last_isa() != kIsa)
+    return false;
   grads[kX] = caller_rows.collect(grads[kX], k.input_size, &ok);
   gates_x = caller_rows.collect(gates_x, gates_width, &ok);
   gates_r = caller_rows.collect(gates_r, gates_width, &ok);
@@ -395,6 +396,24 @@ TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
       }
     }
   });
+}
+
+TEST(many_more_threads_than_cores_match_plain_loops) {
+  for (int threads : {16, 64}) {
+    for (Split split : {Split::kRows, Split::kUnits}) {
+      for (const CellInfo& info : kCells) {
+        Case k;
+        k.cell = info.kind;
+        k.schedule = Schedule::kPersistent;
+        k.split = split;
+        k.threads = threads;
+        k.batch_size = split == Split::kRows ? threads + 3 : 3;
+        k.hidden_size = 70;
+        k.seq_len = 5;
+        CHECK(run_case(k));
+      }
+    }
+  }
 }
 
 TEST(weights_in_place_match_plain_loops_for_every_number_of_rows_and_depth) {
