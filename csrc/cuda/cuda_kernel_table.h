@@ -117,17 +117,31 @@ struct BackwardBuffers {
   const void* projected;  // A [B, H], dh * weight_hr
 };
 
+// How a fused step multiplies: by multiply-adds, or on tensor cores, which round float32 to TF32.
+// 16-bit types always are on tensor cores, and float64 never is.
+enum class StepMath : int16_t { kFma, kTensor };
+// kAfterStep: the launch before is the step before of the same sweep, and this one may begin before
+// it has ended.
+enum class StepStart : int16_t { kAlone, kAfterStep };
+struct FusedStep {
+  StepMath math;
+  StepStart start;
+  int32_t row_tile;  // rows of a block on tensor cores, 16 or 32; 0: as few as hold all, or 32
+};
+
 // One sweep step of every direction, each of its own sweep. In backward, rows that the step after
 // has but this one has not started there: they only deliver the gradient of the h they began with.
 struct ForwardStepArgs {
   LayerSizes sizes;
   ForwardBuffers buffers[kMaxDirections];
   StepRows step[kMaxDirections];
+  FusedStep fused;
 };
 struct BackwardStepArgs {
   LayerSizes sizes;
   BackwardBuffers buffers[kMaxDirections];
   StepRows step[kMaxDirections];
+  FusedStep fused;
 };
 
 // Sweep steps [begin, end) of every direction; batch_size rows each.

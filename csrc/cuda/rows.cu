@@ -29,8 +29,8 @@ struct DTypeLaunchers {
   }
   static Status backward_hidden(const BackwardStepArgs& args, int directions, Stream stream) {
     return launch<BackwardHidden<S>>(
-        step_shape(backward_rows(args, directions), args.sizes.output_size, directions), args,
-        stream);
+        step_shape<ReadProduct>(backward_rows(args, directions), args.sizes.output_size, directions),
+        args, stream);
   }
 };
 

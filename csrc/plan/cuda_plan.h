@@ -36,6 +36,11 @@ constexpr int kFusedRows = 8;    // batch rows
 constexpr int kFusedDepth = 32;  // of the product at once in shared memory
 constexpr int kFusedThreads = 256;
 
+// The same kernels on tensor cores: units of a block, by Pass, and the rows of a tile, of which a
+// block has one or two.
+constexpr int kTensorUnits[] = {8, 16};
+constexpr int kTensorRows = 16;
+
 // single_block: a thread owns one hidden unit with all its gates for so many rows at most, 4 of
 // float and 2 of double, whose sums still fit in its registers.
 constexpr int max_thread_rows(DType dtype) { return static_cast<int>(16 / accum_bytes(dtype)); }

@@ -20,6 +20,7 @@ struct LaunchShape {
   int64_t smem_bytes = 0;                      // dynamic shared memory of a block
   int cluster = 1;                             // blocks of a cluster, along x
   Residency residency = Residency::kAny;
+  bool programmatic = false;  // may begin before the launch before has ended (programmatic.cuh)
 
   int64_t blocks() const { return grid_x * grid_y * grid_z; }
 };

@@ -43,9 +43,7 @@ struct Warp {
   uint64_t priority = 0;
   int first_lane = 0;  // has its turn before the others
   Meeting meeting;
-  // The lanes' values in this shuffle and in the last one, which some lanes may still read.
-  uint64_t exchanged[2][fusedrnn::kWarpSize] = {};
-  int exchange = 0;
+  void* parts[fusedrnn::kWarpSize] = {};  // of the lanes in a collective
 };
 
 struct Block {

@@ -63,6 +63,10 @@ void count_access();
 // Another thread may see a difference: looking at memory has a point again.
 void something_happened();
 
+// As in device/programmatic.cuh.
+void launch_dependents();
+void wait_for_launch_before();
+
 // A store of 8 bytes or fewer to global memory that arrives as an event.
 void store_late(void* ptr, const void* value, size_t bytes);
 

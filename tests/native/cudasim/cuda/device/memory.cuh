@@ -26,6 +26,19 @@ FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
   return packet;
 }
 
+template <class T>
+FUSEDRNN_DEV T load_global(const T* ptr) {
+  return *ptr;
+}
+template <class T>
+FUSEDRNN_DEV Packet<T> load_global_packet(const T* ptr) {
+  return ldg_packet(ptr);
+}
+template <class T>
+FUSEDRNN_DEV void store_global(T* ptr, T value) {
+  *ptr = value;
+}
+
 // A relaxed store arrives some time later, and the storing thread sees it no sooner than others.
 // Stores to one address arrive in order.
 template <class T>
