@@ -56,7 +56,7 @@ FUSEDRNN_DEV void mma_by_shuffles(float (&sum)[4], const uint32_t (&a)[4], const
   const int first = lane_idx() & ~3, column = lane_idx() % 4 * 2;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-#pragma unroll
+#pragma unroll 1
     for (int q = 0; q < 4; ++q) {
       uint32_t row[2], col[2];
 #pragma unroll

@@ -240,7 +240,7 @@ struct BackwardSingleBlock {
   static constexpr const char* kName = "single_block backward";
   static constexpr int kMaxThreads = kSingleBlockMaxThreads;
   // How far the product's loop is unrolled; params need registers as well, and none may spill.
-  static constexpr int kUnroll = Step::C::kParams > 0 ? 6 : 8;
+  static constexpr int kUnroll = Step::C::kParams > 0 ? 4 : 6;
 
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;

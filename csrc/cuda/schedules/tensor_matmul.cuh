@@ -60,13 +60,14 @@ class TensorMatMul {
   // weight[k * row_stride + unit]; `units` of them exist, and what is beyond them is any other.
   FUSEDRNN_DEV TensorMatMul(const S* weight, int64_t n_stride, int64_t row_stride, int64_t units,
                             int64_t depth)
-      : depth_(static_cast<int>(depth)), row_stride_(row_stride) {
+      : depth_(static_cast<int>(depth)),
+        row_stride_(row_stride),
+        n_step_(n_stride * row_stride),
+        next_k_(first_k()) {
     if constexpr (kUnitRows) {
-      const int unit = group() < units ? group() : 0;
-#pragma unroll
-      for (int n = 0; n < N; ++n) weight_[n] = weight + (n * n_stride + unit) * row_stride;
+      weight_ = weight + (group() < units ? group() : 0) * row_stride + first_k();
     } else {
-      weight_[0] = weight + (2 * group() < units ? 2 * group() : 0);
+      weight_ = weight + (2 * group() < units ? 2 * group() : 0) + first_k() * row_stride;
       next_unit_ = 2 * group() + 1 < units ? 1 : 0;
     }
 #pragma unroll
@@ -86,15 +87,19 @@ class TensorMatMul {
   // Asks for the weights of the first chunks.
   FUSEDRNN_DEV void load_first_weights() {
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) load_weights(j, chunk_depth(j));
+    for (int j = 0; j < kAhead; ++j) load_weights(j);
   }
 
   // rows[i] is lane_row(i), or null: zeros. Every thread of the block calls this, and then may read
   // the sums of any row and unit.
   template <class Barriers>
   FUSEDRNN_DEV void multiply(const S* const (&rows)[kLaneRows]) {
+    int depths[kLaneRows];
 #pragma unroll
-    for (int j = 0; j < kAhead; ++j) load_rows(j, chunk_depth(j), rows);
+    for (int i = 0; i < kLaneRows; ++i) depths[i] = rows[i] != nullptr ? depth_ : 0;
+    int k = first_k();  // of this lane in the next chunk of rows to load
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j, k += kStride) load_rows(j, k, rows, depths);
     const int chunks = (depth_ + kChunk - 1) / kChunk;
     const int count = (chunks - warp_idx() + kWarps - 1) / kWarps;
     for (int first = 0; first < count; first += kAhead) {
@@ -103,8 +108,9 @@ class TensorMatMul {
         if (first + j >= count) break;
         multiply_chunk(j);
         if (first + j + kAhead >= count) continue;
-        load_weights(j, chunk_depth(first + j + kAhead));
-        load_rows(j, chunk_depth(first + j + kAhead), rows);
+        load_weights(j);
+        load_rows(j, k, rows, depths);
+        k += kStride;
       }
     }
     const Shared<Pair> smem = shared_memory<Pair>(0);
@@ -157,24 +163,25 @@ class TensorMatMul {
   FUSEDRNN_DEV static int64_t sum_idx(int warp, int n, int row, int unit) {
     return ((warp * kTiles + n) * kRows + row) * kTileUnits + unit;
   }
-  // Where this lane's part of the warp's i-th chunk begins in the depth.
-  FUSEDRNN_DEV static int chunk_depth(int i) {
-    return (warp_idx() + i * kWarps) * kChunk + lane_idx() % 4 * kLaneDepth;
+  // Where this lane's part of the warp's first chunk begins in the depth, and how far apart its
+  // chunks are.
+  static constexpr int kStride = kWarps * kChunk;
+  FUSEDRNN_DEV static int first_k() {
+    return warp_idx() * kChunk + lane_idx() % 4 * kLaneDepth;
   }
 
+  // The words of a lane at `line`, of which `left` elements are in the depth.
   template <class LoadPacket, class Load>
-  FUSEDRNN_DEV static void load_words(const S* line, int k, int depth, uint32_t* words,
+  FUSEDRNN_DEV static void load_words(const S* line, int left, uint32_t* words,
                                       const LoadPacket& load_packet, const Load& load) {
     Packet<uint32_t> loaded{};
     if constexpr (kLoads == Loads::kPackets) {
-      if (line != nullptr && k < depth) {
-        loaded = load_packet(reinterpret_cast<const uint32_t*>(line + k));
-      }
+      if (left > 0) loaded = load_packet(reinterpret_cast<const uint32_t*>(line));
     } else {
       Packet<S> packet{};
 #pragma unroll
       for (int i = 0; i < kLaneDepth; ++i) {
-        if (line != nullptr && k + i < depth) packet[i] = load(line + k + i);
+        if (i < left) packet[i] = load(line + i);
       }
       loaded = bit_cast<Packet<uint32_t>>(packet);
     }
@@ -182,33 +189,37 @@ class TensorMatMul {
     for (int i = 0; i < 4; ++i) words[i] = loaded[i];
   }
 
-  FUSEDRNN_DEV void load_rows(int j, int k, const S* const (&rows)[kLaneRows]) {
+  FUSEDRNN_DEV void load_rows(int j, int k, const S* const (&rows)[kLaneRows],
+                              const int (&depths)[kLaneRows]) {
 #pragma unroll
     for (int i = 0; i < kLaneRows; ++i) {
       load_words(
-          rows[i], k, depth_, rows_[j][i],
+          rows[i] + k, depths[i] - k, rows_[j][i],
           [](const uint32_t* ptr) { return load_global_packet(ptr); },
           [](const S* ptr) { return load_global(ptr); });
     }
   }
 
-  FUSEDRNN_DEV void load_weights(int j, int k) {
+  // Asks for the weights of the next chunk.
+  FUSEDRNN_DEV void load_weights(int j) {
+    const int left = depth_ - next_k_;
     if constexpr (kUnitRows) {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         load_words(
-            weight_[n], k, depth_, weights_[j] + 4 * n,
-            [](const uint32_t* ptr) { return ldg_packet(ptr); }, [](const S* ptr) { return ldg(ptr); });
+            weight_ + n * n_step_, left, weights_[j] + 4 * n,
+            [](const uint32_t* ptr) { return ldg_packet(ptr); },
+            [](const S* ptr) { return ldg(ptr); });
       }
     } else {
-      const S* from = weight_[0] + k * row_stride_;
+      const S* from = weight_;
 #pragma unroll
       for (int i = 0; i < kLaneDepth; ++i, from += row_stride_) {
         LineBits line = 0;
         if constexpr (kLoads == Loads::kPackets) {
-          if (k + i < depth_) line = ldg(reinterpret_cast<const LineBits*>(from));
+          if (i < left) line = ldg(reinterpret_cast<const LineBits*>(from));
         } else {
-          if (k + i < depth_) line = bit_cast<LineBits>(Line{{ldg(from), ldg(from + next_unit_)}});
+          if (i < left) line = bit_cast<LineBits>(Line{{ldg(from), ldg(from + next_unit_)}});
         }
         const auto words = bit_cast<LineWords>(line);
 #pragma unroll
@@ -217,6 +228,8 @@ class TensorMatMul {
         }
       }
     }
+    weight_ += kUnitRows ? kStride : kStride * row_stride_;
+    next_k_ += kStride;
   }
 
   // Word `word` of tile n's part of a lane in chunk j, as the instruction takes it.
@@ -250,9 +263,10 @@ class TensorMatMul {
     }
   }
 
-  const S* weight_[N];
+  const S* weight_;  // this lane's first weight of the next chunk to load
   int depth_;
-  int64_t row_stride_;
+  int64_t row_stride_, n_step_;  // elements from a row of the weight, and a column, to the next
+  int next_k_;                   // where that weight is in the depth
   int next_unit_ = 0;  // from a lane's unit to its second one
   uint32_t weights_[kAhead][kWeightWords];
   uint32_t rows_[kAhead][kLaneRows][4];
