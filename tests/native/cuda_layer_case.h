@@ -65,6 +65,7 @@ struct CudaCase : LayerCase {
     plan.schedule = schedule;
     plan.form = form;
     plan.chunk_steps = chunk_steps;
+    if (form == StepForm::kFused) plan.recording = Recording::kAlways;
     if (schedule != Schedule::kSingleBlock) return plan;
     plan.thread_rows = thread_rows;
     plan.unit_threads = static_cast<int>((hidden_size + 31) / 32 * 32);
@@ -88,10 +89,11 @@ inline bool fits(const CudaCase& k) {
 
 // What forced_kernels makes of the next step.
 inline FusedStep forced_step{};
+inline bool is_in_sequence = false;
 template <class Args>
 Args with_forced_step(Args args) {
   args.fused = forced_step;
-  forced_step.start = StepStart::kAfterStep;
+  if (is_in_sequence) forced_step.start = StepStart::kAfterStep;
   return args;
 }
 
@@ -124,8 +126,11 @@ class TestRuntime : public CudaRuntime {
   void* stream() override { return device_stream(); }
 
   Status launch_together(const KernelSequence& sequence) override {
+    is_in_sequence = true;
+    const Status status = CudaRuntime::launch_together(sequence);
+    is_in_sequence = false;
     forced_step.start = StepStart::kAlone;
-    return CudaRuntime::launch_together(sequence);
+    return status;
   }
 
  private:

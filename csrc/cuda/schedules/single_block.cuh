@@ -303,10 +303,11 @@ struct BackwardSingleBlock {
             if (part.is_in) {
               carry[i] = entering + dh[i];
               const auto result = Step::backward(values[i], params, carry[i], dc[i]);
-              dr = result.dr;
-              Step::store_dr(sizes, buffers, step, row, at.unit, result);
+              // The gradients of the params come first: they hold the most registers.
               Step::store_gradients(sizes, buffers, step, part, row, at.unit, values[i], result,
                                     carry[i], dc[i]);
+              Step::store_dr(sizes, buffers, step, row, at.unit, result);
+              dr = result.dr;
             } else {
               Step::backward_padding(sizes, buffers, step, part, row, at.unit, entering);
             }
