@@ -186,7 +186,7 @@ struct ForwardPerStep {
                             (buffers.reset != nullptr && buffers.reset_h != nullptr);
     const bool has_h =
         may_have_h && has_any(buffers, cells.first_row, MatMul::kRows, step.rows, step.time);
-    wait_for_launch_before();
+    Barriers::wait_for_launch();
     load_states();
     if (!has_h) return false;
     matmul.template multiply<Barriers>(rows);
@@ -319,7 +319,7 @@ struct BackwardPerStep {
     }
     const bool has_product =
         has_any(buffers, cells.first_row, MatMul::kRows, step.rows_after, step.time_after);
-    wait_for_launch_before();
+    Barriers::wait_for_launch();
     load_states();
     if (!has_product) return false;
     matmul.template multiply<Barriers>(rows);
