@@ -26,20 +26,26 @@ class Kernel(NamedTuple):
     local: int
 
 
-def find_cuobjdump() -> str | None:
-    """On PATH, in the toolkit, or in the package nvidia-cuda-cuobjdump of this environment."""
-    found = shutil.which("cuobjdump")
+def find_tool(name: str) -> str | None:
+    """On PATH, in the toolkit, or in a package of this environment: nvidia-cuda-NAME, triton."""
+    found = shutil.which(name)
     if found:
         return found
     import cuda_toolkit
 
-    places = [Path(cuda_toolkit.find_home() or "/", "bin", "cuobjdump")]
-    places += [path for folder in sys.path for path in Path(folder).glob("nvidia/*/bin/cuobjdump")]
+    places = [Path(cuda_toolkit.find_home() or "/", "bin", name)]
+    for folder in sys.path:
+        places += Path(folder).glob(f"nvidia/*/bin/{name}")
+        places += Path(folder).glob(f"triton/backends/nvidia/bin/{name}")
     for path in places:
         if path.is_file():
             path.chmod(path.stat().st_mode | 0o111)  # pip keeps no such bit
             return str(path)
     return None
+
+
+def find_cuobjdump() -> str | None:
+    return find_tool("cuobjdump")
 
 
 def parse(text: str) -> list[Kernel]:
@@ -66,7 +72,7 @@ def read(library: Path) -> list[Kernel]:
     command = [cuobjdump, "--dump-resource-usage", str(library)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     kernels = parse(text)
-    names = _demangle([kernel.name for kernel in kernels])
+    names = demangle([kernel.name for kernel in kernels])
     return [kernel._replace(name=name) for kernel, name in zip(kernels, names, strict=True)]
 
 
@@ -93,7 +99,7 @@ def spilled(kernels: list[Kernel]) -> list[Kernel]:
     return [kernel for kernel in kernels if kernel.stack or kernel.local]
 
 
-def _demangle(names: list[str]) -> list[str]:
+def demangle(names: list[str]) -> list[str]:
     """Short readable names where there is a demangler, else the names as they are."""
     if not names or shutil.which("c++filt") is None:
         return names

@@ -45,8 +45,8 @@ struct CudaCase : LayerCase {
   int thread_rows = 1, row_groups = 1;  // single_block
   StepMath math = StepMath::kFma;
   int row_tile = 0;
-  int directions = 1;                   // both: of `direction` and the other one
-  int64_t missing_smem_bytes[2] = {};   // by Pass: a fault
+  int directions = 1;                  // both: of `direction` and the other one
+  int64_t missing_smem_bytes[2] = {};  // by Pass: a fault
   bool wants_bits = false;
 
   std::string way() const override {
@@ -323,9 +323,8 @@ class Problems {
       one.saved = given(side.saved);
     }
     TestRuntime runtime;
-    result->status =
-        run_forward(args.data(), k_.directions, k_.plan(Pass::kForward),
-                    forced_kernels(kernels.forward, k_), runtime);
+    result->status = run_forward(args.data(), k_.directions, k_.plan(Pass::kForward),
+                                 forced_kernels(kernels.forward, k_), runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 
@@ -391,9 +390,9 @@ class Problems {
       one.grad_gates_r = side.gates(k_, kGradGatesR);
     }
     TestRuntime runtime;
-    result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
-                                  k_.plan(Pass::kForward), forced_kernels(kernels.backward, k_),
-                                  runtime);
+    result->status =
+        run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward), k_.plan(Pass::kForward),
+                     forced_kernels(kernels.backward, k_), runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 

@@ -865,9 +865,7 @@ TEST(ldmatrix_transposes_matrices) {
   }
 }
 
-TEST(a_block_sees_its_own_stores) {
-  expect_right("store and load", store_and_load<Fault::kNone>);
-}
+TEST(a_block_sees_its_own_stores) { expect_right("store and load", store_and_load<Fault::kNone>); }
 
 TEST(faults_of_global_memory_are_found) {
   expect_found("a read-only load of an own store", 1, "read-only load",

@@ -68,8 +68,7 @@ struct CellLaunchers {
   using A = accum_t<S>;
   static constexpr int kGates = Cell<A>::kGates;
   template <int kRowTiles, Loads kLoads>
-  using ForwardTensor =
-      TensorMatMul<S, kGates, WeightLayout::kUnitRows, kRowTiles, kLoads>;
+  using ForwardTensor = TensorMatMul<S, kGates, WeightLayout::kUnitRows, kRowTiles, kLoads>;
   template <int kRowTiles, Loads kLoads>
   using BackwardTensor = TensorMatMul<S, 1, WeightLayout::kDepthRows, kRowTiles, kLoads>;
 

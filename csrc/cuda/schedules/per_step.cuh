@@ -1,5 +1,5 @@
-// per_step: one kernel a time step, in blocks of some rows and units, a thread for each unit of each
-// row, or for two.
+// per_step: one kernel a time step, in blocks of some rows and units, a thread for each unit of
+// each row, or for two.
 //
 //   MatMul        recurrent side of the gates (forward), gradient of h (backward)
 //   ReadProduct   read from a product that the runtime computed before
@@ -40,9 +40,7 @@ struct BlockCells {
 
   FUSEDRNN_DEV BlockCells()
       : first_row(block_idx_x() * MatMul::kRows), first_unit(block_idx_y() * MatMul::kUnits) {}
-  FUSEDRNN_DEV static int block_row(int i) {
-    return thread_idx() / MatMul::kUnits + i * kStride;
-  }
+  FUSEDRNN_DEV static int block_row(int i) { return thread_idx() / MatMul::kUnits + i * kStride; }
   FUSEDRNN_DEV static int block_unit() { return thread_idx() % MatMul::kUnits; }
   FUSEDRNN_DEV int64_t row(int i) const { return first_row + block_row(i); }
   FUSEDRNN_DEV int64_t unit() const { return first_unit + block_unit(); }
@@ -306,8 +304,8 @@ struct BackwardPerStep {
                                     const LoadConstants& load_constants,
                                     const LoadStates& load_states) {
     const int64_t depth = Step::kGates * sizes.hidden_size;
-    MatMul matmul(static_cast<const S*>(buffers.weight_hh) + cells.first_unit, 0,
-                  sizes.hidden_size, sizes.hidden_size - cells.first_unit, depth);
+    MatMul matmul(static_cast<const S*>(buffers.weight_hh) + cells.first_unit, 0, sizes.hidden_size,
+                  sizes.hidden_size - cells.first_unit, depth);
     matmul.load_first_weights();
     load_constants();
     const S* rows[MatMul::kLaneRows];

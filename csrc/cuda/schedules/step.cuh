@@ -342,8 +342,7 @@ struct CellStep {
   FUSEDRNN_DEV static void store_dr(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                     const StepRows& step, int64_t row, int64_t unit,
                                     const BackwardResult& result) {
-    const int64_t first =
-        (step.row - buffers.first_row + row) * kGates * sizes.hidden_size + unit;
+    const int64_t first = (step.row - buffers.first_row + row) * kGates * sizes.hidden_size + unit;
     void* dgr = C::kSplit ? buffers.dgr : buffers.dgx;
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {

@@ -50,8 +50,7 @@ class TensorMatMul {
   static constexpr int kWarps = kFusedThreads / kWarpSize;
   static constexpr int kLaneDepth = Packet<S>::kSize;  // k of a lane in a chunk
   static constexpr int kChunk = 4 * kLaneDepth;
-  static constexpr int kResidentBlocks =
-      kRowTiles == 1 && kLoads == Loads::kPackets ? 2 : 1;
+  static constexpr int kResidentBlocks = kRowTiles == 1 && kLoads == Loads::kPackets ? 2 : 1;
   // Shared memory: the sums of the warps, A [kWarps, kTiles, kRows, kTileUnits].
   static constexpr int64_t kSmemBytes =
       int64_t{kWarps} * kTiles * kRows * kTileUnits * int64_t{sizeof(float)};
@@ -166,9 +165,7 @@ class TensorMatMul {
   // Where this lane's part of the warp's first chunk begins in the depth, and how far apart its
   // chunks are.
   static constexpr int kStride = kWarps * kChunk;
-  FUSEDRNN_DEV static int first_k() {
-    return warp_idx() * kChunk + lane_idx() % 4 * kLaneDepth;
-  }
+  FUSEDRNN_DEV static int first_k() { return warp_idx() * kChunk + lane_idx() % 4 * kLaneDepth; }
 
   // The words of a lane at `line`, of which `left` elements are in the depth.
   template <class LoadPacket, class Load>
@@ -234,7 +231,7 @@ class TensorMatMul {
 
   // Word `word` of tile n's part of a lane in chunk j, as the instruction takes it.
   FUSEDRNN_DEV uint32_t weight_word(int j, int n, int word) const {
-    const uint32_t(&words)[kWeightWords] = weights_[j];
+    const uint32_t (&words)[kWeightWords] = weights_[j];
     if constexpr (kUnitRows) return operand(words[4 * n + word]);
     if constexpr (sizeof(S) == 4) return operand(words[2 * word + n]);
     const uint32_t low = words[2 * word], high = words[2 * word + 1];
@@ -267,7 +264,7 @@ class TensorMatMul {
   int depth_;
   int64_t row_stride_, n_step_;  // elements from a row of the weight, and a column, to the next
   int next_k_;                   // where that weight is in the depth
-  int next_unit_ = 0;  // from a lane's unit to its second one
+  int next_unit_ = 0;            // from a lane's unit to its second one
   uint32_t weights_[kAhead][kWeightWords];
   uint32_t rows_[kAhead][kLaneRows][4];
   float sum_[kRowTiles][kTiles][4];

@@ -1,6 +1,6 @@
-// Stores that others see late: asynchronous stores to other blocks, relaxed and plain stores to global
-// memory. Each waits until it is delivered. Those to one address keep their order, all others
-// may overtake one another; stores that overlap must begin at the same address.
+// Stores that others see late: asynchronous stores to other blocks, relaxed and plain stores to
+// global memory. Each waits until it is delivered. Those to one address keep their order, all
+// others may overtake one another; stores that overlap must begin at the same address.
 #pragma once
 
 #include <cstdint>

@@ -34,8 +34,8 @@ void for_each_cell(const void* ptr, size_t bytes, bool make, const Body& body) {
   const uintptr_t end = (reinterpret_cast<uintptr_t>(ptr) + bytes + 1) / kCellBytes;
   for (uintptr_t cell = first; cell < end;) {
     const uintptr_t granule_end = std::min(end, (cell / kCells + 1) * kCells);
-    const auto found = make ? granules.try_emplace(cell / kCells).first
-                            : granules.find(cell / kCells);
+    const auto found =
+        make ? granules.try_emplace(cell / kCells).first : granules.find(cell / kCells);
     for (; cell < granule_end; ++cell) {
       if (found != granules.end()) body(found->second, cell);
     }

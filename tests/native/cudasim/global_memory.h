@@ -1,5 +1,5 @@
-// Global memory as the threads of a launch see it. Plain stores arrive some time later, and may come
-// in pieces of 2 bytes; whoever must not have seen or changed what another one stores shows:
+// Global memory as the threads of a launch see it. Plain stores arrive some time later, and may
+// come in pieces of 2 bytes; whoever must not have seen or changed what another one stores shows:
 //
 //   - a read-only load of what its own launch, or one that still runs, has stored
 //   - a plain load of what another block of its launch, or a launch that still runs, has stored

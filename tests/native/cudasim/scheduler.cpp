@@ -100,11 +100,10 @@ int64_t living_threads() {
 void report_message(const Thread& thread, const char* message) {
   if (!session.status.ok) return;
   const Block& block = *thread.block;
-  session.status =
-      Status::error("%s: block (%lld, %lld, %lld), thread %d: %s",
-                    block.cluster->launch->launch.kernel,
-                    static_cast<long long>(block.x), static_cast<long long>(block.y),
-                    static_cast<long long>(block.z), thread.idx, message);
+  session.status = Status::error("%s: block (%lld, %lld, %lld), thread %d: %s",
+                                 block.cluster->launch->launch.kernel,
+                                 static_cast<long long>(block.x), static_cast<long long>(block.y),
+                                 static_cast<long long>(block.z), thread.idx, message);
 }
 
 // No thread can run and no event is left: says who waits for what in the first block that is
@@ -307,9 +306,8 @@ Status run(const Launch& launch) {
   std::iota(running->waiting.begin(), running->waiting.end(), int64_t{0});
   running->living = running->untriggered = launch.shape.blocks();
   const size_t drawn = 1 + session.random.below(4);
-  running->resident = launch.shape.residency == fusedrnn::Residency::kWholeGrid
-                          ? running->waiting.size()
-                          : drawn;
+  running->resident =
+      launch.shape.residency == fusedrnn::Residency::kWholeGrid ? running->waiting.size() : drawn;
   session.launches.push_back(std::move(running));
   return launch.shape.programmatic ? run_until(1) : finish();
 }
