@@ -22,6 +22,13 @@
 
 namespace fusedrnn {
 
+// Whether every type below has its instruction.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+constexpr bool kHasMma = false;
+#else
+constexpr bool kHasMma = true;
+#endif
+
 // A float32 whose last 13 bits are zeros: what the tensor cores multiply of a float.
 struct Tf32 {
   uint32_t bits;

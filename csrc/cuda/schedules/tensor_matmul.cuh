@@ -3,11 +3,11 @@
 //
 //   sum[n] = sum over k of a[row, k] * w(k, n, unit)
 //
-// The warps share the depth: each multiplies every eighth chunk of it, of 64 bytes a row, and at
+// The warps share the depth: each multiplies every eighth piece of it, of 64 bytes a row, and at
 // the end the sums of all warps are added in a fixed order. Operands come from memory to the
 // registers of the instruction, without shared memory or a barrier: which k a word position of
 // device/mma.cuh stands for is free, so lane 4 * g + q takes 16 consecutive bytes of a row, words
-// 0 and 1 for one instruction and words 2 and 3 for another. The chunks ahead are in registers or
+// 0 and 1 for one instruction and words 2 and 3 for another. The pieces ahead are in registers or
 // on their way. Weights are asked for before the launch before has ended.
 //
 // Where rows do not begin at multiples of 16 bytes, elements are loaded one by one (Loads).
@@ -48,9 +48,10 @@ class TensorMatMul {
   static constexpr int kUnits = kUnitRows ? kTileUnits : 2 * kTileUnits;
   static constexpr int kRows = kTensorRows * kRowTiles;
   static constexpr int kWarps = kFusedThreads / kWarpSize;
-  static constexpr int kLaneDepth = Packet<S>::kSize;  // k of a lane in a chunk
-  static constexpr int kChunk = 4 * kLaneDepth;
-  static constexpr int kResidentBlocks = kRowTiles == 1 && kLoads == Loads::kPackets ? 2 : 1;
+  static constexpr int kLaneDepth = Packet<S>::kSize;  // k of a lane in a piece
+  static constexpr int kPiece = 4 * kLaneDepth;
+  static constexpr int kResidentBlocks =
+      kRowTiles == 1 && kLoads == Loads::kPackets && kHasMma ? 2 : 1;
   // Shared memory: the sums of the warps, A [kWarps, kTiles, kRows, kTileUnits].
   static constexpr int64_t kSmemBytes =
       int64_t{kWarps} * kTiles * kRows * kTileUnits * int64_t{sizeof(float)};
@@ -61,7 +62,7 @@ class TensorMatMul {
                             int64_t depth)
       : depth_(static_cast<int>(depth)),
         row_stride_(row_stride),
-        n_step_(n_stride * row_stride),
+        n_offset_(n_stride * row_stride),
         next_k_(first_k()) {
     if constexpr (kUnitRows) {
       weight_ = weight + (group() < units ? group() : 0) * row_stride + first_k();
@@ -83,7 +84,7 @@ class TensorMatMul {
   static constexpr int kLaneRows = 2 * kRowTiles;
   FUSEDRNN_DEV static int lane_row(int i) { return i * 8 + group(); }
 
-  // Asks for the weights of the first chunks.
+  // Asks for the weights of the first pieces.
   FUSEDRNN_DEV void load_first_weights() {
 #pragma unroll
     for (int j = 0; j < kAhead; ++j) load_weights(j);
@@ -96,16 +97,16 @@ class TensorMatMul {
     int depths[kLaneRows];
 #pragma unroll
     for (int i = 0; i < kLaneRows; ++i) depths[i] = rows[i] != nullptr ? depth_ : 0;
-    int k = first_k();  // of this lane in the next chunk of rows to load
+    int k = first_k();  // of this lane in the next piece of rows to load
 #pragma unroll
     for (int j = 0; j < kAhead; ++j, k += kStride) load_rows(j, k, rows, depths);
-    const int chunks = (depth_ + kChunk - 1) / kChunk;
-    const int count = (chunks - warp_idx() + kWarps - 1) / kWarps;
+    const int pieces = (depth_ + kPiece - 1) / kPiece;
+    const int count = (pieces - warp_idx() + kWarps - 1) / kWarps;
     for (int first = 0; first < count; first += kAhead) {
 #pragma unroll
       for (int j = 0; j < kAhead; ++j) {
         if (first + j >= count) break;
-        multiply_chunk(j);
+        multiply_piece(j);
         if (first + j + kAhead >= count) continue;
         load_weights(j);
         load_rows(j, k, rows, depths);
@@ -152,20 +153,20 @@ class TensorMatMul {
   struct LineWords {
     uint32_t v[kLineWords];
   };
-  // Words of the weights of a lane in a chunk: packets of one unit each, or lines of two units.
+  // Words of the weights of a lane in a piece: packets of one unit each, or lines of two units.
   static constexpr int kWeightWords = kUnitRows ? 4 * N : 8;
-  static constexpr int kChunkWords = kWeightWords + 8 * kRowTiles;
+  static constexpr int kPieceWords = kWeightWords + 8 * kRowTiles;
   // Chunks of a warp that are under way: what two blocks of an SM have registers for.
-  static constexpr int kAhead = kChunkWords > 24 ? 2 : kChunkWords > 16 ? 3 : 4;
+  static constexpr int kAhead = kPieceWords > 24 ? 2 : kPieceWords > 16 ? 3 : 4;
 
   FUSEDRNN_DEV static int group() { return lane_idx() / 4; }
   FUSEDRNN_DEV static int64_t sum_idx(int warp, int n, int row, int unit) {
     return ((warp * kTiles + n) * kRows + row) * kTileUnits + unit;
   }
-  // Where this lane's part of the warp's first chunk begins in the depth, and how far apart its
-  // chunks are.
-  static constexpr int kStride = kWarps * kChunk;
-  FUSEDRNN_DEV static int first_k() { return warp_idx() * kChunk + lane_idx() % 4 * kLaneDepth; }
+  // Where this lane's part of the warp's first piece begins in the depth, and how far apart its
+  // pieces are.
+  static constexpr int kStride = kWarps * kPiece;
+  FUSEDRNN_DEV static int first_k() { return warp_idx() * kPiece + lane_idx() % 4 * kLaneDepth; }
 
   // The words of a lane at `line`, of which `left` elements are in the depth.
   template <class LoadPacket, class Load>
@@ -197,14 +198,14 @@ class TensorMatMul {
     }
   }
 
-  // Asks for the weights of the next chunk.
+  // Asks for the weights of the next piece.
   FUSEDRNN_DEV void load_weights(int j) {
     const int left = depth_ - next_k_;
     if constexpr (kUnitRows) {
 #pragma unroll
       for (int n = 0; n < N; ++n) {
         load_words(
-            weight_ + n * n_step_, left, weights_[j] + 4 * n,
+            weight_ + n * n_offset_, left, weights_[j] + 4 * n,
             [](const uint32_t* ptr) { return ldg_packet(ptr); },
             [](const S* ptr) { return ldg(ptr); });
       }
@@ -229,7 +230,7 @@ class TensorMatMul {
     next_k_ += kStride;
   }
 
-  // Word `word` of tile n's part of a lane in chunk j, as the instruction takes it.
+  // Word `word` of tile n's part of a lane in piece j, as the instruction takes it.
   FUSEDRNN_DEV uint32_t weight_word(int j, int n, int word) const {
     const uint32_t (&words)[kWeightWords] = weights_[j];
     if constexpr (kUnitRows) return operand(words[4 * n + word]);
@@ -242,7 +243,7 @@ class TensorMatMul {
     return word;
   }
 
-  FUSEDRNN_DEV void multiply_chunk(int j) {
+  FUSEDRNN_DEV void multiply_piece(int j) {
 #pragma unroll
     for (int i = 0; i < 4; i += 2) {
 #pragma unroll
@@ -260,11 +261,11 @@ class TensorMatMul {
     }
   }
 
-  const S* weight_;  // this lane's first weight of the next chunk to load
+  const S* weight_;  // this lane's first weight of the next piece to load
   int depth_;
-  int64_t row_stride_, n_step_;  // elements from a row of the weight, and a column, to the next
-  int next_k_;                   // where that weight is in the depth
-  int next_unit_ = 0;            // from a lane's unit to its second one
+  int64_t row_stride_, n_offset_;  // elements from a row of the weight, and a column, to the next
+  int next_k_;                     // where that weight is in the depth
+  int next_unit_ = 0;              // from a lane's unit to its second one
   uint32_t weights_[kAhead][kWeightWords];
   uint32_t rows_[kAhead][kLaneRows][4];
   float sum_[kRowTiles][kTiles][4];

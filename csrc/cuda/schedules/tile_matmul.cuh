@@ -49,7 +49,7 @@ class TileMatMul {
   // weight[k * row_stride + unit]; `units` of them exist, and what is beyond them is any other.
   FUSEDRNN_DEV TileMatMul(const A* weight, int64_t n_stride, int64_t row_stride, int64_t units,
                           int64_t depth)
-      : depth_(static_cast<int>(depth)), line_step_(kWarps * row_stride) {
+      : depth_(static_cast<int>(depth)), line_stride_(kWarps * row_stride) {
     const int unit = kUnitRows ? warp_idx() : lane_idx();
     const int first_unit = unit < units ? unit : 0;
     const int first_k = kUnitRows ? lane_idx() : warp_idx();
@@ -60,7 +60,7 @@ class TileMatMul {
     }
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
-      lines_[i] = !kUnitRows || unit + i * kWarps < units ? static_cast<int>(i * line_step_) : 0;
+      lines_[i] = !kUnitRows || unit + i * kWarps < units ? static_cast<int>(i * line_stride_) : 0;
     }
   }
 
@@ -150,7 +150,7 @@ class TileMatMul {
       weights_[i] = at.k < depth ? ldg(weight_[at.n] + lines_[i % kLines]) : A(0);
     }
 #pragma unroll
-    for (int n = 0; n < N; ++n) weight_[n] += kUnitRows ? kDepth : kLines * line_step_;
+    for (int n = 0; n < N; ++n) weight_[n] += kUnitRows ? kDepth : kLines * line_stride_;
   }
 
   FUSEDRNN_DEV void load_rows(int k, const A* const (&rows)[kLaneRows]) {
@@ -191,8 +191,8 @@ class TileMatMul {
 
   const A* weight_[N];  // of this thread's first line of the next tile
   int depth_;
-  int64_t line_step_;  // elements from a line to the next one
-  int lines_[kLines];  // offsets of this thread's lines of a column
+  int64_t line_stride_;  // elements from a line to the next one
+  int lines_[kLines];    // offsets of this thread's lines of a column
   A weights_[kWeightLoads];
   A rows_[kLaneRows];
 };

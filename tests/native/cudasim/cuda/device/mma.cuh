@@ -12,6 +12,8 @@
 
 namespace fusedrnn {
 
+constexpr bool kHasMma = true;
+
 struct Tf32 {
   uint32_t bits;
 };
