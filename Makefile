@@ -69,6 +69,7 @@ native-plans:  ## the planner's choices for seven GPUs and ten problems
 
 cuda-build: $(CUDA_VENV)/.installed  ## CUDA kernels for every architecture; needs nvcc, no GPU
 	$(CUDA_VENV)/bin/python tools/cuda_build.py
+	$(CUDA_VENV)/bin/python tools/check_machine_code.py build/cuda/lib/fusedrnn/_C.so
 	$(NATIVE) -s test_cuda_kernels_gpu
 
 gpu-day: $(CUDA_VENV)/.installed  ## a folder for a machine with a GPU, to test and time everything in minutes

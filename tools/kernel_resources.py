@@ -26,20 +26,26 @@ class Kernel(NamedTuple):
     local: int
 
 
-def find_cuobjdump() -> str | None:
-    """On PATH, in the toolkit, or in the package nvidia-cuda-cuobjdump of this environment."""
-    found = shutil.which("cuobjdump")
+def find_tool(name: str) -> str | None:
+    """On PATH, in the toolkit, or in a package of this environment: nvidia-cuda-NAME, triton."""
+    found = shutil.which(name)
     if found:
         return found
     import cuda_toolkit
 
-    places = [Path(cuda_toolkit.find_home() or "/", "bin", "cuobjdump")]
-    places += [path for folder in sys.path for path in Path(folder).glob("nvidia/*/bin/cuobjdump")]
+    places = [Path(cuda_toolkit.find_home() or "/", "bin", name)]
+    for folder in sys.path:
+        places += Path(folder).glob(f"nvidia/*/bin/{name}")
+        places += Path(folder).glob(f"triton/backends/nvidia/bin/{name}")
     for path in places:
         if path.is_file():
             path.chmod(path.stat().st_mode | 0o111)  # pip keeps no such bit
             return str(path)
     return None
+
+
+def find_cuobjdump() -> str | None:
+    return find_tool("cuobjdump")
 
 
 def parse(text: str) -> list[Kernel]:

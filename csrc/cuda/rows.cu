@@ -28,9 +28,9 @@ struct DTypeLaunchers {
     return launch<EndRows<S>>(flat_shape(args.rows * args.cols), args, stream);
   }
   static Status backward_hidden(const BackwardStepArgs& args, int directions, Stream stream) {
-    return launch<BackwardHidden<S>>(
-        step_shape(backward_rows(args, directions), args.sizes.output_size, directions), args,
-        stream);
+    return launch<BackwardHidden<S>>(step_shape<ReadProduct>(backward_rows(args, directions),
+                                                             args.sizes.output_size, directions),
+                                     args, stream);
   }
 };
 

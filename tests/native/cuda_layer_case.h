@@ -19,11 +19,13 @@ namespace oracle {
 // How often a layer ran: one case in one order of threads.
 inline int runs = 0;
 
-// A schedule with what it can be given; rows of single_block only.
+// A schedule with what it can be given: rows of single_block only, the others of fused steps.
 struct Way {
   Schedule schedule;
   StepForm form;
   int thread_rows, row_groups;
+  StepMath math = StepMath::kFma;
+  int row_tile = 0;
 };
 
 struct CudaCase : LayerCase {
@@ -32,13 +34,19 @@ struct CudaCase : LayerCase {
       : schedule(way.schedule),
         form(way.form),
         thread_rows(way.thread_rows),
-        row_groups(way.row_groups) {}
+        row_groups(way.row_groups),
+        math(way.math),
+        row_tile(way.row_tile) {
+    tf32 = math == StepMath::kTensor;
+  }
 
   Schedule schedule = Schedule::kPerStep;
   StepForm form = StepForm::kProduct;
   int thread_rows = 1, row_groups = 1;  // single_block
-  int directions = 1;                   // both: of `direction` and the other one
-  int64_t missing_smem_bytes[2] = {};   // by Pass: a fault
+  StepMath math = StepMath::kFma;
+  int row_tile = 0;
+  int directions = 1;                  // both: of `direction` and the other one
+  int64_t missing_smem_bytes[2] = {};  // by Pass: a fault
   bool wants_bits = false;
 
   std::string way() const override {
@@ -47,7 +55,9 @@ struct CudaCase : LayerCase {
       return text + "single_block " + std::to_string(thread_rows) + "x" +
              std::to_string(row_groups);
     }
-    return text + (form == StepForm::kFused ? "per_step/fused" : "per_step/product");
+    if (form == StepForm::kProduct) return text + "per_step/product";
+    return text + "per_step/fused" +
+           (math == StepMath::kTensor ? " tensor " + std::to_string(row_tile) : "");
   }
 
   CudaPlan plan(Pass pass) const {
@@ -55,6 +65,7 @@ struct CudaCase : LayerCase {
     plan.schedule = schedule;
     plan.form = form;
     plan.chunk_steps = chunk_steps;
+    if (form == StepForm::kFused) plan.recording = Recording::kAlways;
     if (schedule != Schedule::kSingleBlock) return plan;
     plan.thread_rows = thread_rows;
     plan.unit_threads = static_cast<int>((hidden_size + 31) / 32 * 32);
@@ -74,6 +85,16 @@ struct CudaCase : LayerCase {
 inline bool fits(const CudaCase& k) {
   return std::max(k.plan(Pass::kForward).smem_bytes, k.plan(Pass::kBackward).smem_bytes) <=
          max_smem_bytes();
+}
+
+// What forced_kernels makes of the next step.
+inline FusedStep forced_step{};
+inline bool is_in_sequence = false;
+template <class Args>
+Args with_forced_step(Args args) {
+  args.fused = forced_step;
+  if (is_in_sequence) forced_step.start = StepStart::kAfterStep;
+  return args;
 }
 
 // Products by plain loops; scratch in pieces of their own.
@@ -104,6 +125,14 @@ class TestRuntime : public CudaRuntime {
 
   void* stream() override { return device_stream(); }
 
+  Status launch_together(const KernelSequence& sequence) override {
+    is_in_sequence = true;
+    const Status status = CudaRuntime::launch_together(sequence);
+    is_in_sequence = false;
+    forced_step.start = StepStart::kAlone;
+    return status;
+  }
+
  private:
   std::vector<DeviceBuffer> pieces_;
 };
@@ -116,6 +145,24 @@ struct Kernels {
 inline Kernels right_kernels(const CudaCase& k) {
   const CudaKernels kernels = cuda_kernels(k.cell, k.dtype);
   return {kernels, kernels};
+}
+
+// Kernels whose fused steps multiply as a case says. After the first one of a sequence, a step may
+// begin before the one before has ended.
+inline CudaKernels forced_kernels(const CudaKernels& kernels, const CudaCase& k) {
+  static CudaCellKernels cell;
+  cell = kernels.cell;
+  forced_step = {k.math, StepStart::kAlone, k.row_tile};
+  CudaKernels forced = kernels;
+  forced.cell.forward_step = [](const ForwardStepArgs& args, int directions, StepForm form,
+                                Stream stream) {
+    return cell.forward_step(with_forced_step(args), directions, form, stream);
+  };
+  forced.cell.backward_step = [](const BackwardStepArgs& args, int directions, StepForm form,
+                                 Stream stream) {
+    return cell.backward_step(with_forced_step(args), directions, form, stream);
+  };
+  return forced;
 }
 
 // Everything that one run of a case writes.
@@ -209,7 +256,8 @@ class Problems {
 
  private:
   // Columns of output that belong to nobody. Fetched with the others, they must hold something.
-  static int64_t gap() { return poisons_memory() ? 3 : 0; }
+  // They leave the alignment of rows as it is.
+  int64_t gap() const { return !poisons_memory() ? 0 : k_.output_size() % 8 == 0 ? 8 : 3; }
 
   int64_t row_stride() const { return k_.directions * k_.output_size() + gap(); }
 
@@ -275,8 +323,8 @@ class Problems {
       one.saved = given(side.saved);
     }
     TestRuntime runtime;
-    result->status =
-        run_forward(args.data(), k_.directions, k_.plan(Pass::kForward), kernels.forward, runtime);
+    result->status = run_forward(args.data(), k_.directions, k_.plan(Pass::kForward),
+                                 forced_kernels(kernels.forward, k_), runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 
@@ -342,8 +390,9 @@ class Problems {
       one.grad_gates_r = side.gates(k_, kGradGatesR);
     }
     TestRuntime runtime;
-    result->status = run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward),
-                                  k_.plan(Pass::kForward), kernels.backward, runtime);
+    result->status =
+        run_backward(args.data(), k_.directions, k_.plan(Pass::kBackward), k_.plan(Pass::kForward),
+                     forced_kernels(kernels.backward, k_), runtime);
     if (result->status.ok) result->status = wait_for_device();
     if (!result->status.ok) return false;
 

@@ -39,6 +39,7 @@ struct LayerCase {
   int64_t nan_row = -1;     // row of the input with a NaN
   int absent_grad = -1;     // index of the gradient that is not wanted or not given
   int64_t chunk_steps = 3;
+  bool tf32 = false;  // products of float32 may round what they multiply to TF32
 
   virtual ~LayerCase() = default;
   // How the case is to be run, in words.
@@ -536,7 +537,9 @@ class Oracle {
 // of size `scale`.
 inline double tolerance(const LayerCase& k, double scale) {
   const double eps[] = {1.2e-7, 2.3e-16, 7.9e-3, 9.8e-4};
-  return eps[static_cast<int>(k.dtype)] * static_cast<double>(k.seq_len + 8) * (1 + scale);
+  // TF32 has as many bits as float16.
+  const DType precision = k.tf32 && k.dtype == DType::kFloat32 ? DType::kFloat16 : k.dtype;
+  return eps[static_cast<int>(precision)] * static_cast<double>(k.seq_len + 8) * (1 + scale);
 }
 
 // Element (row, col) of what is expected lies at offset + row * row_stride + col.

@@ -13,12 +13,16 @@ namespace {
 
 const int kSeeds = num_repeats();
 
-// The barriers of a kernel but one.
+// The barriers of a kernel but one, or but the wait for the launch before.
+constexpr int kLaunch = -1;
 template <int kRemoved>
 struct BarriersBut {
   template <int kBarrier>
   static void wait() {
     if constexpr (kBarrier != kRemoved) sync_block();
+  }
+  static void wait_for_launch() {
+    if constexpr (kRemoved != kLaunch) wait_for_launch_before();
   }
 };
 
@@ -64,6 +68,10 @@ TEST(cuda_faults_planted_in_the_schedules_are_found) {
   remove_barrier<1>(fused, "no barrier after a tile");
   remove_barrier<2>(fused, "no barrier before the sums");
   remove_barrier<3>(fused, "no barrier after the sums");
+  remove_barrier<kLaunch>(fused, "no wait for the step before");
+  const Way tensor{Schedule::kPerStep, StepForm::kFused, 0, 0, StepMath::kTensor, 16};
+  remove_barrier<0>(tensor, "no barrier after the sums");
+  remove_barrier<kLaunch>(tensor, "no wait for the step before");
   const Way block{Schedule::kSingleBlock, StepForm::kProduct, 2, 1};
   remove_barrier<0>(block, "no barrier after the weights");
   remove_barrier<1>(block, "no barrier after a step");

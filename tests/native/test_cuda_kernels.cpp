@@ -42,6 +42,8 @@ bool is_right(const CudaCase& k) { return is_right(k, (kRepeats + 3) / 4); }
 constexpr Way kWays[] = {
     {Schedule::kPerStep, StepForm::kProduct, 0, 0},
     {Schedule::kPerStep, StepForm::kFused, 0, 0},
+    {Schedule::kPerStep, StepForm::kFused, 0, 0, StepMath::kTensor, 16},
+    {Schedule::kPerStep, StepForm::kFused, 0, 0, StepMath::kTensor, 32},
     {Schedule::kSingleBlock, StepForm::kProduct, 1, 1},
     {Schedule::kSingleBlock, StepForm::kProduct, 2, 2},
     {Schedule::kSingleBlock, StepForm::kProduct, 4, 1},
@@ -69,6 +71,7 @@ void for_each_cell_and_way(const Body& body) {
 
 bool set_dtype(DType dtype, CudaCase* k) {
   k->dtype = dtype;
+  if (k->math == StepMath::kTensor && dtype == DType::kFloat64) return false;
   return k->thread_rows <= max_thread_rows(dtype);
 }
 
@@ -117,7 +120,7 @@ TEST(cuda_layer_matches_plain_loops_for_sizes_around_the_tiles) {
     const bool projected = k.proj_size > 0;
     k.seq_len = 3;
     k.chunk_steps = 2;
-    for (int64_t hidden_size : {1, 31, 32, 33, 67}) {
+    for (int64_t hidden_size : {1, 8, 31, 32, 33, 40, 67, 72}) {
       for (int64_t batch_size : {1, 2, 7, 8, 9, 17}) {
         k.hidden_size = hidden_size;
         k.batch_size = batch_size;
@@ -139,7 +142,7 @@ TEST(cuda_layer_matches_plain_loops_under_every_seed) {
     k.chunk_steps = 2;
     for (DType dtype : kAllDTypes) {
       if (!set_dtype(dtype, &k)) continue;
-      for (int64_t hidden_size : {1, 31, 33, 67}) {
+      for (int64_t hidden_size : {1, 31, 33, 40, 67}) {
         for (int64_t batch_size : {1, 7, 9, 17}) {
           if (is_single_block(k) && batch_size > 9) continue;
           k.hidden_size = hidden_size;
@@ -175,7 +178,7 @@ TEST(cuda_resets_replace_what_enters_a_step_and_keep_its_gradient) {
     k.reset = true;
     k.seq_len = 5;
     k.chunk_steps = 2;
-    for (int64_t hidden_size : {1, 33}) {
+    for (int64_t hidden_size : {1, 33, 24}) {
       k.hidden_size = hidden_size;
       if (k.proj_size > 0) k.proj_size = 1 + hidden_size / 2;
       k.batch_size = is_single_block(k) ? 5 : 9;
@@ -197,7 +200,7 @@ TEST(cuda_rows_of_lengths_end_early_whatever_their_padding_holds) {
       for (int64_t batch_size : {3, 9, 17}) {
         k.seq_len = seq_len;
         k.batch_size = batch_size;
-        k.hidden_size = batch_size == 9 ? 33 : 5;
+        k.hidden_size = batch_size == 9 ? 33 : batch_size == 17 ? 8 : 5;
         for_each_direction(k, [&](CudaCase one) {
           one.chunk_steps = 2 + count % 3 * 2;
           one.states = count % 4 != 0;
@@ -259,6 +262,7 @@ TEST(cuda_gradients_may_be_absent_or_accumulated) {
 TEST(cuda_nan_goes_on_in_time_and_stays_in_its_sequence) {
   for_each_cell_and_way([](CudaCase k) {
     k.batch_size = 7;
+    k.hidden_size = k.math == StepMath::kTensor ? 16 : 7;
     k.nan_row = k.batch_size + 2;
     k.training = false;
     for (DType dtype : kAllDTypes) {
@@ -294,7 +298,7 @@ TEST(cuda_sequence_may_have_more_steps_than_a_grid_has_rows) {
 
 TEST(cuda_same_inputs_give_same_bits_in_every_order_of_threads) {
   for_each_cell_and_way([](CudaCase k) {
-    k.hidden_size = 41;
+    k.hidden_size = k.math == StepMath::kTensor ? 40 : 41;
     k.batch_size = 9;
     k.seq_len = 3;
     k.chunk_steps = 2;

@@ -11,6 +11,7 @@
 #include <numeric>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "check.h"
@@ -18,6 +19,8 @@
 #include "cuda/device/cluster.cuh"
 #include "cuda/device/launch.cuh"
 #include "cuda/device/memory.cuh"
+#include "cuda/device/mma.cuh"
+#include "cuda/device/programmatic.cuh"
 #include "cuda/device/shared.cuh"
 #include "cuda/device/thread.cuh"
 #include "math/half.h"
@@ -60,6 +63,13 @@ enum class Fault {
   kOneTagOfFour,
   kNotPublished,
   kNotResident,
+  kNotRounded,
+  kOneInstructionOfTwo,
+  kReadOnlyOwn,
+  kOtherBlock,
+  kTwoStores,
+  kNoLaunchWait,
+  kStoreBeforeWait,
 };
 
 LaunchShape make_shape(int64_t blocks, int threads, int64_t smem_bytes, int cluster = 1,
@@ -509,6 +519,175 @@ void check_conversion(const std::vector<S>& in) {
   }
 }
 
+// A warp multiplies a [16, depth], from shared memory by ldmatrix, by b [8, depth].
+template <class T, Fault kFault>
+struct Multiply {
+  static constexpr int kDepth = 32 / static_cast<int>(sizeof(T));
+  struct Args {
+    const T* a;  // [16, kDepth]
+    const T* b;  // [8, kDepth]
+    float* sum;  // [16, 8]
+  };
+  static constexpr const char* kName = "multiply";
+  static constexpr int kMaxThreads = 32;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int group = lane_idx() / 4, q = lane_idx() % 4;
+    const Shared<T> rows = shared_memory<T>(0);
+    for (int i = lane_idx(); i < 16 * kDepth; i += kWarpSize) rows.store(i, ldg(args.a + i));
+    sync_warp();
+    // Matrices: rows 0 and 8, of the first half of the depth, then of the second one.
+    uint32_t a[4];
+    const int matrix = lane_idx() / 8;
+    ldmatrix(rows, (matrix % 2 * 8 + lane_idx() % 8) * kDepth + matrix / 2 * (kDepth / 2), a);
+    const auto* b_words = reinterpret_cast<const uint32_t*>(args.b) + group * 8 + q;
+    uint32_t b[2] = {ldg(b_words), ldg(b_words + 4)};
+    if (sizeof(T) == 4 && kFault != Fault::kNotRounded) {
+      for (uint32_t& word : a) word = round_to_tf32(word);
+      for (uint32_t& word : b) word = round_to_tf32(word);
+    }
+    float sum[4] = {0, 0, 0, 0};
+    if (kFault == Fault::kOneInstructionOfTwo && group == 3) {
+      any_of_warp(true);
+    } else {
+      mma<std::conditional_t<sizeof(T) == 4, Tf32, T>>(sum, a, b);
+    }
+    for (int i = 0; i < 4; ++i) {
+      store_global(args.sum + (i / 2 * 8 + group) * 8 + 2 * q + i % 2, sum[i]);
+    }
+  }
+};
+
+template <class T, Fault kFault>
+Outcome multiply() {
+  using Kernel = Multiply<T, kFault>;
+  constexpr int kDepth = Kernel::kDepth;
+  std::vector<T> a(16 * kDepth), b(8 * kDepth);
+  // Of few bits, so that every sum is exact; of many for the fault.
+  const double unit = kFault == Fault::kNotRounded ? 1 + 0x1p-20 : 1;
+  const auto element = [&](int value) { return from_accum<T>(static_cast<float>(value * unit)); };
+  for (int i = 0; i < 16 * kDepth; ++i) a[i] = element(i * 7 % 23 - 11);
+  for (int i = 0; i < 8 * kDepth; ++i) b[i] = element(i * 5 % 19 - 9);
+  std::vector<float> sum(16 * 8, -1);
+  Outcome outcome{launch<Kernel>(make_shape(1, 32, 16 * kDepth * sizeof(T)),
+                                 {a.data(), b.data(), sum.data()}, nullptr),
+                  true};
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) {
+      float expected = 0;
+      for (int k = 0; k < kDepth; ++k) {
+        expected += to_accum(a[row * kDepth + k]) * to_accum(b[column * kDepth + k]);
+      }
+      if (sum[row * 8 + column] != expected) outcome.right = false;
+    }
+  }
+  return outcome;
+}
+
+// Four matrices of 16-bit numbers, transposed.
+struct TransposeMatrices {
+  struct Args {
+    uint16_t* out;  // [32, 4, 2]
+  };
+  static constexpr const char* kName = "transpose";
+  static constexpr int kMaxThreads = 32;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const Shared<uint16_t> rows = shared_memory<uint16_t>(0);
+    for (int i = 0; i < 8; ++i) {
+      rows.store(lane_idx() * 8 + i, static_cast<uint16_t>(lane_idx() * 8 + i));
+    }
+    sync_warp();
+    uint32_t taken[4];
+    ldmatrix_transposed(rows, lane_idx() * 8, taken);
+    for (int m = 0; m < 4; ++m) {
+      store_global(args.out + lane_idx() * 8 + 2 * m, static_cast<uint16_t>(taken[m] & 0xFFFFu));
+      store_global(args.out + lane_idx() * 8 + 2 * m + 1, static_cast<uint16_t>(taken[m] >> 16));
+    }
+  }
+};
+
+// A block writes its numbers, and reads them again.
+template <Fault kFault>
+struct StoreAndLoad {
+  struct Args {
+    float* data;  // [threads of the grid]
+    float* out;   // the same
+  };
+  static constexpr const char* kName = "store_and_load";
+  static constexpr int kMaxThreads = 64;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    const int64_t threads = num_threads(), idx = block_idx_x() * threads + thread_idx();
+    store_global(args.data + (kFault == Fault::kTwoStores ? thread_idx() : idx),
+                 static_cast<float>(idx));
+    sync_block();
+    int64_t from = block_idx_x() * threads + (thread_idx() + 1) % threads;
+    if (kFault == Fault::kOtherBlock) from = (from + threads) % (threads * grid_dim_x());
+    store_global(args.out + idx, kFault == Fault::kReadOnlyOwn ? ldg(args.data + from)
+                                                               : load_global(args.data + from));
+  }
+};
+
+template <Fault kFault>
+Outcome store_and_load() {
+  constexpr int kBlocks = 3, kThreads = 64;
+  std::vector<float> data(kBlocks * kThreads, -1), out(data);
+  Outcome outcome{launch<StoreAndLoad<kFault>>(make_shape(kBlocks, kThreads, 0),
+                                               {data.data(), out.data()}, nullptr),
+                  true};
+  for (int i = 0; i < kBlocks * kThreads; ++i) {
+    if (out[i] != static_cast<float>(i / kThreads * kThreads + (i + 1) % kThreads)) {
+      outcome.right = false;
+    }
+  }
+  return outcome;
+}
+
+// Each launch adds to its numbers what the launch before left in the next block's place.
+template <Fault kFault>
+struct Follow {
+  struct Args {
+    const float* added;   // [threads of the grid]
+    const float* before;  // the same
+    float* out;           // the same
+  };
+  static constexpr const char* kName = "follow";
+  static constexpr int kMaxThreads = 64;
+
+  static FUSEDRNN_DEV void run(const Args& args) {
+    launch_dependents();
+    const int64_t threads = num_threads() * grid_dim_x();
+    const int64_t idx = block_idx_x() * num_threads() + thread_idx();
+    const float added = ldg(args.added + idx);
+    if (kFault == Fault::kStoreBeforeWait) store_global(args.out + idx, added);
+    if (kFault != Fault::kNoLaunchWait) wait_for_launch_before();
+    store_global(args.out + idx,
+                 added + load_global(args.before + (idx + num_threads()) % threads));
+  }
+};
+
+template <Fault kFault>
+Outcome follow() {
+  constexpr int kBlocks = 3, kThreads = 32, kCount = kBlocks * kThreads, kLaunches = 5;
+  std::vector<std::vector<float>> values(kLaunches + 1, std::vector<float>(kCount, 0));
+  std::vector<float> added(kCount), expected(kCount, 0);
+  std::iota(added.begin(), added.end(), 1.0f);
+  Outcome outcome{{}, true};
+  for (int i = 0; i < kLaunches && outcome.status.ok; ++i) {
+    LaunchShape shape = make_shape(kBlocks, kThreads, 0);
+    shape.programmatic = i > 0;
+    outcome.status = launch<Follow<kFault>>(
+        shape, {added.data(), values[i].data(), values[i + 1].data()}, nullptr);
+    std::vector<float> next(kCount);
+    for (int j = 0; j < kCount; ++j) next[j] = added[j] + expected[(j + kThreads) % kCount];
+    expected = next;
+  }
+  if (outcome.status.ok) outcome.status = cudasim::finish();
+  outcome.right = values[kLaunches] == expected;
+  return outcome;
+}
+
 }  // namespace
 
 TEST(every_thread_of_every_block_runs_once) {
@@ -647,6 +826,65 @@ TEST(faults_of_polling_are_found) {
                poll<Fault::kNoBarrierBeforeWrite>);
   expect_found("a packet is never published", 1, "deadlock", poll<Fault::kNotPublished>);
   expect_found("a grid that need not be resident", 1, "deadlock", poll<Fault::kNotResident, 6>);
+}
+
+TEST(mma_multiplies_as_plain_loops_do) {
+  expect_right("bfloat16", multiply<BFloat16, Fault::kNone>);
+  expect_right("float16", multiply<Float16, Fault::kNone>);
+  expect_right("tf32", multiply<float, Fault::kNone>);
+}
+
+TEST(faults_of_mma_are_found) {
+  expect_found("an operand that is not rounded to TF32", 1, "not rounded",
+               multiply<float, Fault::kNotRounded>);
+  expect_found("lanes that are elsewhere", 1, "divergence",
+               multiply<BFloat16, Fault::kOneInstructionOfTwo>);
+}
+
+TEST(round_to_tf32_takes_the_nearest) {
+  const auto rounded = [](float value) {
+    return bit_cast<float>(round_to_tf32(bit_cast<uint32_t>(value)));
+  };
+  CHECK(rounded(1.0f) == 1.0f);
+  CHECK(rounded(1 + 0x1p-11f) == 1 + 0x1p-10f);
+  CHECK(rounded(-1 - 0x1p-11f) == -1 - 0x1p-10f);
+  CHECK(rounded(1 + 0x1p-12f) == 1.0f);
+  CHECK(std::isinf(rounded(std::numeric_limits<float>::infinity())));
+  CHECK(std::isnan(rounded(std::numeric_limits<float>::quiet_NaN())));
+}
+
+TEST(ldmatrix_transposes_matrices) {
+  std::vector<uint16_t> out(32 * 8, 0);
+  CHECK(launch<TransposeMatrices>(make_shape(1, 32, 512), {out.data()}, nullptr).ok);
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int m = 0; m < 4; ++m) {
+      for (int i = 0; i < 2; ++i) {
+        CHECK(out[lane * 8 + 2 * m + i] == (m * 8 + lane % 4 * 2 + i) * 8 + lane / 4);
+      }
+    }
+  }
+}
+
+TEST(a_block_sees_its_own_stores) { expect_right("store and load", store_and_load<Fault::kNone>); }
+
+TEST(faults_of_global_memory_are_found) {
+  expect_found("a read-only load of an own store", 1, "read-only load",
+               store_and_load<Fault::kReadOnlyOwn>);
+  expect_found("a load of another block's store", 0.9, "plain load",
+               store_and_load<Fault::kOtherBlock>);
+  expect_found("two blocks store one place", 1, "store of what block",
+               store_and_load<Fault::kTwoStores>);
+}
+
+TEST(launches_that_overlap_see_what_the_one_before_left) {
+  expect_right("follow", follow<Fault::kNone>);
+}
+
+TEST(faults_of_launches_that_overlap_are_found) {
+  expect_found("no wait for the launch before", 0.9, "before wait_for_launch_before",
+               follow<Fault::kNoLaunchWait>);
+  expect_found("a store before the wait", 0.9, "before wait_for_launch_before",
+               follow<Fault::kStoreBeforeWait>);
 }
 
 CHECK_MAIN()

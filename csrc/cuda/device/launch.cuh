@@ -27,9 +27,15 @@ constexpr int64_t kDefaultSmemBytes = 48 * 1024;
 // Above this a cluster is not portable, and a kernel must ask for it.
 constexpr int kPortableCluster = 8;
 
-// One block an SM may have all of its registers.
+// Blocks of a kernel that an SM must have registers for: Kernel::kResidentBlocks, or else one.
+template <class Kernel, class = int>
+constexpr int kResidentBlocksOf = 1;
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kMaxThreads, 1)
+constexpr int kResidentBlocksOf<Kernel, decltype(Kernel::kResidentBlocks, int{})> =
+    Kernel::kResidentBlocks;
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kMaxThreads, kResidentBlocksOf<Kernel>)
     kernel_entry(const __grid_constant__ typename Kernel::Args args) {
   Kernel::run(args);
 }

@@ -1,5 +1,6 @@
-// Global memory: read-only loads, relaxed accesses to what other blocks write at the same time,
-// and conversion between storage and accumulation types.
+// Global memory: read-only loads, plain loads and stores, relaxed accesses to what other blocks
+// write at the same time, and conversion between storage and accumulation types. Kernels come to
+// it by these functions alone, so that the simulator sees every access.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -18,6 +19,10 @@ namespace fusedrnn {
 template <int kBytes>
 struct BitsOf;
 template <>
+struct BitsOf<1> {
+  using type = unsigned char;
+};
+template <>
 struct BitsOf<2> {
   using type = unsigned short;
 };
@@ -32,7 +37,8 @@ struct BitsOf<8> {
 template <class T>
 using bits_t = typename BitsOf<static_cast<int>(sizeof(T))>::type;
 
-// Loads of memory that nothing writes while the kernel runs.
+// Loads of memory that nothing writes while the kernel runs, nor while it waits for the launch
+// before (programmatic.cuh).
 template <class T>
 FUSEDRNN_DEV T ldg(const T* ptr) {
   return bit_cast<T>(__ldg(reinterpret_cast<const bits_t<T>*>(ptr)));
@@ -41,6 +47,26 @@ FUSEDRNN_DEV T ldg(const T* ptr) {
 template <class T>
 FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
   return bit_cast<Packet<T>>(__ldg(reinterpret_cast<const uint4*>(ptr)));
+}
+
+// Plain accesses: a thread sees what it stored itself, and what launches before have stored, once
+// it has waited for them. It sees what other threads of its block stored after a barrier.
+template <class T>
+FUSEDRNN_DEV T load_global(const T* ptr) {
+  return *ptr;
+}
+// ptr is a multiple of 16 bytes, of what launches before have stored.
+template <class T>
+FUSEDRNN_DEV Packet<T> load_global_packet(const T* ptr) {
+  uint4 bits;
+  asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+               : "l"(__cvta_generic_to_global(ptr)));
+  return bit_cast<Packet<T>>(bits);
+}
+template <class T>
+FUSEDRNN_DEV void store_global(T* ptr, T value) {
+  *ptr = value;
 }
 
 // Relaxed accesses at GPU scope: they see one another, and order nothing else. They are of 4 or 8

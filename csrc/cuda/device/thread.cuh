@@ -42,4 +42,7 @@ FUSEDRNN_DEV T shuffle_down(T value, int delta) {
   return __shfl_down_sync(kFullWarp, value, delta);
 }
 
+// Whether `value` is true in any lane. Orders no memory.
+FUSEDRNN_DEV bool any_of_warp(bool value) { return __any_sync(kFullWarp, value) != 0; }
+
 }  // namespace fusedrnn

@@ -1,17 +1,20 @@
 // What the kernels of several schedules do within a block.
 #pragma once
 
+#include "cuda/device/programmatic.cuh"
 #include "cuda/device/shared.cuh"
 #include "cuda/device/thread.cuh"
 
 namespace fusedrnn {
 
-// The barriers of a kernel, by number, so that a test can take one away.
+// The barriers of a kernel, by number, and the wait for the launch before, so that a test can take
+// one away.
 struct BlockBarriers {
   template <int kBarrier>
   static FUSEDRNN_DEV void wait() {
     sync_block();
   }
+  static FUSEDRNN_DEV void wait_for_launch() { wait_for_launch_before(); }
 };
 
 // values = elements i .. i + kCount - 1, where i is a multiple of kCount.

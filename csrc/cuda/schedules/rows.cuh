@@ -22,7 +22,7 @@ inline LaunchShape flat_shape(int64_t elements) {
 FUSEDRNN_DEV bool is_padding(const Padding& padding, int64_t row) {
   if (padding.lengths == nullptr) return false;
   row += padding.first_row;
-  return row / padding.batch_size >= padding.lengths[row % padding.batch_size];
+  return row / padding.batch_size >= ldg(padding.lengths + row % padding.batch_size);
 }
 
 // dst = src of type T, or zeros, as S.
@@ -67,12 +67,12 @@ struct SumColumns {
     if (col >= args.cols) return;
     const void* src = args.src[block_idx_z()];
     A* partial = static_cast<A*>(args.partial[block_idx_z()]) + slice * args.cols + col;
-    A sum = args.accumulate ? *partial : A(0);
+    A sum = args.accumulate ? load_global(partial) : A(0);
 #pragma unroll 8
     for (int64_t row = slice; row < args.rows; row += kSumSlices) {
       sum += load_at<S>(src, row * args.cols + col);
     }
-    *partial = sum;
+    store_global(partial, sum);
   }
 };
 
@@ -108,7 +108,7 @@ struct EndRows {
     if (idx >= args.rows * args.cols) return;
     const int64_t row = idx / args.cols, col = idx % args.cols;
     const int64_t time = row / args.padding.batch_size, b = row % args.padding.batch_size;
-    const int64_t length = args.padding.lengths[b];
+    const int64_t length = ldg(args.padding.lengths + b);
     const int64_t at = row * args.output_row_stride + col, state = b * args.cols + col;
     const bool is_forward = args.steps.direction == Direction::kForward;
     const bool is_last_time = time == args.steps.seq_len - 1 || time + 1 == length;

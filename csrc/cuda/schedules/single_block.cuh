@@ -58,7 +58,7 @@ struct SingleBlockThread {
     const int64_t block_row = first_row - tile_row;
     int64_t longest = 0;
     for (int i = 0; i < tile && block_row + i < steps.batch_size; ++i) {
-      const int64_t length = buffers.lengths[block_row + i];
+      const int64_t length = ldg(buffers.lengths + block_row + i);
       longest = longest < length ? length : longest;
     }
     if (longest > steps.seq_len) longest = steps.seq_len;
@@ -144,8 +144,10 @@ struct ForwardSingleBlock {
               r[gate] = product[i][gate] + bias_r[gate];
             }
             const A h_before = at.buffer(s, 0).load(at.element(at.unit) + i);
-            h = Step::forward(sizes, buffers, step, part, row, at.unit, x[i], r, params, h_before,
-                              c[i]);
+            const auto result = Step::forward(x[i], r, params, h_before, c[i]);
+            h = Step::store_h(sizes, buffers, step, row, at.unit, result);
+            Step::store_results(sizes, buffers, step, part, row, at.unit, result);
+            if constexpr (Step::kHasC) c[i] = result.next[Step::kC];
           } else if (row < step.rows) {
             Step::forward_padding(sizes, buffers, step, part, row, at.unit);
           }
@@ -169,7 +171,7 @@ struct ForwardSingleBlock {
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
         if (!at.has_unit || row >= steps.batch_size) continue;
-        static_cast<A*>(buffers.c)[row * hidden_size + at.unit] = c[i];
+        store_at<A>(buffers.c, row * hidden_size + at.unit, c[i]);
       }
     }
   }
@@ -238,7 +240,7 @@ struct BackwardSingleBlock {
   static constexpr const char* kName = "single_block backward";
   static constexpr int kMaxThreads = kSingleBlockMaxThreads;
   // How far the product's loop is unrolled; params need registers as well, and none may spill.
-  static constexpr int kUnroll = Step::C::kParams > 0 ? 6 : 8;
+  static constexpr int kUnroll = Step::C::kParams > 0 ? 4 : 6;
 
   static FUSEDRNN_DEV void run(const Args& args) {
     const LayerSizes& sizes = args.sizes;
@@ -300,8 +302,12 @@ struct BackwardSingleBlock {
                                              row * hidden_size + at.unit, carry[i] + product[i]);
             if (part.is_in) {
               carry[i] = entering + dh[i];
-              Step::backward(sizes, buffers, step, part, row, at.unit, values[i], params, carry[i],
-                             dc[i], dr);
+              const auto result = Step::backward(values[i], params, carry[i], dc[i]);
+              // The gradients of the params come first: they hold the most registers.
+              Step::store_gradients(sizes, buffers, step, part, row, at.unit, values[i], result,
+                                    carry[i], dc[i]);
+              Step::store_dr(sizes, buffers, step, row, at.unit, result);
+              dr = result.dr;
             } else {
               Step::backward_padding(sizes, buffers, step, part, row, at.unit, entering);
             }
@@ -341,7 +347,7 @@ struct BackwardSingleBlock {
                                    int64_t hidden_size, int64_t row, int64_t unit, Gates& dr) {
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
-      dr[gate] = load_at<S>(buffers.dgr_after, row * gate_size + gate * hidden_size + unit);
+      dr[gate] = load_written<S>(buffers.dgr_after, row * gate_size + gate * hidden_size + unit);
     }
   }
 
@@ -391,8 +397,8 @@ struct BackwardSingleBlock {
             pass_reset<S>(buffers.dreset_h, part.resets_after, state, carry[i] + product[i]);
         if (buffers.grad_h_0 != nullptr) store_at<S>(buffers.grad_h_0, state, dh);
       }
-      static_cast<A*>(buffers.carry)[state] = carry[i];
-      if constexpr (Step::kHasC) static_cast<A*>(buffers.dc)[state] = dc[i];
+      store_at<A>(buffers.carry, state, carry[i]);
+      if constexpr (Step::kHasC) store_at<A>(buffers.dc, state, dc[i]);
     }
   }
 };

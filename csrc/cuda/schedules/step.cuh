@@ -11,10 +11,15 @@
 
 namespace fusedrnn {
 
-// Element i of S as A.
+// Element i of S as A, of memory that no launch of the sweep writes.
 template <class S>
 FUSEDRNN_DEV accum_t<S> load_at(const void* base, int64_t i) {
   return to_accum(ldg(static_cast<const S*>(base) + i));
+}
+// The same of memory that the launch before, or this thread, may have written.
+template <class S>
+FUSEDRNN_DEV accum_t<S> load_written(const void* base, int64_t i) {
+  return to_accum(load_global(static_cast<const S*>(base) + i));
 }
 template <class S>
 FUSEDRNN_DEV accum_t<S> load_or_zero(const void* base, int64_t i) {
@@ -23,7 +28,7 @@ FUSEDRNN_DEV accum_t<S> load_or_zero(const void* base, int64_t i) {
 // Rounds value to S.
 template <class S>
 FUSEDRNN_DEV void store_at(void* base, int64_t i, accum_t<S> value) {
-  static_cast<S*>(base)[i] = from_accum<S>(value);
+  store_global(static_cast<S*>(base) + i, from_accum<S>(value));
 }
 template <class S>
 FUSEDRNN_DEV accum_t<S> rounded(accum_t<S> value) {
@@ -45,29 +50,28 @@ FUSEDRNN_DEV RowPart row_part(const Buffers& buffers, const StepRows& step, int6
   part.has_after = row < step.rows_after;
   part.resets = part.resets_after = part.is_empty = false;
   if (buffers.lengths != nullptr && (part.is_in || part.has_before || part.has_after)) {
-    const int64_t length = buffers.lengths[row];
+    const int64_t length = ldg(buffers.lengths + row);
     part.is_in = part.is_in && step.time < length;
     part.has_before = part.has_before && step.time_before < length;
     part.has_after = part.has_after && step.time_after < length;
     part.is_empty = length <= 0;
   }
   if (buffers.reset != nullptr) {
-    part.resets = part.is_in && buffers.reset[step.row + row] != 0;
-    part.resets_after = part.has_after && buffers.reset[step.row_after + row] != 0;
+    part.resets = part.is_in && ldg(buffers.reset + step.row + row) != 0;
+    part.resets_after = part.has_after && ldg(buffers.reset + step.row_after + row) != 0;
   }
   return part;
 }
 
-// Whether a time, of a step of so many rows, has any of `count` rows from `first` on.
+// Whether a time, of a step of so many rows, has any of `count` rows from `first` on; a warp asks,
+// with all its threads, of 32 rows at most.
 template <class Buffers>
 FUSEDRNN_DEV bool has_any(const Buffers& buffers, int64_t first, int count, int64_t rows,
                           int64_t time) {
   if (buffers.lengths == nullptr) return first < rows;
-  bool any = false;
-  for (int i = 0; i < count && first + i < rows; ++i) {
-    any = any || time < buffers.lengths[first + i];
-  }
-  return any;
+  const int64_t row = first + lane_idx();
+  const bool is_row = lane_idx() < count && row < rows;
+  return any_of_warp(is_row && time < ldg(buffers.lengths + (is_row ? row : 0)));
 }
 
 // Whether backward delivers the gradient of a row's h_0 at a step that does not have the row: the
@@ -94,7 +98,8 @@ template <class S, class Buffers>
 FUSEDRNN_DEV accum_t<S> load_h_before(const LayerSizes& sizes, const Buffers& buffers,
                                       const StepRows& step, const RowPart& part, int64_t row,
                                       int64_t column) {
-  return load_or_zero<S>(h_before<S>(sizes, buffers, step, part, row), column);
+  const S* h = h_before<S>(sizes, buffers, step, part, row);
+  return h != nullptr ? load_written<S>(h, column) : accum_t<S>(0);
 }
 
 template <class S>
@@ -109,7 +114,8 @@ FUSEDRNN_DEV accum_t<S> load_grad_output(const LayerSizes& sizes, const Backward
 template <class S>
 FUSEDRNN_DEV accum_t<S> pass_reset(void* dreset, bool resets, int64_t i, accum_t<S> grad) {
   if (!resets) return grad;
-  if (dreset != nullptr) static_cast<accum_t<S>*>(dreset)[i] += grad;
+  using A = accum_t<S>;
+  if (dreset != nullptr) store_at<A>(dreset, i, load_written<A>(dreset, i) + grad);
   return accum_t<S>(0);
 }
 
@@ -166,41 +172,56 @@ struct CellStep {
     if constexpr (!kHasC) return A(0);
     const int64_t state = row * sizes.hidden_size + unit;
     if (part.resets) return load_or_zero<S>(buffers.reset_c, state);
-    if (part.has_before) return static_cast<const A*>(buffers.c_before)[state];
+    if (part.has_before) return load_written<A>(buffers.c_before, state);
     return load_or_zero<S>(buffers.c_0, state);
   }
 
-  // Returns h as the output rounds it, and replaces c.
-  FUSEDRNN_DEV static A forward(const LayerSizes& sizes, const ForwardBuffers& buffers,
-                                const StepRows& step, const RowPart& part, int64_t row,
-                                int64_t unit, const Gates& x, const Gates& r, const Params& params,
-                                A h_before, A& c) {
-    Values<A, C::kStates> prev, next;
+  // A step's mathematics, on registers alone; the stores follow, h first.
+  struct ForwardResult {
+    Values<A, C::kStates> next;
     Values<A, C::kSaved> saved;
+  };
+  FUSEDRNN_DEV static ForwardResult forward(const Gates& x, const Gates& r, const Params& params,
+                                            A h_before, A c) {
+    Values<A, C::kStates> prev;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
-    C::forward(x, r, params, prev, next, saved);
+    ForwardResult result;
+    C::forward(x, r, params, prev, result.next, result.saved);
+    return result;
+  }
 
+  // What the step after waits for. Returns h as it is stored.
+  FUSEDRNN_DEV static A store_h(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                const StepRows& step, int64_t row, int64_t unit,
+                                const ForwardResult& result) {
+    if (buffers.h_raw != nullptr) {
+      store_at<S>(buffers.h_raw, row * sizes.hidden_size + unit, result.next[0]);
+    } else if (buffers.h_n != nullptr) {
+      store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit,
+                  result.next[0]);
+    }
+    return rounded<S>(result.next[0]);
+  }
+
+  // The results of the layer, and what backward needs.
+  FUSEDRNN_DEV static void store_results(const LayerSizes& sizes, const ForwardBuffers& buffers,
+                                         const StepRows& step, const RowPart& part, int64_t row,
+                                         int64_t unit, const ForwardResult& result) {
     const int64_t state = row * sizes.hidden_size + unit;
     const bool ends = !part.has_after;
-    if (buffers.h_raw != nullptr) {
-      store_at<S>(buffers.h_raw, state, next[0]);
-    } else if (buffers.h_n != nullptr) {
-      store_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit, next[0]);
-      if (ends) store_at<S>(buffers.h_n, state, next[0]);
+    if (buffers.h_raw == nullptr && buffers.h_n != nullptr && ends) {
+      store_at<S>(buffers.h_n, state, result.next[0]);
     }
     if constexpr (kHasC) {
-      c = next[kC];
+      const A c = result.next[kC];
       if (ends && buffers.c_n != nullptr) store_at<S>(buffers.c_n, state, c);
       if (buffers.all_c != nullptr) {
         store_at<S>(buffers.all_c, (step.row + row) * sizes.hidden_size + unit, c);
       }
-      if (buffers.kept_c != nullptr && (step.idx + 1) % buffers.kept_steps == 0) {
+      if (buffers.kept_c != nullptr && (step.idx + 1) % buffers.kept_steps == 0 && !ends) {
         const int64_t kept_idx = (step.idx + 1) / buffers.kept_steps - 1;
-        if (!ends) {
-          static_cast<A*>(buffers.kept_c)[kept_idx * sizes.batch_size * sizes.hidden_size + state] =
-              c;
-        }
+        store_at<A>(buffers.kept_c, kept_idx * sizes.batch_size * sizes.hidden_size + state, c);
       }
     }
     if (kSavedWidth > 0 && buffers.saved != nullptr) {
@@ -208,11 +229,12 @@ struct CellStep {
       const int64_t first = saved_row * kSavedWidth * sizes.hidden_size + unit;
 #pragma unroll
       for (int k = 0; k < C::kSaved; ++k) {
-        store_at<S>(buffers.saved, first + k * sizes.hidden_size, saved[k]);
+        store_at<S>(buffers.saved, first + k * sizes.hidden_size, result.saved[k]);
       }
-      if constexpr (kHasC) store_at<S>(buffers.saved, first + C::kSaved * sizes.hidden_size, c);
+      if constexpr (kHasC) {
+        store_at<S>(buffers.saved, first + C::kSaved * sizes.hidden_size, result.next[kC]);
+      }
     }
-    return rounded<S>(next[0]);
   }
 
   // Is called instead of forward for a row that the step does not have. Writes zeros, and once the
@@ -244,13 +266,13 @@ struct CellStep {
                                 const RowPart& part, int64_t row, int64_t unit) {
     if constexpr (!kHasC) return A(0);
     const int64_t state = row * sizes.hidden_size + unit;
-    if (part.has_after) return static_cast<const A*>(buffers.dc)[state];
+    if (part.has_after) return load_written<A>(buffers.dc, state);
     return load_or_zero<S>(buffers.grad_c_n, state);
   }
   FUSEDRNN_DEV static A load_carry(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                    const RowPart& part, int64_t row, int64_t unit) {
     const int64_t state = row * sizes.hidden_size + unit;
-    if (part.has_after) return static_cast<const A*>(buffers.carry)[state];
+    if (part.has_after) return load_written<A>(buffers.carry, state);
     return load_or_zero<S>(buffers.grad_h_n, state);
   }
 
@@ -275,7 +297,8 @@ struct CellStep {
     values.prev[0] = values.next[0] = A(0);
     // A cell that uses h itself is never projected.
     if (buffers.dh == nullptr) {
-      values.prev[0] = load_h_before<S>(sizes, buffers, step, part, row, unit);
+      const S* h = h_before<S>(sizes, buffers, step, part, row);
+      values.prev[0] = load_or_zero<S>(h, unit);
       values.next[0] =
           load_at<S>(buffers.output, (step.row + row) * sizes.output_row_stride + unit);
     }
@@ -295,36 +318,60 @@ struct CellStep {
     return values;
   }
 
-  // Given dh, the gradient of h, replaces dc and dh by those of the step before, and leaves the
-  // gradients of the recurrent side in dr as memory rounds them.
-  FUSEDRNN_DEV static void backward(const LayerSizes& sizes, const BackwardBuffers& buffers,
-                                    const StepRows& step, const RowPart& part, int64_t row,
-                                    int64_t unit, const BackwardValues& values,
-                                    const Params& params, A& dh, A& dc, Gates& dr) {
-    const int64_t hidden_size = sizes.hidden_size;
-    Values<A, C::kStates> dnext, dprev;
+  // A step's mathematics, on registers alone; the stores follow, dr first. dh and dc are the
+  // gradients of the states that leave the step; dr is as memory rounds it.
+  struct BackwardResult {
+    Gates dx, dr;
+    Values<A, C::kStates> dprev;
+    Params dparams;
+  };
+  FUSEDRNN_DEV static BackwardResult backward(const BackwardValues& values, const Params& params,
+                                              A dh, A dc) {
+    Values<A, C::kStates> dnext;
     dnext[0] = dh;
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
-    Gates dx;
-    Params dparams;
-    C::backward(values.saved, params, values.prev, values.next, dnext, dx, dr, dprev, dparams);
+    BackwardResult result;
+    C::backward(values.saved, params, values.prev, values.next, dnext, result.dx, result.dr,
+                result.dprev, result.dparams);
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) result.dr[gate] = rounded<S>(result.dr[gate]);
+    return result;
+  }
 
-    const int64_t chunk_row = step.row - buffers.first_row + row;
-    const int64_t first = chunk_row * kGates * hidden_size + unit;
+  // What the step before, which is visited next, waits for.
+  FUSEDRNN_DEV static void store_dr(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                    const StepRows& step, int64_t row, int64_t unit,
+                                    const BackwardResult& result) {
+    const int64_t first = (step.row - buffers.first_row + row) * kGates * sizes.hidden_size + unit;
+    void* dgr = C::kSplit ? buffers.dgr : buffers.dgx;
 #pragma unroll
     for (int gate = 0; gate < kGates; ++gate) {
-      store_at<S>(buffers.dgx, first + gate * hidden_size, dx[gate]);
-      if constexpr (C::kSplit) store_at<S>(buffers.dgr, first + gate * hidden_size, dr[gate]);
-      dr[gate] = rounded<S>(dr[gate]);
+      store_at<S>(dgr, first + gate * sizes.hidden_size, result.dr[gate]);
     }
-    store_dparams(sizes, buffers, chunk_row, unit, dparams);
+  }
+
+  // Everything else. Replaces dh and dc by the gradients of the states that enter the step.
+  FUSEDRNN_DEV static void store_gradients(const LayerSizes& sizes, const BackwardBuffers& buffers,
+                                           const StepRows& step, const RowPart& part, int64_t row,
+                                           int64_t unit, const BackwardValues& values,
+                                           const BackwardResult& result, A& dh, A& dc) {
+    const int64_t hidden_size = sizes.hidden_size;
+    const int64_t chunk_row = step.row - buffers.first_row + row;
+    if constexpr (C::kSplit) {
+      const int64_t first = chunk_row * kGates * hidden_size + unit;
+#pragma unroll
+      for (int gate = 0; gate < kGates; ++gate) {
+        store_at<S>(buffers.dgx, first + gate * hidden_size, result.dx[gate]);
+      }
+    }
+    store_dparams(sizes, buffers, chunk_row, unit, result.dparams);
     if (buffers.h_before != nullptr && buffers.dh == nullptr) {
       store_at<S>(buffers.h_before, chunk_row * hidden_size + unit, values.prev[0]);
     }
-    dh = dprev[0];
+    dh = result.dprev[0];
     if constexpr (kHasC) {
       const int64_t state = row * hidden_size + unit;
-      dc = pass_reset<S>(buffers.dreset_c, part.resets, state, dprev[kC]);
+      dc = pass_reset<S>(buffers.dreset_c, part.resets, state, result.dprev[kC]);
       if (!part.has_before && buffers.grad_c_0 != nullptr) {
         store_at<S>(buffers.grad_c_0, state, dc);
       }

@@ -12,11 +12,12 @@ bool check_shared(const Thread& by, Block& block, Access access, int64_t offset,
   const char* fault =
       block.smem->check(access, offset, bytes, now, own, known, kept_reader(), &other);
   if (!fault) return true;
-  const int threads = shape().threads, clock = epoch_thread(other);
-  const bool clusters = shape().cluster > 1;
+  const fusedrnn::LaunchShape& of_launch = block.cluster->launch->launch.shape;
+  const int threads = of_launch.threads, clock = epoch_thread(other);
+  const bool clusters = of_launch.cluster > 1;
   char where[32] = "", whose[48] = "";
   if (clusters) std::snprintf(where, sizeof(where), " of cluster block %d", block.rank);
-  if (other != 0 && clock >= threads * shape().cluster) {
+  if (other != 0 && clock >= threads * of_launch.cluster) {
     std::snprintf(whose, sizeof(whose), " of an asynchronous store");
   } else if (other != 0 && clusters) {
     std::snprintf(whose, sizeof(whose), " of cluster block %d, thread %d", clock / threads,

@@ -4,8 +4,10 @@ namespace cudasim {
 
 using fusedrnn::kWarpSize;
 
-Cluster::Cluster(const fusedrnn::LaunchShape& shape, int64_t idx)
-    : clocks(shape.cluster * shape.threads, shape.cluster * kMaxMbarriers), blocks(shape.cluster) {
+Cluster::Cluster(RunningLaunch* of_launch, const fusedrnn::LaunchShape& shape, int64_t idx)
+    : launch(of_launch),
+      clocks(shape.cluster * shape.threads, shape.cluster * kMaxMbarriers),
+      blocks(shape.cluster) {
   const int64_t clusters_x = shape.grid_x / shape.cluster;
   living = shape.cluster * shape.threads;
   for (int rank = 0; rank < shape.cluster; ++rank) {
@@ -15,6 +17,7 @@ Cluster::Cluster(const fusedrnn::LaunchShape& shape, int64_t idx)
     block.x = idx % clusters_x * shape.cluster + rank;
     block.y = idx / clusters_x % shape.grid_y;
     block.z = idx / clusters_x / shape.grid_y;
+    block.idx = (block.z * shape.grid_y + block.y) * shape.grid_x + block.x;
     block.living = shape.threads;
     block.smem = std::make_unique<SharedMemory>(shape.smem_bytes);
     block.warps = std::vector<Warp>(shape.threads / kWarpSize);

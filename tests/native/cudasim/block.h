@@ -17,6 +17,7 @@ constexpr int kNamedBarriers = 16;
 
 struct Block;
 struct Cluster;
+struct RunningLaunch;
 
 struct Thread {
   Block* block = nullptr;
@@ -26,6 +27,7 @@ struct Thread {
   const char* waits = nullptr;   // for what; null when it can run
   const void* polled = nullptr;  // where it looked last
   bool done = false;
+  bool has_waited = false;  // for the launch before
 };
 
 // Where threads wait for one another.
@@ -43,15 +45,15 @@ struct Warp {
   uint64_t priority = 0;
   int first_lane = 0;  // has its turn before the others
   Meeting meeting;
-  // The lanes' values in this shuffle and in the last one, which some lanes may still read.
-  uint64_t exchanged[2][fusedrnn::kWarpSize] = {};
-  int exchange = 0;
+  void* parts[fusedrnn::kWarpSize] = {};  // of the lanes in a collective
 };
 
 struct Block {
   Cluster* cluster = nullptr;
   int rank = 0;  // in the cluster
   int64_t x = 0, y = 0, z = 0;
+  int64_t idx = 0;         // in the grid
+  bool triggered = false;  // the launch after may begin, as far as it is concerned
   std::vector<Warp> warps;
   int living = 0;
   Meeting meeting;
@@ -63,8 +65,9 @@ struct Block {
 
 // The blocks that can reach one another's shared memory; without clusters, one block.
 struct Cluster {
-  Cluster(const fusedrnn::LaunchShape& shape, int64_t idx);
+  Cluster(RunningLaunch* of_launch, const fusedrnn::LaunchShape& shape, int64_t idx);
 
+  RunningLaunch* launch;
   Clocks clocks;
   std::vector<Block> blocks;
   int living = 0;

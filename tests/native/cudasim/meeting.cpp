@@ -24,8 +24,10 @@ void release(Meeting& meeting, Orders orders) {
   meeting.arrived.clear();
 }
 
-// Waits until `expected` threads have come. All must come for the same thing.
-void meet(Meeting& meeting, const char* what, int parameter, int expected, Orders orders) {
+// Waits until `expected` threads have come. All must come for the same thing; the last one does
+// what they do together.
+void meet(Meeting& meeting, const char* what, int parameter, int expected, Orders orders,
+          void (*together)(void* const* parts) = nullptr) {
   const bool same = meeting.parameter == parameter &&
                     (meeting.what == what || std::strcmp(meeting.what, what) == 0);
   if (!meeting.arrived.empty() && !same) {
@@ -36,13 +38,15 @@ void meet(Meeting& meeting, const char* what, int parameter, int expected, Order
   meeting.parameter = parameter;
   meeting.arrived.push_back(self);
   if (static_cast<int>(meeting.arrived.size()) < expected) return wait(what);
+  if (together) together(warp_of(*self).parts);
   release(meeting, orders);
   yield();
 }
 
-void meet_warp(Warp& warp, const char* what, int parameter, Orders orders) {
+void meet_warp(Warp& warp, const char* what, int parameter, Orders orders,
+               void (*together)(void* const* parts) = nullptr) {
   if (warp.living < kWarpSize) fail("divergence: %s after a thread of the warp ended", what);
-  meet(warp.meeting, what, parameter, kWarpSize, orders);
+  meet(warp.meeting, what, parameter, kWarpSize, orders, together);
 }
 
 }  // namespace
@@ -65,14 +69,25 @@ void sync_cluster() {
 
 void sync_warp() { meet_warp(warp_of(*self), "sync_warp", 0, Orders::kMemory); }
 
+void collective(const char* what, int parameter, void* part, void (*together)(void* const* parts)) {
+  Warp& warp = warp_of(*self);
+  warp.parts[self->idx % kWarpSize] = part;
+  meet_warp(warp, what, parameter, Orders::kNothing, together);
+}
+
 uint64_t shuffle(uint64_t value, int source, const char* what, int parameter) {
   if (source < 0 || source >= kWarpSize) fail("%s: there is no lane %d", what, source);
-  Warp& warp = warp_of(*self);
-  uint64_t* exchanged = warp.exchanged[warp.exchange];
-  exchanged[self->idx % kWarpSize] = value;
-  if (warp.meeting.arrived.size() + 1 == kWarpSize) warp.exchange ^= 1;
-  meet_warp(warp, what, parameter, Orders::kNothing);
-  return exchanged[source];
+  struct Part {
+    uint64_t given, taken;
+    int source;
+  } part{value, 0, source};
+  collective(what, parameter, &part, [](void* const* parts) {
+    for (int i = 0; i < kWarpSize; ++i) {
+      Part& to = *static_cast<Part*>(parts[i]);
+      to.taken = static_cast<const Part*>(parts[to.source])->given;
+    }
+  });
+  return part.taken;
 }
 
 void sync_named(int barrier, int threads) {

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "global_memory.h"
 #include "meeting.h"
 #include "random.h"
 
@@ -26,11 +27,11 @@ struct Policy {
   Chance delivery;  // chance of an event, each turn
   bool torn;        // asynchronous stores arrive word by word
   Kept kept;        // of concurrent readers
-  size_t resident;  // clusters that run at the same time, where the launch leaves it open
 };
 
 struct Session {
-  const Launch* launch = nullptr;
+  std::vector<std::unique_ptr<RunningLaunch>> launches;  // one, or two: the older one first
+  uint64_t num_launches = 0;
   Status status;
   Random random;
   Policy policy{};
@@ -53,6 +54,9 @@ constexpr uint64_t kPolling = uint64_t{1} << 32;
 // Looks a living thread takes at memory that stays as it is before the launch counts as stuck.
 constexpr int64_t kIdlePolls = 64;
 
+// What threads wait for that have come to wait_for_launch_before.
+constexpr const char* kLaunchBefore = "wait_for_launch_before";
+
 uint32_t draw_turn() {
   return session.policy.turn == 0 ? kNoLimit : session.random.below(2 * session.policy.turn);
 }
@@ -68,7 +72,6 @@ void draw_policy() {
   session.policy.delivery = kDeliveries[random.below(4)];
   session.policy.torn = random.below(2) == 0;
   session.policy.kept = random.below(2) == 0 ? Kept::kFirst : Kept::kLast;
-  session.policy.resident = 1 + random.below(4);
   session.accesses_left = draw_turn();
 }
 
@@ -97,10 +100,10 @@ int64_t living_threads() {
 void report_message(const Thread& thread, const char* message) {
   if (!session.status.ok) return;
   const Block& block = *thread.block;
-  session.status =
-      Status::error("%s: block (%lld, %lld, %lld), thread %d: %s", session.launch->kernel,
-                    static_cast<long long>(block.x), static_cast<long long>(block.y),
-                    static_cast<long long>(block.z), thread.idx, message);
+  session.status = Status::error("%s: block (%lld, %lld, %lld), thread %d: %s",
+                                 block.cluster->launch->launch.kernel,
+                                 static_cast<long long>(block.x), static_cast<long long>(block.y),
+                                 static_cast<long long>(block.z), thread.idx, message);
 }
 
 // No thread can run and no event is left: says who waits for what in the first block that is
@@ -165,10 +168,32 @@ void turn_to(Thread* next) {
   Fiber::change(from, next ? *next->fiber : session.host);
 }
 
+void trigger(Block& block) {
+  if (std::exchange(block.triggered, true)) return;
+  --block.cluster->launch->untriggered;
+}
+
+// The end of a launch is a fence: what is under way arrives, and who waits for it goes on.
+void end_launch() {
+  while (session.status.ok && deliver_event()) {
+  }
+  for (Warp* warp : session.warps) {
+    for (Thread& thread : warp->threads) {
+      if (thread.waits == kLaunchBefore) wake(thread);
+    }
+  }
+}
+
+void end_block(Block& block) {
+  trigger(block);
+  if (--block.cluster->launch->living == 0) end_launch();
+}
+
 void thread_main() {
-  session.launch->body(session.launch->args);
-  something_happened();
   Block& block = *self->block;
+  const RunningLaunch& launch = *block.cluster->launch;
+  launch.launch.body(launch.args.data());
+  something_happened();
   Warp& warp = warp_of(*self);
   self->done = true;
   warp.ready &= ~lane_bit(*self);
@@ -181,6 +206,7 @@ void thread_main() {
     fail("the block ends before %lld asynchronous stores to it have come",
          static_cast<long long>(block.incoming));
   }
+  if (block.living == 0) end_block(block);
   release_if_complete(block.meeting, block.living);
   release_if_complete(block.cluster->meeting, --block.cluster->living);
   turn_to(block.cluster->living == 0 ? nullptr : next_turn());
@@ -222,44 +248,100 @@ void retire(size_t idx) {
   }
 }
 
+// Clusters begin in random order.
+void begin_clusters(RunningLaunch& launch) {
+  size_t running = 0;
+  for (const auto& cluster : session.clusters) running += cluster->launch == &launch;
+  for (; running < launch.resident && !launch.waiting.empty(); ++running) {
+    std::swap(launch.waiting[session.random.below(launch.waiting.size())], launch.waiting.back());
+    session.clusters.push_back(
+        std::make_unique<Cluster>(&launch, launch.launch.shape, launch.waiting.back()));
+    launch.waiting.pop_back();
+    start(*session.clusters.back());
+  }
+}
+
+// Lets threads run until at most `left` launches are.
+Status run_until(size_t left) {
+  while (session.status.ok) {
+    for (size_t i = session.clusters.size(); i-- > 0;) {
+      if (session.clusters[i]->living == 0) retire(i);
+    }
+    while (!session.launches.empty() && session.launches.front()->living == 0) {
+      session.launches.erase(session.launches.begin());
+    }
+    if (session.launches.size() <= left) return {};
+    const RunningLaunch* before = nullptr;
+    for (const auto& launch : session.launches) {
+      if (before && before->untriggered > 0) break;
+      before = launch.get();
+      begin_clusters(*launch);
+    }
+    turn_to(next_turn());
+  }
+  session.events.clear();
+  while (!session.clusters.empty()) retire(session.clusters.size() - 1);
+  session.launches.clear();
+  forget_accesses();
+  return std::exchange(session.status, Status{});
+}
+
 }  // namespace
 
 void set_seed(uint64_t seed) { session.random = Random(seed); }
 
 Status run(const Launch& launch) {
-  session.launch = &launch;
-  session.status = {};
+  if (!launch.shape.programmatic) {
+    if (Status status = finish(); !status.ok) return status;
+  }
   session.idle_polls = 0;
   session.polling_priority = kPolling;
   draw_policy();
-  // Clusters start in random order.
-  std::vector<int64_t> waiting(launch.shape.blocks() / launch.shape.cluster);
-  std::iota(waiting.begin(), waiting.end(), int64_t{0});
-  const size_t resident = launch.shape.residency == fusedrnn::Residency::kWholeGrid
-                              ? waiting.size()
-                              : session.policy.resident;
-  while (session.status.ok) {
-    for (size_t i = session.clusters.size(); i-- > 0;) {
-      if (session.clusters[i]->living == 0) retire(i);
-    }
-    while (session.clusters.size() < resident && !waiting.empty()) {
-      std::swap(waiting[session.random.below(waiting.size())], waiting.back());
-      session.clusters.push_back(std::make_unique<Cluster>(launch.shape, waiting.back()));
-      waiting.pop_back();
-      start(*session.clusters.back());
-    }
-    if (session.clusters.empty()) break;
-    turn_to(next_turn());
-  }
-  // The end of a launch is a fence: what is under way arrives.
-  while (session.status.ok && deliver_event()) {
-  }
-  session.events.clear();
-  while (!session.clusters.empty()) retire(session.clusters.size() - 1);
-  return session.status;
+  auto running = std::make_unique<RunningLaunch>();
+  running->launch = launch;
+  const char* args = static_cast<const char*>(launch.args);
+  running->args.assign(args, args + launch.args_bytes);
+  running->idx = ++session.num_launches;
+  running->waiting.resize(launch.shape.blocks() / launch.shape.cluster);
+  std::iota(running->waiting.begin(), running->waiting.end(), int64_t{0});
+  running->living = running->untriggered = launch.shape.blocks();
+  const size_t drawn = 1 + session.random.below(4);
+  running->resident =
+      launch.shape.residency == fusedrnn::Residency::kWholeGrid ? running->waiting.size() : drawn;
+  session.launches.push_back(std::move(running));
+  return launch.shape.programmatic ? run_until(1) : finish();
 }
 
-const fusedrnn::LaunchShape& shape() { return session.launch->shape; }
+Status finish() {
+  const Status status = run_until(0);
+  forget_accesses();
+  return status;
+}
+
+bool is_running(uint64_t idx) {
+  return !session.launches.empty() && idx >= session.launches.front()->idx &&
+         (idx > session.launches.front()->idx || session.launches.front()->living > 0);
+}
+
+bool early_store_possible(const RunningLaunch& launch) {
+  return !self->has_waited && session.launches.front().get() != &launch &&
+         session.launches.front()->living > 0;
+}
+
+void launch_dependents() {
+  Block& block = *self->block;
+  const bool is_last = !block.triggered && block.cluster->launch->untriggered == 1;
+  trigger(block);
+  // The host begins what may begin now.
+  if (is_last && session.launches.size() > 1) turn_to(nullptr);
+}
+
+void wait_for_launch_before() {
+  if (early_store_possible(*self->block->cluster->launch)) wait(kLaunchBefore);
+  self->has_waited = true;
+}
+
+const fusedrnn::LaunchShape& shape() { return self->block->cluster->launch->launch.shape; }
 Events& events() { return session.events; }
 bool torn_stores() { return session.policy.torn; }
 Kept kept_reader() { return session.policy.kept; }

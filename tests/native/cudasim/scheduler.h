@@ -12,6 +12,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "block.h"
 #include "common/status.h"
@@ -30,9 +31,29 @@ struct Launch {
   fusedrnn::LaunchShape shape;
   void (*body)(const void* args);
   const void* args;
+  size_t args_bytes;
 };
-// Runs it to its end.
+// Runs it to its end; or, where it may begin before the launch before has ended, both until that
+// one has.
 fusedrnn::Status run(const Launch& launch);
+// Runs what is left to its end.
+fusedrnn::Status finish();
+
+// A launch that has begun and not ended.
+struct RunningLaunch {
+  Launch launch;
+  std::vector<char> args;
+  uint64_t idx;                  // launches are counted
+  std::vector<int64_t> waiting;  // clusters that have not begun
+  int64_t living;                // blocks that have not ended
+  int64_t untriggered;           // blocks that the launch after still waits for
+  size_t resident;               // clusters that run at the same time
+};
+// Whether the launch of that number still runs.
+bool is_running(uint64_t idx);
+// Whether the running thread, of that launch, would come too early with a store: the launch before
+// still runs.
+bool early_store_possible(const RunningLaunch& launch);
 
 // The thread that runs.
 extern Thread* self;
@@ -62,6 +83,10 @@ void wake(Thread& thread);
 void count_access();
 // Another thread may see a difference: looking at memory has a point again.
 void something_happened();
+
+// As in device/programmatic.cuh.
+void launch_dependents();
+void wait_for_launch_before();
 
 // A store of 8 bytes or fewer to global memory that arrives as an event.
 void store_late(void* ptr, const void* value, size_t bytes);

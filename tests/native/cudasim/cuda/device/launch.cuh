@@ -1,5 +1,6 @@
 // The simulator's twin of csrc/cuda/device/launch.cuh: the launch has ended when it returns, and
-// its error is what the simulator found.
+// its error is what the simulator found. One that may begin before the launch before has ended
+// lets that one end, and goes on itself with the next launch or cudasim::finish.
 #pragma once
 
 #include "common/status.h"
@@ -19,7 +20,7 @@ Status launch(const LaunchShape& shape, const typename Kernel::Args& args, Strea
   const auto body = [](const void* arguments) {
     Kernel::run(*static_cast<const typename Kernel::Args*>(arguments));
   };
-  return cudasim::run({Kernel::kName, shape, body, &args});
+  return cudasim::run({Kernel::kName, shape, body, &args, sizeof(args)});
 }
 
 }  // namespace fusedrnn

@@ -7,6 +7,7 @@
 #include "common/types.h"
 #include "cuda/device/packet.h"
 #include "cuda/device/thread.cuh"
+#include "global_memory.h"
 #include "math/half.h"
 #include "scheduler.h"
 
@@ -14,16 +15,37 @@ namespace fusedrnn {
 
 template <class T>
 FUSEDRNN_DEV T ldg(const T* ptr) {
+  cudasim::check_load(cudasim::GlobalLoad::kReadOnly, ptr, sizeof(T));
   return *ptr;
 }
 template <class T>
-FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
+FUSEDRNN_DEV Packet<T> packet_at(const T* ptr) {
   if (reinterpret_cast<uintptr_t>(ptr) % sizeof(Packet<T>) != 0) {
-    cudasim::fail("ldg_packet of a misaligned address");
+    cudasim::fail("a packet at a misaligned address");
   }
   Packet<T> packet;
   std::memcpy(&packet, ptr, sizeof(packet));
   return packet;
+}
+template <class T>
+FUSEDRNN_DEV Packet<T> ldg_packet(const T* ptr) {
+  cudasim::check_load(cudasim::GlobalLoad::kReadOnly, ptr, sizeof(Packet<T>));
+  return packet_at(ptr);
+}
+
+template <class T>
+FUSEDRNN_DEV T load_global(const T* ptr) {
+  cudasim::check_load(cudasim::GlobalLoad::kPlain, ptr, sizeof(T));
+  return *ptr;
+}
+template <class T>
+FUSEDRNN_DEV Packet<T> load_global_packet(const T* ptr) {
+  cudasim::check_load(cudasim::GlobalLoad::kPlain, ptr, sizeof(Packet<T>));
+  return packet_at(ptr);
+}
+template <class T>
+FUSEDRNN_DEV void store_global(T* ptr, T value) {
+  cudasim::store_plain(ptr, &value, sizeof(T));
 }
 
 // A relaxed store arrives some time later, and the storing thread sees it no sooner than others.
@@ -43,7 +65,7 @@ FUSEDRNN_DEV void store_relaxed(T* ptr, T value) {
 template <class T>
 FUSEDRNN_DEV Packet<T> load_relaxed_packet(const T* ptr) {
   cudasim::yield_polling(ptr);
-  return ldg_packet(ptr);
+  return packet_at(ptr);
 }
 template <class T>
 FUSEDRNN_DEV void store_relaxed_packet(T* ptr, const Packet<T>& packet) {

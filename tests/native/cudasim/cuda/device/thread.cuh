@@ -45,4 +45,13 @@ FUSEDRNN_DEV T shuffle_down(T value, int delta) {
   return shuffle_from(value, source < kWarpSize ? source : lane_idx(), "shuffle_down", delta);
 }
 
+FUSEDRNN_DEV bool any_of_warp(bool value) {
+  cudasim::collective("any_of_warp", 0, &value, [](void* const* lanes) {
+    bool any = false;
+    for (int i = 0; i < kWarpSize; ++i) any = any || *static_cast<bool*>(lanes[i]);
+    for (int i = 0; i < kWarpSize; ++i) *static_cast<bool*>(lanes[i]) = any;
+  });
+  return value;
+}
+
 }  // namespace fusedrnn
