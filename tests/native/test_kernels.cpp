@@ -398,24 +398,6 @@ TEST(layer_matches_plain_loops_for_sizes_around_the_tiles) {
   });
 }
 
-TEST(many_more_threads_than_cores_match_plain_loops) {
-  for (int threads : {16, 64}) {
-    for (Split split : {Split::kRows, Split::kUnits}) {
-      for (const CellInfo& info : kCells) {
-        Case k;
-        k.cell = info.kind;
-        k.schedule = Schedule::kPersistent;
-        k.split = split;
-        k.threads = threads;
-        k.batch_size = split == Split::kRows ? threads + 3 : 3;
-        k.hidden_size = 70;
-        k.seq_len = 5;
-        CHECK(run_case(k));
-      }
-    }
-  }
-}
-
 TEST(weights_in_place_match_plain_loops_for_every_number_of_rows_and_depth) {
   for_each_cell_and_way([&](Case k) {
     if (k.weights == Weights::kPacked) return;
