@@ -145,8 +145,8 @@ def note_torch() -> None:
     """
     link = ROOT / "build" / "torch"
     link.parent.mkdir(exist_ok=True)
-    link.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # Windows wants a privilege
+        link.unlink(missing_ok=True)
         link.symlink_to(Path(sys.modules["torch"].__file__ or "").parent, target_is_directory=True)
 
 
