@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import kernel_resources
 
-# Loads that must be under way before the first product of a kernel: of the pieces of weights and rows
-# ahead (schedules/tensor_matmul.cuh), or of the first tile (schedules/tile_matmul.cuh).
+# Loads that must be under way before the first product of a kernel: of the pieces of weights and
+# rows ahead (schedules/tensor_matmul.cuh), or of the first tile (schedules/tile_matmul.cuh).
 MIN_LOADS_TENSOR = 8
 MIN_LOADS_TILE = 4  # of each column of the weights; four times as many where there is one
 
