@@ -53,7 +53,7 @@ def render(machines: Mapping[Machine, Sequence[Record]]) -> str:
 
 def machine_report(records: Sequence[Record]) -> str:
     """The report of one machine's records; of forced schedules, the planner's rankings as well."""
-    forced = [record for record in records if "modelled_seconds" in record]
+    forced = [record for record in records if record["provider"] in model.SCHEDULES]
     return "\n\n".join([report.render(records), *([model.render(forced)] if forced else [])])
 
 

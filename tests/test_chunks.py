@@ -18,10 +18,11 @@ def steps_at_once(device: str, dtype: torch.dtype) -> set[int]:
     """Of the plans of either pass, as they are printed."""
     sizes = ("lstm", dtype, SEQ_LEN, BATCH_SIZE, INPUT_SIZE, HIDDEN_SIZE, 0, 2, True)
     if device == "cuda":
-        text = OPS.explain_layer_cuda(*sizes, False, 0)
+        passes = OPS.explain_layer_cuda(*sizes, False, 0)
     else:
-        text = OPS.explain_layer(*sizes, None)
-    return {int(line.split(": ")[1].split()[0]) for line in text.splitlines() if "at once" in line}
+        passes = OPS.explain_layer(*sizes, None)
+    facts = [text for *_, facts in passes for _, text in facts]
+    return {int(text.split()[0]) for text in facts if text.endswith("at once")}
 
 
 @pytest.mark.parametrize("variant", ["both", "packed", "everything"])

@@ -127,7 +127,8 @@ def test_the_comparison_forces_what_it_says(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setenv(name, "")  # put back afterwards
     sizes = ("lstm", torch.float32, 5, 3, 8, 8, 0, 1, True)
     compare.force({"FUSEDRNN_SCHEDULE": "per_step"})
-    assert "per_step" in torch.ops.fusedrnn.explain_layer(*sizes, None)
+    passes = torch.ops.fusedrnn.explain_layer(*sizes, None)
+    assert [schedule for _, schedule, *_ in passes] == ["per_step"] * 2
     compare.force({"FUSEDRNN_SCHEDULE": "single_block"})
     with pytest.raises(RuntimeError, match="single_block"):
         torch.ops.fusedrnn.explain_layer(*sizes, None)

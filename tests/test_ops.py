@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -345,7 +346,8 @@ def test_explain_takes_sizes_that_fit_and_refuses_others(
             OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
         return
     passes = OPS.explain_layer("lstm", torch.float32, *sizes, 1, training)
-    assert [chosen for _, chosen, *_ in passes] == ["persistent"] * (1 + training)
+    assert [name for name, *_ in passes] == ["forward", "backward"][: 1 + training]
+    assert all(0 < seconds < math.inf for *_, seconds, _ in passes)
 
 
 def test_explain_refuses_impossible_sizes() -> None:

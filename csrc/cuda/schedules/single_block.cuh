@@ -258,10 +258,8 @@ struct BackwardSingleBlock {
     load_weights(buffers, gate_size * hidden_size, at.weights());
 
     A carry[kRows]{}, dc[kRows]{};
-    typename Step::Params params{};
     if (at.has_unit) {
       const StepRows step = block_step(steps, range.end - 1);
-      params = Step::load_params(sizes, buffers, at.unit);
 #pragma unroll
       for (int i = 0; i < kRows; ++i) {
         const int64_t row = at.first_row + i;
@@ -292,6 +290,8 @@ struct BackwardSingleBlock {
         }
         A product[kRows];
         multiply(at, gate_size, hidden_size, s, product);
+        // Loaded again in each step: registers that hold them through the product spill.
+        const auto params = Step::load_params(sizes, buffers, at.unit);
 #pragma unroll
         for (int i = 0; i < kRows; ++i) {
           const int64_t row = at.first_row + i;

@@ -177,16 +177,16 @@ struct CellStep {
   }
 
   // A step's mathematics, on registers alone; the stores follow, h first.
-  struct ForwardResult {
+  struct CellForward {
     Values<A, C::kStates> next;
     Values<A, C::kSaved> saved;
   };
-  FUSEDRNN_DEV static ForwardResult forward(const Gates& x, const Gates& r, const Params& params,
+  FUSEDRNN_DEV static CellForward forward(const Gates& x, const Gates& r, const Params& params,
                                             A h_before, A c) {
     Values<A, C::kStates> prev;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
-    ForwardResult result;
+    CellForward result;
     C::forward(x, r, params, prev, result.next, result.saved);
     return result;
   }
@@ -194,7 +194,7 @@ struct CellStep {
   // What the step after waits for. Returns h as it is stored.
   FUSEDRNN_DEV static A store_h(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                 const StepRows& step, int64_t row, int64_t unit,
-                                const ForwardResult& result) {
+                                const CellForward& result) {
     if (buffers.h_raw != nullptr) {
       store_at<S>(buffers.h_raw, row * sizes.hidden_size + unit, result.next[0]);
     } else if (buffers.h_n != nullptr) {
@@ -207,7 +207,7 @@ struct CellStep {
   // The results of the layer, and what backward needs.
   FUSEDRNN_DEV static void store_results(const LayerSizes& sizes, const ForwardBuffers& buffers,
                                          const StepRows& step, const RowPart& part, int64_t row,
-                                         int64_t unit, const ForwardResult& result) {
+                                         int64_t unit, const CellForward& result) {
     const int64_t state = row * sizes.hidden_size + unit;
     const bool ends = !part.has_after;
     if (buffers.h_raw == nullptr && buffers.h_n != nullptr && ends) {
@@ -320,17 +320,17 @@ struct CellStep {
 
   // A step's mathematics, on registers alone; the stores follow, dr first. dh and dc are the
   // gradients of the states that leave the step; dr is as memory rounds it.
-  struct BackwardResult {
+  struct CellBackward {
     Gates dx, dr;
     Values<A, C::kStates> dprev;
     Params dparams;
   };
-  FUSEDRNN_DEV static BackwardResult backward(const BackwardValues& values, const Params& params,
+  FUSEDRNN_DEV static CellBackward backward(const BackwardValues& values, const Params& params,
                                               A dh, A dc) {
     Values<A, C::kStates> dnext;
     dnext[0] = dh;
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
-    BackwardResult result;
+    CellBackward result;
     C::backward(values.saved, params, values.prev, values.next, dnext, result.dx, result.dr,
                 result.dprev, result.dparams);
 #pragma unroll
@@ -341,7 +341,7 @@ struct CellStep {
   // What the step before, which is visited next, waits for.
   FUSEDRNN_DEV static void store_dr(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                     const StepRows& step, int64_t row, int64_t unit,
-                                    const BackwardResult& result) {
+                                    const CellBackward& result) {
     const int64_t first = (step.row - buffers.first_row + row) * kGates * sizes.hidden_size + unit;
     void* dgr = C::kSplit ? buffers.dgr : buffers.dgx;
 #pragma unroll
@@ -354,7 +354,7 @@ struct CellStep {
   FUSEDRNN_DEV static void store_gradients(const LayerSizes& sizes, const BackwardBuffers& buffers,
                                            const StepRows& step, const RowPart& part, int64_t row,
                                            int64_t unit, const BackwardValues& values,
-                                           const BackwardResult& result, A& dh, A& dc) {
+                                           const CellBackward& result, A& dh, A& dc) {
     const int64_t hidden_size = sizes.hidden_size;
     const int64_t chunk_row = step.row - buffers.first_row + row;
     if constexpr (C::kSplit) {
