@@ -35,7 +35,7 @@ def run(hidden_size: int) -> None:
         VALUES[: 4 * hidden_size**2].view(-1, hidden_size),
     )
     with torch.no_grad():
-        functional.lstm(torch.zeros(24, 16, 1), None, [weights])
+        functional.lstm(torch.zeros(24, 8, 1), None, [weights])
 
 
 def faults() -> int:
