@@ -55,6 +55,9 @@ constexpr double kBusyWarps = 1.5;
 // Clocks of an iteration of the fused product besides its instructions: its barriers, and what is
 // left of the latency of its loads; on tensor cores there are no barriers.
 constexpr double kTileClocks = 150;
+// The share of the rate of tensor cores that a fused step reaches at best, which loads operands
+// from L2 into registers. Assumed until measured.
+constexpr double kFusedTensorShare = 0.3;
 // Clocks of a step besides its instructions, within a kernel and as a kernel of its own: barriers,
 // the latency of what it loads and stores.
 constexpr double kStepClocks = 300;
@@ -151,9 +154,9 @@ class CudaModel {
     const double blocks = directions_ * row_tiles * whole(hidden_, units);
     const double fmas = gates_ * hidden_ * units * block_rows;  // of a block
     const KernelForm form = tensor ? KernelForm::kFusedTensor : KernelForm::kFused;
-    const double clocks =
-        kernel_clocks(find_cost(form, pass_, problem_, sizes.row_tile), fmas, kFusedThreads,
-                      whole(blocks, sms_), 2, tensor ? product_ : fma_, tensor ? 0 : kTileClocks);
+    const double clocks = kernel_clocks(
+        find_cost(form, pass_, problem_, sizes.row_tile), fmas, kFusedThreads, whole(blocks, sms_),
+        2, tensor ? kFusedTensorShare * product_ : fma_, tensor ? 0 : kTileClocks);
     const double traffic = row_tiles * l2_clocks(directions_ * weights() * storage_);
     const double step = (larger(clocks, traffic) + kKernelClocks) / clock_;
     if (sizes.recording == Recording::kNever) {

@@ -525,7 +525,6 @@ constexpr CudaInfo kRtx5090 = gpu("NVIDIA RTX 5090", 120, 170, 99, 96, 2.41, 1.7
 constexpr CudaInfo kB200 = gpu("NVIDIA B200", 100, 148, 227, 126, 1.97, 8.0e12);
 constexpr CudaInfo kV100 = gpu("NVIDIA V100", 70, 80, 96, 6, 1.53, 0.9e12);
 constexpr CudaInfo kGpus[] = {kH200, kA100, kRtx4090, kL4, kRtx5090, kB200, kV100};
-constexpr Pass kPasses[] = {Pass::kForward, Pass::kBackward};
 constexpr DType kDTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16, DType::kFloat16};
 
 Problem training_problem(CellKind cell, DType dtype, int64_t seq_len, int64_t batch_size,
@@ -700,7 +699,8 @@ TEST(large_batches_take_the_library_product) {
   for (const CudaInfo& gpu : kGpus) {
     const Problem problem = training_problem(kind_of<Lstm>, DType::kFloat16, 50, 512, 1024);
     const CudaPlan plan = cuda_plan_of(problem, Pass::kForward, gpu);
-    CHECK(plan.schedule == Schedule::kPerStep && plan.form == StepForm::kProduct);
+    CHECK_THAT(plan.schedule == Schedule::kPerStep && plan.form == StepForm::kProduct, "%s",
+               cuda_text_of(problem, Pass::kForward, gpu).c_str());
   }
 }
 
