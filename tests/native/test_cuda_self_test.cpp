@@ -60,6 +60,7 @@ struct BarriersBut {
   static void wait() {
     if constexpr (kBarrier != kRemoved) sync_block();
   }
+  static void wait_for_launch() { wait_for_launch_before(); }
 };
 
 }  // namespace
