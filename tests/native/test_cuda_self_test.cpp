@@ -27,6 +27,7 @@ class SimulatedRuntime : public RuntimeWithCopies {
     return {};
   }
   Status to_host(void* host, const void* device, size_t bytes) override {
+    if (Status status = wait_for_device(); !status.ok) return status;
     std::memcpy(host, device, bytes);
     return {};
   }
@@ -38,13 +39,16 @@ class SimulatedRuntime : public RuntimeWithCopies {
 Status run_test(const KernelFamily& family, const CudaKernels& kernels) {
   begin_run();
   SimulatedRuntime runtime;
-  return test_family(family, kDevice, kernels, runtime);
+  const Status tested = test_family(family, kDevice, kernels, runtime);
+  const Status finished = wait_for_device();  // before the runtime's memory goes
+  return tested.ok ? finished : tested;
 }
 
 // A launcher that does what the right one does, then spoils one element of what it wrote.
 Status (*right_step)(const ForwardStepArgs&, int, StepForm, Stream) = nullptr;
 Status wrong_forward_step(const ForwardStepArgs& args, int directions, StepForm form, Stream on) {
-  const Status status = right_step(args, directions, form, on);
+  Status status = right_step(args, directions, form, on);
+  if (status.ok) status = wait_for_device();
   const StepRows& step = args.step[0];
   if (step.idx == 1) static_cast<float*>(args.buffers[0].output)[step.row * 40 + 39] += 0.01f;
   return status;
