@@ -155,8 +155,7 @@ class Model {
     const bool keeps_storage = cpu_.isa != Isa::kGeneric && rows_ <= kStoragePanelRows * steps_;
     const double element = keeps_storage ? share_of_accum(dtype_bytes(problem_.dtype)) : 1;
     const double pack_input = cpu_.isa == Isa::kGeneric ? 0 : 2 * input_bytes_ / pack_rate;
-    const double pack =
-        2 * weight_bytes_ / pack_rate + pack_input + first_read + widening(threads);
+    const double pack = 2 * weight_bytes_ / pack_rate + pack_input + first_read + widening(threads);
     const double arithmetic = 2 * rows_ * weights_ * share / rate;
     const double traffic = steps_ * stream(bytes * element, readers, weight_bytes_ * element);
     return at_once() + (is_backward() ? gradients() : input_projection()) + 2 * region + pack +

@@ -182,7 +182,7 @@ struct CellStep {
     Values<A, C::kSaved> saved;
   };
   FUSEDRNN_DEV static CellForward forward(const Gates& x, const Gates& r, const Params& params,
-                                            A h_before, A c) {
+                                          A h_before, A c) {
     Values<A, C::kStates> prev;
     prev[0] = h_before;
     if constexpr (kHasC) prev[kC] = c;
@@ -326,7 +326,7 @@ struct CellStep {
     Params dparams;
   };
   FUSEDRNN_DEV static CellBackward backward(const BackwardValues& values, const Params& params,
-                                              A dh, A dc) {
+                                            A dh, A dc) {
     Values<A, C::kStates> dnext;
     dnext[0] = dh;
     if constexpr (kHasC) dnext[kC] = dc + values.grad_c;
