@@ -14,9 +14,7 @@ The status is 1 where one is not so. The table's columns are counts of instructi
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -70,15 +68,7 @@ def parse(text: str) -> list[Code]:
 
 
 def read(library: Path) -> list[Code]:
-    tools = {name: kernel_resources.find_tool(name) for name in ("cuobjdump", "nvdisasm")}
-    for name, path in tools.items():
-        if path is None:
-            sys.exit(f"{name} is missing; run: pip install nvidia-cuda-{name}")
-    # cuobjdump calls nvdisasm.
-    env = os.environ | {"PATH": f"{Path(str(tools['nvdisasm'])).parent}:{os.environ['PATH']}"}
-    command = [str(tools["cuobjdump"]), "--dump-sass", str(library)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
-    codes = parse(done.stdout)
+    codes = parse(kernel_resources.dump_sass(library))
     names = kernel_resources.demangle([code.name for code in codes])
     return [code._replace(name=name) for code, name in zip(codes, names, strict=True)]
 

@@ -14,12 +14,10 @@ from __future__ import annotations
 
 import argparse
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import cuda_toolkit
 import kernel_resources
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,27 +47,12 @@ class Cost(NamedTuple):
     around: int  # instructions of a step besides
 
 
-def find_cuobjdump() -> tuple[str, Path]:
-    """cuobjdump, and the folder of the nvdisasm that it needs."""
-    folders = [Path(p, "triton", "backends", "nvidia", "bin") for p in sys.path]
-    folders += [Path(cuda_toolkit.find_home() or "/", "bin")]
-    for folder in folders:
-        if (folder / "nvdisasm").is_file() and (folder / "cuobjdump").is_file():
-            return str(folder / "cuobjdump"), folder
-    sys.exit("nvdisasm is missing; it comes with CUDA's toolkit, or: pip install triton")
-
-
 def disassemble(library: Path) -> dict[str, list[tuple[int, str]]]:
     """The instructions of each kernel for ARCHITECTURE, by mangled name, with their addresses."""
-    program, folder = find_cuobjdump()
-    command = [program, "--dump-sass", "--gpu-architecture", ARCHITECTURE, str(library)]
-    environment = {"PATH": str(folder), "NVDISASM_PATH": str(folder)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        sys.exit(f"status {done.returncode}: {' '.join(command)}\n{done.stderr}")
+    text = kernel_resources.dump_sass(library, "--gpu-architecture", ARCHITECTURE)
     kernels: dict[str, list[tuple[int, str]]] = {}
     instructions: list[tuple[int, str]] = []
-    for line in done.stdout.splitlines():
+    for line in text.splitlines():
         if "Function : " in line:
             instructions = kernels.setdefault(line.split("Function : ")[1].strip(), [])
         elif match := re.match(r"\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", line):
@@ -137,7 +120,7 @@ def read(library: Path) -> list[Cost]:
             if tensor[2] != "0":
                 continue  # element by element: for sizes that are no multiples of a packet
             kernel, rows = "kFusedTensor", 16 * int(tensor[1])
-        elif "(StepForm)1" in form or "TileMatMul" in form:
+        elif "TileMatMul" in form:
             kernel = "kFused"
         else:
             kernel = "kPointwise"

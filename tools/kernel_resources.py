@@ -9,6 +9,7 @@ does. Shared memory that is asked for at launch is not in the file; plans print 
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -44,8 +45,23 @@ def find_tool(name: str) -> str | None:
     return None
 
 
-def find_cuobjdump() -> str | None:
-    return find_tool("cuobjdump")
+def need_tool(name: str) -> str:
+    found = find_tool(name)
+    if found is None:
+        sys.exit(f"{name} is missing; run: pip install nvidia-cuda-{name}")
+    return found
+
+
+def dump_sass(library: Path, *options: str) -> str:
+    """The machine code of every kernel, as `cuobjdump --dump-sass` prints it."""
+    # cuobjdump calls nvdisasm.
+    folder = Path(need_tool("nvdisasm")).parent
+    environment = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    command = [need_tool("cuobjdump"), "--dump-sass", *options, str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        sys.exit(f"status {done.returncode}: {' '.join(command)}\n{done.stderr}")
+    return done.stdout
 
 
 def parse(text: str) -> list[Kernel]:
@@ -66,10 +82,7 @@ def parse(text: str) -> list[Kernel]:
 
 def read(library: Path) -> list[Kernel]:
     """The library's kernels with readable names, a row for each architecture."""
-    cuobjdump = find_cuobjdump()
-    if cuobjdump is None:
-        sys.exit("cuobjdump is missing; run: pip install nvidia-cuda-cuobjdump")
-    command = [cuobjdump, "--dump-resource-usage", str(library)]
+    command = [need_tool("cuobjdump"), "--dump-resource-usage", str(library)]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     kernels = parse(text)
     names = demangle([kernel.name for kernel in kernels])

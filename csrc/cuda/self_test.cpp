@@ -169,10 +169,6 @@ class Plain {
   }
 
   void backward() {
-    for (Doubles* grad : {&p.grad_weight_ih, &p.grad_weight_hh, &p.grad_bias_ih, &p.grad_bias_hh,
-                          &p.grad_params, &p.grad_input}) {
-      grad->clear();
-    }
     p.grad_weight_ih.resize(p.weight_ih.size());
     p.grad_weight_hh.resize(p.weight_hh.size());
     p.grad_bias_ih.resize(p.bias_ih.size());
@@ -351,16 +347,19 @@ Status test_family(const KernelFamily& family, const CudaInfo& device, const Cud
                              tensors.in(p.bias_hh),
                              nullptr,
                              tensors.in(p.params)};
+  const auto set_inputs = [&](auto* args) {
+    args->shape = shape_of(family);
+    args->weights = weights;
+    args->input = tensors.in(p.input);
+    args->h_0 = tensors.in(p.h_0);
+    args->c_0 = tensors.in(p.c_0);
+    args->output_row_stride = kHidden;
+  };
   Status status;
   if (family.pass == Pass::kForward) {
     LayerForwardArgs args{};
-    args.shape = shape_of(family);
-    args.weights = weights;
-    args.input = tensors.in(p.input);
-    args.h_0 = tensors.in(p.h_0);
-    args.c_0 = tensors.in(p.c_0);
+    set_inputs(&args);
     args.output = tensors.out("output", p.output);
-    args.output_row_stride = kHidden;
     args.h_n = tensors.out("h_n", p.h_n);
     args.c_n = tensors.out("c_n", p.c_n);
     args.saved = tensors.out("what is saved", p.saved);
@@ -368,13 +367,8 @@ Status test_family(const KernelFamily& family, const CudaInfo& device, const Cud
     if (status.ok) status = run_forward(&args, 1, plan, kernels, runtime);
   } else {
     LayerBackwardArgs args{};
-    args.shape = shape_of(family);
-    args.weights = weights;
-    args.input = tensors.in(p.input);
-    args.h_0 = tensors.in(p.h_0);
-    args.c_0 = tensors.in(p.c_0);
+    set_inputs(&args);
     args.output = tensors.in(p.output);
-    args.output_row_stride = kHidden;
     args.saved = tensors.in(p.saved);
     args.grad_output = tensors.in(p.grad_output);
     args.grad_output_row_stride = kHidden;

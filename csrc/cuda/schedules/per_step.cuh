@@ -275,9 +275,9 @@ struct BackwardPerStep {
       } else {
         if (part[i].has_after) {
           if constexpr (kMultiplies<MatMul>) {
-            A product[1];
+            A product[1] = {};
             if (has_product) MatMul::add_sums(Cells::block_row(i), Cells::block_unit(), product);
-            dh += has_product ? product[0] : A(0);
+            dh += product[0];
           } else {
             dh += load_at<A>(buffers.product, state);
           }
