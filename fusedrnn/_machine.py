@@ -65,9 +65,13 @@ class Machine:
     def __str__(self) -> str:
         threads, socket_cores, *caches = self._numbers()
         sockets = f" on {threads // socket_cores} sockets" if socket_cores else ""
-        named = zip(("L1", "L2", "L3"), caches)
-        sizes = ", ".join(f"{name} {_size(size)}" for name, size in named)
-        return f"{threads} core{'s'[: threads > 1]}{sockets}, {self._isa()}, {sizes}"
+        cores = f"{threads} core{'s'[: threads > 1]}{sockets}"
+        return f"{cores}, {self._isa()}, {describe_caches(caches)}"
+
+
+def describe_caches(sizes: list[int]) -> str:
+    """The bytes of L1, L2 and L3, to read."""
+    return ", ".join(f"{name} {_size(size)}" for name, size in zip(("L1", "L2", "L3"), sizes))
 
 
 def _size(size: int) -> str:

@@ -15,6 +15,7 @@ import torch
 
 import fusedrnn
 from fusedrnn import _library
+from fusedrnn._machine import describe_caches
 
 __all__ = ["collect"]
 
@@ -27,7 +28,8 @@ def collect() -> dict[str, Any]:
     Returns:
         Versions (``fusedrnn, torch, python, os``); the processor, ``cpu``, and how many ``cores``
         this process may use; the compiled ``extension``'s path, or why
-        there is none; the instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
+        there is none; the ``cpu_caches`` that schedules are planned for; the
+        instruction sets ``cpu_isas_built``, ``cpu_isas_supported`` and the
         ``cpu_isa`` of the next call (or the error that the call would raise); ``cuda_built``,
         the ``cuda_architectures`` it was built for, ``cuda_found``, and the ``cuda_self_tests``
         that kernels went through in this process; ``threads``, the
@@ -43,6 +45,7 @@ def collect() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": _available_cores(),
         "extension": f"missing, the PyTorch fallback runs: {_library.reason}",
+        "cpu_caches": None,
         "cpu_isas_built": [],
         "cpu_isas_supported": [],
         "cpu_isa": None,
@@ -81,12 +84,15 @@ def _available_cores() -> int | None:
 
 
 def _extension_facts() -> dict[str, Any]:
+    caches = None
     try:
         isa = torch.ops.fusedrnn.cpu_isa()
-    except RuntimeError as error:
+        caches = describe_caches(torch.ops.fusedrnn.describe_cpu()[2:])
+    except RuntimeError as error:  # a variable asks for what is not there
         isa = f"error: {str(error).splitlines()[0]}"
     return {
         "extension": str(_library.path),
+        "cpu_caches": caches,
         "cpu_isas_built": list(torch.ops.fusedrnn.built_cpu_isas()),
         "cpu_isas_supported": list(torch.ops.fusedrnn.supported_cpu_isas()),
         "cpu_isa": isa,
@@ -127,6 +133,7 @@ _TABLE = {
         "extension": "compiled part",
         "cpu": "processor",
         "cores": "cores for this process",
+        "cpu_caches": "caches",
         "threads": "threads of torch",
         "openmp_runtimes": "OpenMP libraries",
         "cpu_isas_built": "instruction sets, built",

@@ -47,6 +47,7 @@ def test_collect_names_the_extension_and_the_instruction_set(
     assert "generic" in facts["cpu_isas_supported"]
     assert set(facts["cpu_isas_supported"]) <= set(facts["cpu_isas_built"])
     assert facts["cpu_isa"] in facts["cpu_isas_supported"]
+    assert facts["cpu_caches"] in str(fusedrnn.Machine(cores=1))
     monkeypatch.setenv("FUSEDRNN_CPU_ISA", "generic")
     assert info.collect()["cpu_isa"] == "generic"
     monkeypatch.setenv("FUSEDRNN_CPU_ISA", "abacus")

@@ -174,10 +174,23 @@ def _sizes(layer: Layer, rng: random.Random) -> dict[str, Any]:
         "directions": rng.choice((1, 2)),
         "training": rng.random() < 0.5,
         "weight_dtype": None,
+        **_described_cpu(rng),
         "packed": rng.random() < 0.5,
         "device_index": 0,
         "name": "FUSEDRNN_DEBUG",
         "value": "",
+    }
+
+
+def _described_cpu(rng: random.Random) -> dict[str, Any]:
+    """A CPU to plan for, or that of the call."""
+    if rng.random() < 0.5:
+        return {"machine": None, "isa": ""}
+    cores = rng.choice((1, 8, 64))
+    caches = [rng.choice((1, 16, 48)) << 10, rng.choice((1, 512, 2048)) << 10, 1 << 25]
+    return {
+        "machine": [cores, rng.choice((0, (cores + 1) // 2)), *caches],
+        "isa": rng.choice(("generic", "avx2", "avx512")),
     }
 
 
